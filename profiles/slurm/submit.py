@@ -1,0 +1,214 @@
+"""Submit one Snakemake job to Slurm and print its id: `submit.py JOBSCRIPT`, run by the executor
+cluster-generic.
+
+Reads the job's properties from the script's second line, the site's names from site.yaml beside
+this file (or the file named by QUANTMILL_SLURM_SITE). Two guards:
+
+* An earlier run that was killed leaves its jobs in the queue. One that is to write the same output
+  is cancelled if it still waits; if it runs, the new job waits for its end (and then finds the
+  artifact fresh). Each job's comment carries a digest of every output, so that any run, on any
+  host, recognises it.
+* A controller that does not answer, or a queue that is full, is asked again for ten minutes. A
+  submission that timed out after all is recognised by the same comment.
+
+Standard library alone: it runs under whatever `python3` is on the PATH.
+"""
+
+import getpass
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+STATE = Path(".snakemake/slurm")
+LOGS = Path("logs/slurm")
+SITE_KEYS = (
+    "partition",
+    "gpu_partition",
+    "account",
+    "gpu_model",
+    "qos",
+    "constraint",
+    "tmpdir",
+    "max_runtime",
+    "extra",
+)
+PATIENCE_S = 600
+TRANSIENT = re.compile(
+    "timed out|unable to contact|temporarily|try again|MaxSubmitJob|connection refused",
+    re.IGNORECASE,
+)
+
+# The exit status goes to a file: the answer that still holds when Slurm has forgotten the job.
+SCRIPT = """\
+#!/bin/sh
+finish() {{
+    code=$?
+    [ -z "$made" ] || rm -rf "$made"
+    cd {workdir}/{state}
+    echo $code > "$SLURM_JOB_ID.part" && mv "$SLURM_JOB_ID.part" "$SLURM_JOB_ID.exit"
+}}
+made=
+trap finish EXIT
+{tmpdir}
+{jobscript}
+"""
+TMPDIR = """\
+if [ ! -e "{path}" ] && mkdir -p "{path}"; then made="{path}"; fi
+export TMPDIR="{path}"
+"""
+
+
+def read_site(path: Path) -> dict[str, str]:
+    """The flat `key: value` lines of site.yaml; an unknown key ends the program."""
+    site = {}
+    lines = path.read_text().splitlines() if path.exists() else []
+    for line in lines:
+        line = re.sub(r"(^|\s)#.*", "", line).strip()
+        if not line:
+            continue
+        key, colon, value = line.partition(":")
+        if not colon or key not in SITE_KEYS:
+            sys.exit(f"{path}: {line!r} is not one of {', '.join(SITE_KEYS)}")
+        site[key] = value.strip().strip("\"'")
+    return site
+
+
+def properties(jobscript: str) -> dict:
+    """What Snakemake says about the job, from the script's line `# properties = {json}`."""
+    for line in jobscript.splitlines():
+        if line.startswith("# properties = "):
+            return json.loads(line.removeprefix("# properties = "))
+    sys.exit("submit.py: the job script has no line of properties")
+
+
+def digests(job: dict) -> list[str]:
+    """One digest an output, of its full path: who writes the same file has the same digest."""
+    here = os.path.realpath(".")
+    outputs = job["output"] or [job.get("rule", ""), json.dumps(job.get("wildcards"))]
+    return [hashlib.sha256(f"{here}\0{path}".encode()).hexdigest()[:12] for path in outputs]
+
+
+def slurm(*command: str, script: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a Slurm command without a surrounding job's variables, which sbatch takes for options."""
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if key == "SLURM_CONF" or not key.startswith(("SLURM_", "SBATCH_", "SQUEUE_", "SCANCEL_"))
+    }
+    return subprocess.run(
+        command, input=script, env=env, capture_output=True, text=True, check=False
+    )
+
+
+def earlier(marks: list[str]) -> list[str]:
+    """Jobs, waiting or running, that are to write one of the same outputs."""
+    asked = slurm("squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%k")
+    if asked.returncode:
+        raise ConnectionError(asked.stderr.strip())
+    found = []
+    for line in asked.stdout.splitlines():
+        job, _, comment = line.strip().partition("|")
+        if comment.startswith("quantmill:") and set(comment[10:].split(",")) & set(marks):
+            found.append(job)
+    return found
+
+
+def options(job: dict, site: dict[str, str], marks: list[str]) -> list[str]:
+    """The sbatch options of a job: its resources, in the site's words."""
+    resources = job["resources"]
+    name = job.get("rule") or job.get("groupid") or "group"
+    minutes = int(resources.get("runtime", 0))
+    if minutes and "max_runtime" in site:
+        minutes = min(minutes, int(site["max_runtime"]))
+    gpus = int(resources.get("gpu", 0))
+    partition = resources.get("slurm_partition") or site.get(
+        "gpu_partition" if gpus else "partition"
+    )
+    model = resources.get("gpu_model") or site.get("gpu_model")
+    said = {
+        "job-name": f"quantmill-{name}",
+        "comment": "quantmill:" + ",".join(marks),
+        "chdir": os.getcwd(),
+        "output": f"{LOGS}/{name}-%j.log",
+        "nodes": 1,
+        "ntasks": 1,
+        "cpus-per-task": job["threads"],
+        "mem": f"{resources['mem_mb']}M" if "mem_mb" in resources else None,
+        "time": minutes or None,
+        "gres": (f"gpu:{model}:{gpus}" if model else f"gpu:{gpus}") if gpus else None,
+        "partition": partition,
+        "account": site.get("account"),
+        "qos": site.get("qos"),
+        "constraint": resources.get("constraint") or site.get("constraint"),
+    }
+    flags = [f"--{key}={value}" for key, value in said.items() if value]
+    # A requeue by Slurm would keep the first attempt's memory and time; Snakemake's retry doubles
+    # them.
+    return [*flags, "--no-requeue", *site.get("extra", "").split()]
+
+
+def submit(flags: list[str], script: str, marks: list[str]) -> str:
+    """Submit behind every earlier job of the same outputs; the new job's id.
+
+    Raises:
+        ConnectionError: Slurm did not answer, or takes no job now: worth another try.
+    """
+    before = earlier(marks)
+    if before:
+        slurm("scancel", "--state=PENDING", *before)
+        print(f"waiting for Slurm job {', '.join(before)} of an earlier run", file=sys.stderr)
+        flags = [*flags, f"--dependency=afterany:{':'.join(before)}"]
+    done = slurm("sbatch", "--parsable", *flags, script=script)
+    if done.returncode:
+        if TRANSIENT.search(done.stderr):
+            raise ConnectionError(done.stderr.strip())
+        sys.exit(f"sbatch refused the job: {done.stderr.strip()}\n  sbatch {' '.join(flags)}")
+    return done.stdout.strip().split(";")[0]
+
+
+def link_status(program: Path) -> None:
+    """Put status.py where the profile's relative path finds it, wherever Snakemake was started."""
+    link = STATE / "status.py"
+    if not link.is_symlink() or os.readlink(link) != str(program):
+        part = STATE / f"status.{os.getpid()}"
+        part.symlink_to(program)
+        part.replace(link)
+
+
+def main() -> None:
+    """Submit the job script named on the command line."""
+    here = Path(__file__).resolve().parent
+    STATE.mkdir(parents=True, exist_ok=True)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    link_status(here / "status.py")
+    site = read_site(Path(os.environ.get("QUANTMILL_SLURM_SITE") or here / "site.yaml"))
+    jobscript = Path(sys.argv[1]).read_text()
+    job = properties(jobscript)
+    marks = digests(job)
+    script = SCRIPT.format(
+        state=STATE,
+        workdir="'" + os.getcwd().replace("'", "'\\''") + "'",
+        tmpdir=TMPDIR.format(path=site["tmpdir"]) if "tmpdir" in site else "",
+        jobscript=jobscript,
+    )
+    flags = options(job, site, marks)
+    end = time.monotonic() + PATIENCE_S
+    pause = 1.0
+    while True:
+        try:
+            print(submit(flags, script, marks))
+            return
+        except ConnectionError as error:
+            if time.monotonic() > end:
+                sys.exit(f"Slurm took no job for {PATIENCE_S // 60} minutes: {error}")
+            time.sleep(pause)
+            pause = min(2 * pause, 30)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What all stages share: the config, the plan, and the frame around each step.
+
+`pattern(path)` stands for the artifacts of a rule. Its members are what the rule's sections need: `wanted` (the
+recipe to build by; nothing where the artifact is fresh, so that Snakemake sees no reason to run), `path`, `record`,
+`log`, `benchmark`. `made_from(pattern, role)` is the input function for what the artifact is made from.
+"""
+
+import os
+import sys
+from functools import partial
+from shlex import quote
+
+from snakemake.exceptions import WorkflowError
+from snakemake.shell import shell as snakemake_shell
+
+sys.path.insert(0, f"{workflow.basedir}/scripts")
+
+from lib.flags import context_flags, imatrix_flags, quantize_flags
+from lib.session import Session, UserError, needs_of, size_of
+
+scripts = quote(f"{workflow.basedir}/scripts")
+python = quote(sys.executable)
+snakemake_shell.prefix(
+    # Threads that wait must sleep: spinning, OpenMP's default, makes small steps many times slower on a busy machine.
+    f"set -euo pipefail; export OMP_WAIT_POLICY=PASSIVE QM_PYTHON={python} QM_STEP={scripts}/step.py; "
+    f". {scripts}/step.sh; "
+)
+
+try:
+    session = Session(config, lambda: workflow.dag_settings, workflow.is_main_process)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+pattern = session.pattern
+
+
+def reclaimable(kind, path):
+    """Mark an intermediate as temporary where the config's `reclaim` says so."""
+    return temp(path) if kind in session.config.reclaim else path
+
+
+wildcard_constraints:
+    model="[^/]+",
+    quant="[^/]+",
+    form="[^/]+",
+    bits=r"[\d.]+",
+
+
+def made_from(made, *roles):
+    """The input function for what an artifact is made from: all of it when the artifact is stale, else nothing.
+
+    Nothing is marked ancient(): a job whose inputs are all ancient and present is skipped as soon as one of them is
+    built anew (Snakemake 9.27.1), and an artifact that asks for inputs is to be built anyway.
+    """
+    return lambda wildcards: [up.path for up in made.inputs(wildcards, *roles)]
+
+
+def needs(step):
+    """Memory, time and scratch disk of a step, from the size of its input and the attempt; see lib/resources.py."""
+    return {
+        name: partial(needs_of, name, step)
+        for name in ("mem_mb", "runtime", "disk_mb")
+    }
+
+
+def threads_for(wildcards, input):
+    """Two small quants side by side beat one with two threads; a large one is worth eight."""
+    size = size_of(input)
+    return 1 if size < 1e9 else 4 if size < 2e10 else 8
+
+
+def stale(*rules):
+    """The input function of a target: the stale artifacts of some rules. Without any, one file that is just there."""
+    return lambda wildcards: session.asked(*rules) or [workflow.snakefile]

@@ -1,0 +1,92 @@
+"""Quality: KL divergence, perplexity and top-token agreement against the unquantized model.
+
+needs: the unquantized GGUF, every GGUF form, an evaluation text
+makes: results/MODEL/evaluation/base.kld (large, reclaimed), results/MODEL/evaluation/FORM.json
+"""
+
+BASE_LOGITS = pattern("results/{model}/evaluation/base.kld")
+EVALUATION = pattern("results/{model}/evaluation/{form}.json")
+
+
+rule base_logits:
+    """The unquantized model's logits over the evaluation text, once a model."""
+    input:
+        recipe=BASE_LOGITS.wanted,
+        tools=made_from(BASE_LOGITS, "llama.cpp"),
+        gguf=made_from(BASE_LOGITS, "gguf"),
+        corpus=made_from(BASE_LOGITS, "corpus"),
+    output:
+        logits=temp(BASE_LOGITS.path),
+        recipe=BASE_LOGITS.record,
+    log:
+        BASE_LOGITS.log,
+    benchmark:
+        BASE_LOGITS.benchmark
+    params:
+        flags=BASE_LOGITS.flags(context_flags),
+        context=BASE_LOGITS.option("context"),
+        gpu_layers=lambda wildcards, resources: 99 if resources.gpu else 0,
+    threads: threads_for
+    resources:
+        **needs("base_logits"),
+        gpu=0,
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        {input.tools:q}/bin/llama-perplexity \
+            --model {input.gguf:q} \
+            --file {input.corpus:q} \
+            {params.flags:q} \
+            --n-gpu-layers {params.gpu_layers} \
+            --threads {threads} \
+            --kl-divergence-base "$OUT"
+        {python} {scripts}/check_base_logits.py "$OUT" --context {params.context:q}
+        commit
+        """
+
+
+rule evaluate:
+    """One form against the base logits. llama-perplexity can end early with status 0 (b10605): then once more."""
+    input:
+        recipe=EVALUATION.wanted,
+        tools=made_from(EVALUATION, "llama.cpp"),
+        gguf=made_from(EVALUATION, "gguf"),
+        logits=made_from(EVALUATION, "base"),
+    output:
+        evaluation=EVALUATION.path,
+        recipe=EVALUATION.record,
+    log:
+        EVALUATION.log,
+    benchmark:
+        EVALUATION.benchmark
+    params:
+        corpus=EVALUATION.option("corpus"),
+        context=EVALUATION.option("context"),
+        gpu_layers=lambda wildcards, resources: 99 if resources.gpu else 0,
+    threads: threads_for
+    resources:
+        **needs("evaluate"),
+        gpu=0,
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        until
+            {input.tools:q}/bin/llama-perplexity \
+                --model {input.gguf:q} \
+                --ctx-size {params.context:q} \
+                --n-gpu-layers {params.gpu_layers} \
+                --threads {threads} \
+                --kl-divergence-base {input.logits:q} \
+                --kl-divergence > "$STAGE/report.txt" &&
+            {python} {scripts}/kld_report.py "$STAGE/report.txt" \
+                --corpus {params.corpus:q} \
+                --context {params.context:q} \
+                --output "$OUT"
+        do
+            again
+        done
+        {python} {scripts}/check_gguf.py {input.gguf:q} \
+            --completion-tool {input.tools:q}/bin/llama-completion \
+            --json "$STAGE/notes.json"
+        commit
+        """

@@ -1,0 +1,136 @@
+"""EXL2, by exllamav2's own converter; needs a CUDA GPU.
+
+needs: the model directory, a calibration text in parquet or exllamav2's own set; for the quality, an evaluation text
+makes: results/MODEL/exl2/measurement.json, results/MODEL/exl2/5.0bpw/, results/MODEL/evaluation/5.0bpw.json
+"""
+
+EXL2_MEASUREMENT = pattern("results/{model}/exl2/measurement.json")
+EXL2 = pattern("results/{model}/exl2/{bits}bpw")
+EXL2_EVALUATION = pattern("results/{model}/evaluation/{bits}bpw.json")
+
+
+# No quant may be called 5.0bpw.
+ruleorder: exl2_evaluate > evaluate
+
+
+def exl2_flags(options):
+    """The options of a measurement or a conversion, which scripts/exl2_convert.py calls as the config does."""
+    given = {key: value for key, value in options.items() if value is not None}
+    return [
+        word
+        for key, value in given.items()
+        for word in (f"--{key.replace('_', '-')}", str(value))
+    ]
+
+
+def calibration_flag(input):
+    """--calibration, where the config names a text for it."""
+    return ["--calibration", input.calibration] if input.calibration else []
+
+
+rule exl2_measure:
+    """Measure the error of each layer at each precision, once a model; every bits value is made from it."""
+    input:
+        recipe=EXL2_MEASUREMENT.wanted,
+        model=made_from(EXL2_MEASUREMENT, "model"),
+        calibration=made_from(EXL2_MEASUREMENT, "corpus"),
+    output:
+        measurement=EXL2_MEASUREMENT.path,
+        recipe=EXL2_MEASUREMENT.record,
+    log:
+        EXL2_MEASUREMENT.log,
+    benchmark:
+        EXL2_MEASUREMENT.benchmark
+    params:
+        flags=EXL2_MEASUREMENT.flags(exl2_flags),
+        calibration=lambda wildcards, input: calibration_flag(input),
+        digest=lambda wildcards: EXL2_MEASUREMENT.made(wildcards).digest,
+    resources:
+        **needs("exl2_measure"),
+        gpu=1,
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        gpus {resources.gpu}
+        {python} {scripts}/exl2_convert.py measure \
+            --model {input.model:q} \
+            {params.calibration:q} \
+            {params.flags:q} \
+            --work resources/exl2/{wildcards.model:q}/measurement \
+            --recipe-digest {params.digest:q} \
+            --output "$OUT"
+        commit
+        """
+
+
+rule exl2_quantize:
+    """Quantize to one bits value, from the model's measurement."""
+    input:
+        recipe=EXL2.wanted,
+        model=made_from(EXL2, "model"),
+        measurement=made_from(EXL2, "measurement"),
+        calibration=made_from(EXL2, "corpus"),
+    output:
+        model=directory(EXL2.path),
+        recipe=EXL2.record,
+    log:
+        EXL2.log,
+    benchmark:
+        EXL2.benchmark
+    params:
+        flags=EXL2.flags(exl2_flags),
+        calibration=lambda wildcards, input: calibration_flag(input),
+        digest=lambda wildcards: EXL2.made(wildcards).digest,
+    resources:
+        **needs("exl2_quantize"),
+        gpu=1,
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        gpus {resources.gpu}
+        {python} {scripts}/exl2_convert.py quantize \
+            --model {input.model:q} \
+            --measurement {input.measurement:q} \
+            {params.calibration:q} \
+            {params.flags:q} \
+            --work resources/exl2/{wildcards.model:q}/{wildcards.bits:q}bpw \
+            --recipe-digest {params.digest:q} \
+            --output "$OUT"
+        commit
+        """
+
+
+rule exl2_evaluate:
+    """One bits value against the unquantized model, both through exllamav2, as llama-perplexity measures; a greedy text."""
+    input:
+        recipe=EXL2_EVALUATION.wanted,
+        exl2=made_from(EXL2_EVALUATION, "exl2"),
+        model=made_from(EXL2_EVALUATION, "model"),
+        corpus=made_from(EXL2_EVALUATION, "corpus"),
+    output:
+        evaluation=EXL2_EVALUATION.path,
+        recipe=EXL2_EVALUATION.record,
+    log:
+        EXL2_EVALUATION.log,
+    benchmark:
+        EXL2_EVALUATION.benchmark
+    params:
+        corpus=EXL2_EVALUATION.option("corpus"),
+        flags=EXL2_EVALUATION.flags(context_flags),
+    resources:
+        **needs("exl2_evaluate"),
+        gpu=1,
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        gpus {resources.gpu}
+        {python} {scripts}/exl2_evaluate.py \
+            --model {input.exl2:q} \
+            --reference {input.model:q} \
+            --text {input.corpus:q} \
+            --corpus {params.corpus:q} \
+            {params.flags:q} \
+            --smoke 128 \
+            --output "$OUT"
+        commit
+        """

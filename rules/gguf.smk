@@ -1,0 +1,40 @@
+"""Conversion to GGUF, unquantized.
+
+needs: a model directory
+makes: results/MODEL/gguf/MODEL-OUTTYPE.gguf
+"""
+
+CONVERSION = pattern("results/{model}/gguf/{conversion}.gguf")
+
+
+rule convert:
+    """Convert to GGUF; then load it, let it write a few words, and look for NaN and infinity in every tensor."""
+    input:
+        recipe=CONVERSION.wanted,
+        tools=made_from(CONVERSION, "llama.cpp"),
+        model=made_from(CONVERSION, "model"),
+    output:
+        gguf=reclaimable("bf16", CONVERSION.path),
+        recipe=CONVERSION.record,
+    wildcard_constraints:
+        conversion=session.conversion_names(),
+    log:
+        CONVERSION.log,
+    benchmark:
+        CONVERSION.benchmark
+    params:
+        outtype=CONVERSION.option("outtype"),
+    resources:
+        **needs("convert"),
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        {python} {input.tools:q}/convert_hf_to_gguf.py {input.model:q} \
+            --outtype {params.outtype:q} \
+            --model-name {wildcards.model:q} \
+            --outfile "$OUT"
+        {python} {scripts}/check_gguf.py "$OUT" \
+            --completion-tool {input.tools:q}/bin/llama-completion \
+            --json "$STAGE/notes.json"
+        commit
+        """

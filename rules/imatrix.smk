@@ -1,0 +1,46 @@
+"""Importance matrices.
+
+needs: the unquantized GGUF, a calibration text
+makes: results/MODEL/imatrix.dat (or imatrix.gguf)
+"""
+
+IMATRIX = pattern("results/{model}/imatrix.{format}")
+
+
+rule imatrix:
+    """Compute the importance matrix, then make sure that it has this model's tensors in this model's widths."""
+    input:
+        recipe=IMATRIX.wanted,
+        tools=made_from(IMATRIX, "llama.cpp"),
+        gguf=made_from(IMATRIX, "gguf"),
+        corpus=made_from(IMATRIX, "corpus"),
+    output:
+        imatrix=IMATRIX.path,
+        recipe=IMATRIX.record,
+    wildcard_constraints:
+        format="dat|gguf",
+    log:
+        IMATRIX.log,
+    benchmark:
+        IMATRIX.benchmark
+    params:
+        flags=IMATRIX.flags(imatrix_flags),
+        gpu_layers=lambda wildcards, resources: 99 if resources.gpu else 0,
+    threads: threads_for
+    resources:
+        **needs("imatrix"),
+        gpu=0,
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        {input.tools:q}/bin/llama-imatrix \
+            --model {input.gguf:q} \
+            --file {input.corpus:q} \
+            {params.flags:q} \
+            --output-format {wildcards.format:q} \
+            --n-gpu-layers {params.gpu_layers} \
+            --threads {threads} \
+            --output-file "$OUT"
+        {python} {scripts}/check_imatrix.py --imatrix "$OUT" --model {input.gguf:q}
+        commit
+        """

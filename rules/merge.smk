@@ -1,0 +1,43 @@
+"""Merges.
+
+needs: the model directories that the merge names, other merges among them
+makes: results/MODEL/safetensors/
+"""
+
+MERGE = pattern("results/{model}/safetensors")
+
+
+rule merge:
+    """Merge models with mergekit, from the configuration that stands verbatim in the config."""
+    input:
+        recipe=MERGE.wanted,
+        models=made_from(MERGE, "model"),
+    output:
+        model=reclaimable("safetensors", directory(MERGE.path)),
+        recipe=MERGE.record,
+    log:
+        MERGE.log,
+    benchmark:
+        MERGE.benchmark
+    params:
+        seed=lambda wildcards: MERGE.option("random_seed")(wildcards) or 0,
+        pickle=lambda wildcards: ["--allow-pickle"] if MERGE.option("allow_pickle")(wildcards) else [],
+        gpu=lambda wildcards, resources: ["--cuda", "--low-cpu-memory"] if resources.gpu else [],
+    threads: 4
+    resources:
+        **needs("merge"),
+        gpu=0,
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        {python} {scripts}/merge_config.py {input.recipe:q} "$STAGE"
+        {python} {scripts}/merge.py \
+            --config "$STAGE/merge.yaml" \
+            --verbatim "$STAGE/verbatim.yaml" \
+            --names "$STAGE/names.json" \
+            --seed {params.seed:q} \
+            {params.pickle:q} {params.gpu:q} \
+            --output "$OUT"
+        {python} {scripts}/count_parameters.py "$OUT" > "$STAGE/notes.json"
+        commit
+        """

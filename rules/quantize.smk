@@ -1,0 +1,73 @@
+"""Quants and their shards.
+
+needs: the unquantized GGUF, the imatrix for those quants that use it
+makes: results/MODEL/gguf/MODEL-NAME.gguf, results/MODEL/shards/NAME/
+"""
+
+QUANT = pattern("results/{model}/gguf/{model}-{quant}.gguf")
+SHARDS = pattern("results/{model}/shards/{quant}")
+
+
+ruleorder: convert > quantize
+
+
+rule quantize:
+    """Quantize the unquantized GGUF to one type, with the overrides that the config gives."""
+    input:
+        recipe=QUANT.wanted,
+        tools=made_from(QUANT, "llama.cpp"),
+        gguf=made_from(QUANT, "gguf"),
+        imatrix=made_from(QUANT, "imatrix"),
+    output:
+        gguf=QUANT.path,
+        recipe=QUANT.record,
+    log:
+        QUANT.log,
+    benchmark:
+        QUANT.benchmark
+    params:
+        flags=QUANT.flags(quantize_flags),
+        imatrix=lambda wildcards, input: [
+            word for path in input.imatrix for word in ("--imatrix", path)
+        ],
+        type=QUANT.option("type"),
+    threads: threads_for
+    resources:
+        **needs("quantize"),
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        {input.tools:q}/bin/llama-quantize \
+            {params.imatrix:q} \
+            {params.flags:q} \
+            {input.gguf:q} "$OUT" {params.type:q} {threads}
+        commit
+        """
+
+
+rule split:
+    """Cut a GGUF into shards, then make sure that they hold the whole file's tensors, byte for byte."""
+    input:
+        recipe=SHARDS.wanted,
+        tools=made_from(SHARDS, "llama.cpp"),
+        gguf=made_from(SHARDS, "gguf"),
+    output:
+        shards=directory(SHARDS.path),
+        recipe=SHARDS.record,
+    log:
+        SHARDS.log,
+    benchmark:
+        SHARDS.benchmark
+    params:
+        max_size=SHARDS.option("split_max_size"),
+    resources:
+        **needs("split"),
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        mkdir "$OUT"
+        {input.tools:q}/bin/llama-gguf-split --split --split-max-size {params.max_size:q} \
+            {input.gguf:q} "$OUT"/{wildcards.model:q}-{wildcards.quant:q}
+        {python} {scripts}/check_shards.py --whole {input.gguf:q} --shards "$OUT"
+        commit
+        """

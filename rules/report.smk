@@ -1,0 +1,69 @@
+"""The report and the model card.
+
+needs: every form of a model, every evaluation
+makes: results/MODEL/report/quality.{csv,svg,html}, results/MODEL/README.md
+"""
+
+REPORT = pattern("results/{model}/report/quality.csv")
+CARD = pattern("results/{model}/README.md")
+
+
+localrules:
+    report,
+    card,
+
+
+rule report:
+    """Every form of a model in one table, plot and page: size, KL divergence, perplexity, agreement."""
+    input:
+        recipe=REPORT.wanted,
+        made=made_from(REPORT, "form", "evaluation", "model"),
+    output:
+        csv=report(REPORT.path, category="Quality", labels={"model": "{model}"}),
+        svg=report(
+            "results/{model}/report/quality.svg",
+            category="Quality",
+            labels={"model": "{model}"},
+        ),
+        html="results/{model}/report/quality.html",
+        records=expand(
+            "results/{{model}}/report/quality.{kind}.recipe.json",
+            kind=["csv", "svg", "html"],
+        ),
+    log:
+        REPORT.log,
+    benchmark:
+        REPORT.benchmark
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        {python} {scripts}/describe_forms.py {input.recipe:q} > "$STAGE/forms.json"
+        {python} {scripts}/report.py \
+            --model {wildcards.model:q} \
+            --forms "$STAGE/forms.json" \
+            --csv "$STAGE/quality.csv" \
+            --svg "$STAGE/quality.svg" \
+            --html "$STAGE/quality.html"
+        commit
+        """
+
+
+rule card:
+    """The model card: what it is, which file to take, how it was made."""
+    input:
+        recipe=CARD.wanted,
+        made=made_from(CARD, "report", "form", "evaluation", "model"),
+    output:
+        card=CARD.path,
+        recipe=CARD.record,
+    log:
+        CARD.log,
+    benchmark:
+        CARD.benchmark
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        {python} {scripts}/describe_forms.py {input.recipe:q} > "$STAGE/forms.json"
+        {python} {scripts}/card.py --forms "$STAGE/forms.json" --output "$OUT"
+        commit
+        """

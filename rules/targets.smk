@@ -1,0 +1,61 @@
+"""What can be asked for by name. Each target is what is stale of it; nothing fresh is in the graph of jobs."""
+
+
+localrules:
+    merges,
+    gguf,
+    imatrices,
+    quants,
+    shards,
+    evaluations,
+    reports,
+
+
+rule merges:
+    """Every merge, also those that were reclaimed."""
+    input:
+        stale("merge"),
+
+
+rule gguf:
+    """Every unquantized GGUF, also those that were reclaimed."""
+    input:
+        stale("convert"),
+
+
+rule imatrices:
+    """Every importance matrix."""
+    input:
+        stale("imatrix"),
+
+
+rule quants:
+    """Every quant."""
+    input:
+        stale("quantize"),
+
+
+rule shards:
+    """The shards of every quant."""
+    input:
+        stale("split"),
+
+
+rule evaluations:
+    """KL divergence, perplexity and agreement of every form."""
+    input:
+        stale("evaluate", "exl2_evaluate"),
+
+
+rule reports:
+    """Every report and model card."""
+    input:
+        stale("report", "card"),
+
+
+onstart:
+    session.start()
+
+
+onsuccess:
+    session.summary()

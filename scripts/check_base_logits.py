@@ -1,0 +1,50 @@
+"""Check that base logits are complete: as long as their header says.
+
+llama-perplexity b10605 does not look at errors of writing, so a full disk leaves a short file and
+exit status 0, and so does a text of less than two contexts; both would only show as reports
+that stay truncated however often a form is evaluated.
+"""
+
+import argparse
+import struct
+import sys
+from pathlib import Path
+
+HEADER = struct.Struct("<8sIii")  # magic, context, vocabulary, chunks (tools/perplexity)
+
+
+def fault(path: Path, context: int) -> str | None:
+    """What is wrong with the base logits `path`, in one line; None if nothing is."""
+    head = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(HEADER.size)
+    if len(head) < HEADER.size:
+        return f"{path}: nothing was scored; is the text shorter than {2 * context} tokens?"
+    if not head.startswith(b"_logits_"):
+        return f"{path}: not a file of base logits"
+    _, length, vocabulary, chunks = HEADER.unpack(head)
+    if length != context:
+        return f"{path}: made with a context of {length} tokens, {context} were asked for"
+    if chunks < 1:
+        return f"{path}: no chunk of text in it"
+    scored = length - 1 - length // 2  # the second half of each chunk
+    row = 2 * (2 * ((vocabulary + 1) // 2) + 4)  # bytes: 16-bit logits, scale and offset
+    wanted = HEADER.size + 4 * length * chunks + scored * row * chunks
+    size = path.stat().st_size
+    if size != wanted:
+        return f"{path}: {size} bytes, {wanted} for {chunks} chunks; is the disk full?"
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("logits", type=Path, help="what --kl-divergence-base named")
+    parser.add_argument("--context", type=int, required=True, help="tokens in a chunk")
+    args = parser.parse_args()
+    if message := fault(args.logits, args.context):
+        sys.exit(f"check_base_logits: {message}")
+
+
+if __name__ == "__main__":
+    main()

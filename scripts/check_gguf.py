@@ -1,0 +1,127 @@
+"""Load a GGUF file, look for NaN and Inf in its tensors, and let it write a few greedy tokens.
+
+Without llama-completion's --check-tensors a planted NaN goes through generation and even
+perplexity with exit status 0 (seen in llama.cpp b10605).
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from lib.gguf_file import GgufError, read_gguf
+
+# Enough for prompt and answer. Without it the tool allocates the context that the model was
+# trained for, gigabytes for a model of 128k tokens.
+CONTEXT = 512
+# The tool's logger, through which the text goes too, may be cut off at exit, with any status (2 of
+# 25 runs of llama.cpp b10605): a run that did not print its times at the end is made again.
+TRIES = 5
+LAST_LINES = re.compile(r"perf\w*: +total time")
+INVALID = re.compile(r"tensor '([^']+)' has invalid data")
+
+
+class CheckError(Exception):
+    """The file does not work as a model; the message is one line that says how."""
+
+
+def complete(
+    model: Path,
+    tool: Path,
+    prompt: str,
+    tokens: int,
+    threads: int | None = None,
+    gpu_layers: int | None = None,
+) -> str:
+    """The text of `tokens` greedy tokens after `prompt`, all tensors having been checked.
+
+    Raises CheckError: the tool fails, a tensor holds NaN or Inf, nothing was written.
+    """
+    command = [
+        *(tool, "--model", model, "--prompt", prompt, "--n-predict", str(tokens)),
+        *("--ctx-size", str(CONTEXT), "--temp", "0", "--seed", "1"),
+        *("--no-conversation", "--no-warmup", "--simple-io", "--no-display-prompt"),
+        *("--ignore-eos", "--check-tensors"),
+    ]
+    if threads is not None:
+        command += ["--threads", str(threads)]
+    if gpu_layers is not None:
+        command += ["--gpu-layers", str(gpu_layers)]
+    for _ in range(TRIES):
+        done = _run(command)
+        sys.stdout.write(done.stderr)
+        invalid = INVALID.findall(done.stderr)
+        if invalid:
+            more = f" and {len(invalid) - 1} more" if len(invalid) > 1 else ""
+            raise CheckError(f"{model}: NaN or Inf in its tensor {invalid[0]}{more}")
+        if done.returncode != 0 and (reason := _reason(done.stderr)):
+            raise CheckError(f"{model}: {tool.name} cannot load or run it: {reason}")
+        if done.returncode == 0 and LAST_LINES.search(done.stderr):
+            break
+    if done.returncode != 0:
+        raise CheckError(f"{model}: {tool.name} ends with status {done.returncode}")
+    text = done.stdout.removesuffix("\n\n")
+    if not text:
+        raise CheckError(f"{model}: it wrote no text in {tokens} tokens after {prompt!r}")
+    return text
+
+
+def _run(command: list) -> subprocess.CompletedProcess:
+    try:
+        return subprocess.run(
+            command,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except OSError as error:
+        raise CheckError(f"{command[0]}: cannot be run: {error.strerror}") from None
+
+
+def _reason(log: str) -> str | None:
+    """The first line of a failed run's log that speaks of an error, without its time."""
+    lines = [re.sub(r"^[\d.]+ [A-Z] ", "", line).strip() for line in log.splitlines()]
+    speaking = re.compile(r"error|failed|invalid|missing|unknown", re.IGNORECASE)
+    return next(filter(speaking.search, lines), None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="the GGUF file, or its first shard")
+    parser.add_argument("--completion-tool", type=Path, required=True, help="llama-completion")
+    parser.add_argument("--prompt", default="def main():")
+    parser.add_argument("--tokens", type=int, default=24, help="tokens to write")
+    parser.add_argument("--threads", type=int, help="default: the tool's own")
+    parser.add_argument("--gpu-layers", type=int, help="layers on the GPU; default: the tool's own")
+    parser.add_argument("--json", type=Path, help="write what was found here")
+    args = parser.parse_args()
+    try:
+        file = read_gguf(args.model)
+        text = complete(
+            args.model,
+            args.completion_tool,
+            args.prompt,
+            args.tokens,
+            args.threads,
+            args.gpu_layers,
+        )
+    except (CheckError, GgufError, OSError) as error:
+        sys.exit(f"check_gguf: {error}")
+    found = {
+        "parameters": sum(t.elements for t in file.tensors),
+        "name": file.metadata.get("general.name"),
+        "architecture": file.metadata.get("general.architecture"),
+        "prompt": args.prompt,
+        "text": text,
+    }
+    print(f"{args.model}: {found['parameters']:,} parameters; {args.prompt!r} goes on as {text!r}")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

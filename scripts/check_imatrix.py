@@ -1,0 +1,187 @@
+"""Check that an importance matrix belongs to a model: names, widths, coverage, sane values.
+
+llama-quantize b10605 takes the matrix of another model without a word if the widths match, and
+quantizes without importances what the matrix does not name. Two models of the same names and
+widths cannot be told apart here; the recipe beside the matrix says which one it was made from.
+"""
+
+import argparse
+import re
+import struct
+import sys
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from lib.gguf_file import GgufError, GgufFile, read_gguf
+
+# Weights that every transformer block multiplies with activations. A matrix lacks one of them
+# only if it was made from another model or cut off; of other kinds of tensors (state space,
+# routers, …) some are never multiplied, so nothing is demanded of them.
+MATMUL = re.compile(
+    r"blk\.(\d+)\.(attn_(?:q|k|v|qkv|output)|ffn_(?:up|gate|down)(?:_exps|_shexp)?)\.weight"
+)
+
+
+class ImatrixError(ValueError):
+    """The matrix is damaged or not of this model; the message is one line that names a tensor."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """values: float32 sums of squared activations, one a column of each of the tensor's matrices;
+    counts: how much was summed, one an expert (tokens; for a .dat, calls)."""
+
+    values: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Imatrix:
+    """entries by tensor name; chunks of text that it was computed on; the texts' paths."""
+
+    entries: dict[str, Entry]
+    chunks: int
+    datasets: list[str]
+
+
+def read_imatrix(path: Path) -> Imatrix:
+    """Read a matrix in either of llama-imatrix's formats, told apart by content.
+
+    Raises ImatrixError, GgufError and OSError.
+    """
+    with path.open("rb") as file:
+        magic = file.read(4)
+    return _read_gguf(path) if magic == b"GGUF" else _read_dat(path)
+
+
+def _read_gguf(path: Path) -> Imatrix:
+    file = read_gguf(path)
+    if file.metadata.get("general.type") != "imatrix":
+        raise ImatrixError(f"{path}: a GGUF file, but not an importance matrix")
+    arrays = {
+        t.name: np.fromfile(path, "<f4", count=t.elements, offset=t.offset) for t in file.tensors
+    }
+    entries = {}
+    for name in sorted({key.rpartition(".")[0] for key in arrays}):
+        try:
+            entries[name] = Entry(arrays[f"{name}.in_sum2"], arrays[f"{name}.counts"])
+        except KeyError:
+            raise ImatrixError(f"{path}: sums and counts of {name} do not match up") from None
+    chunks = file.metadata.get("imatrix.chunk_count", 0)
+    return Imatrix(entries, chunks, file.metadata.get("imatrix.datasets", []))
+
+
+def _read_dat(path: Path) -> Imatrix:
+    """The older format: count; then name, calls, values of each entry; chunks; dataset."""
+    data = path.read_bytes()
+    at = 0
+
+    def integer() -> int:
+        nonlocal at
+        (value,) = struct.unpack_from("<i", data, at)
+        at += 4
+        return value
+
+    def take(size: int) -> bytes:
+        nonlocal at
+        if size < 0 or at + size > len(data):
+            raise struct.error
+        at += size
+        return data[at - size : at]
+
+    entries = {}
+    try:
+        for _ in range(integer()):
+            name = take(integer()).decode("utf-8", errors="replace")
+            calls = integer()
+            values = np.frombuffer(take(4 * integer()), "<f4")
+            entries[name] = Entry(values, np.array([calls]))
+        chunks = integer()
+        datasets = [take(integer()).decode("utf-8", errors="replace")]
+    except struct.error:
+        raise ImatrixError(f"{path}: not an importance matrix, or cut off") from None
+    return Imatrix(entries, chunks, datasets)
+
+
+def check(matrix: Imatrix, model: GgufFile) -> list[str]:
+    """Remarks on what is unusual but usable, one a line.
+
+    Raises ImatrixError for the first fault.
+    """
+    if not matrix.entries:
+        raise ImatrixError("it has no entries")
+    shapes = {t.name: t.shape for t in model.tensors}
+    remarks = []
+    for name, entry in sorted(matrix.entries.items()):
+        if name not in shapes:
+            raise ImatrixError(f"it has an entry {name}, which the model does not have")
+        shape = shapes[name]
+        width = shape[0] * prod(shape[2:])
+        if len(entry.values) != width:
+            raise ImatrixError(
+                f"its entry {name} is {len(entry.values)} wide, the model's tensor {width}"
+            )
+        if not np.isfinite(entry.values).all() or not np.isfinite(entry.counts).all():
+            raise ImatrixError(f"its entry {name} holds NaN or Inf")
+        if (entry.values < 0).any():
+            raise ImatrixError(f"its entry {name} holds negative sums of squares")
+        if not (entry.counts > 0).any():
+            raise ImatrixError(f"its entry {name} has no data (its count is 0)")
+        if (unseen := int((entry.counts <= 0).sum())) > 0:
+            remarks.append(f"{name}: {unseen} of {len(entry.counts)} experts saw no token")
+    for name in expected_entries(model):
+        if name not in matrix.entries:
+            raise ImatrixError(f"it has no entry for {name}")
+    return remarks
+
+
+def expected_entries(model: GgufFile) -> list[str]:
+    """The model's tensors that llama-imatrix always sees, in the file's order."""
+    key = model.metadata.get("general.architecture", "") + "."
+    blocks = model.metadata.get(key + "block_count", 0)
+    # Never run: blocks for multi-token prediction; keys and values of blocks that share them.
+    run = blocks - model.metadata.get(key + "nextn_predict_layers", 0)
+    own_keys = blocks - model.metadata.get(key + "attention.shared_kv_layers", 0)
+    names = []
+    for tensor in model.tensors:
+        match = MATMUL.fullmatch(tensor.name)
+        if match is None or int(match[1]) >= run:
+            continue
+        if match[2] in ("attn_k", "attn_v") and int(match[1]) >= own_keys:
+            continue
+        names.append(tensor.name)
+    return names
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--imatrix", type=Path, required=True, help="dat or GGUF")
+    parser.add_argument("--model", type=Path, required=True, help="the GGUF it is for")
+    parser.add_argument("--chunks", type=int, help="at most so many chunks were asked for")
+    args = parser.parse_args()
+    try:
+        matrix = read_imatrix(args.imatrix)
+        try:
+            remarks = check(matrix, read_gguf(args.model))
+        except ImatrixError as error:
+            raise ImatrixError(f"{args.imatrix}: {error}; not a matrix of {args.model}") from None
+    except (ImatrixError, GgufError, OSError) as error:
+        sys.exit(f"check_imatrix: {error}")
+    if matrix.chunks < 1:
+        sys.exit(f"check_imatrix: {args.imatrix}: computed on no complete chunk of text")
+    if args.chunks is not None and matrix.chunks > args.chunks:
+        sys.exit(
+            f"check_imatrix: {args.imatrix}: computed on {matrix.chunks} chunks, "
+            f"{args.chunks} were asked for"
+        )
+    if args.chunks is not None and matrix.chunks < args.chunks:
+        remarks.append(f"the text has only {matrix.chunks} chunks, {args.chunks} were asked for")
+    for remark in remarks:
+        print(f"check_imatrix: {remark}")
+    print(f"{args.imatrix}: {len(matrix.entries)} entries from {matrix.chunks} chunks")
+
+
+if __name__ == "__main__":
+    main()

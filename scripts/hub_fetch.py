@@ -1,0 +1,180 @@
+"""Put a locked hub reference, or the file behind a URL, where the build looks for it.
+
+Downloads go into the user's Hugging Face cache (HF_HOME), through huggingface_hub with all that
+it can (hf_xet, parallel files); OUTPUT is a directory of links into the cache, or one link for a
+single file, so nothing lies on the disk twice. Every file's size and sha256 are checked against
+the lock; a file that fails is removed from the cache. With a full cache no network is needed.
+"""
+
+import argparse
+import fnmatch
+import glob
+import hashlib
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import (
+    HfApi,
+    cached_assets_path,
+    constants,
+    get_session,
+    hf_hub_download,
+    snapshot_download,
+    try_to_load_from_cache,
+)
+
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import hf_raise_for_status
+
+from lib import hub, lock
+from lib.lock import Entry, File
+from lib.model_files import PICKLES
+
+
+class FetchError(RuntimeError):
+    """What could not be fetched, one line a file."""
+
+
+def fetch(entry: Entry, names: list[str], api: HfApi) -> dict[str, Path]:
+    """Get `names` of the locked repository into the cache; the path of each in it, all checked.
+
+    Raises FetchError naming every file that is missing or is not what the lock says.
+    """
+    if not all(cached(entry, name) for name in names):
+        try:
+            hub.persist(lambda: download(entry, names))
+        except Exception as error:
+            absent = ", ".join(name for name in names if not cached(entry, name))
+            reason = hub.explain(error, entry.repo, entry.kind, api)
+            raise FetchError(f"{reason} (for {absent})") from None
+    paths = {name: cached(entry, name) for name in names}
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda name: check(paths[name], entry.files[name]), names)
+        problems = zip(names, found, strict=True)
+        bad = [f"{entry.repo}: {name}: {text}" for name, text in problems if text]
+    if bad:
+        raise FetchError("\n".join(bad))
+    return paths
+
+
+def download(entry: Entry, names: list[str]) -> None:
+    """Bring `names` into the cache. Raises what huggingface_hub raises."""
+    where = {"repo_type": entry.kind, "revision": entry.commit}
+    snapshot_download(entry.repo, allow_patterns=[glob.escape(name) for name in names], **where)
+    # snapshot_download (2.4.0) returns without a word where the hub refuses to list the repository
+    # and a part of it is cached. This asks for what is still missing, and raises.
+    for name in names:
+        hf_hub_download(entry.repo, name, **where)
+
+
+def cached(entry: Entry, name: str) -> Path | None:
+    path = try_to_load_from_cache(entry.repo, name, revision=entry.commit, repo_type=entry.kind)
+    return Path(path) if isinstance(path, str) and Path(path).exists() else None
+
+
+def check(path: Path, wanted: File) -> str | None:
+    """None when the file has the size and sha256 that are wanted; else what is wrong with it.
+
+    A wrong file is deleted, together with the blob (and the shared blob) that its link leads to:
+    nothing else may come to use it.
+    """
+    size = path.stat().st_size
+    if size == wanted.size:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest == wanted.sha256:
+            return None
+        found = f"sha256 {digest}, but the lock says {wanted.sha256}"
+    else:
+        found = f"{size} bytes, but the lock says {wanted.size}"
+    link = path
+    while link.is_symlink():
+        target = link.parent / link.readlink()
+        link.unlink()
+        link = target
+    link.unlink()
+    return f"{found}; removed from the cache, run again to download it anew"
+
+
+def fetch_url(url: str, sha256: str) -> Path:
+    """Download `url` into the cache under its sha256, going on where an earlier run stopped.
+
+    Raises FetchError when it cannot be had or has another sha256.
+    """
+    blob = cached_assets_path("quantmill", "url") / sha256
+    if blob.exists():
+        with blob.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                return blob
+        blob.unlink()
+    if constants.HF_HUB_OFFLINE:
+        raise FetchError(f"{url}: HF_HUB_OFFLINE is set, and the file is not in the cache")
+    partial = blob.with_name(f"{sha256}.incomplete")
+    try:
+        hub.persist(lambda: download_url(url, partial))
+    except HfHubHTTPError as error:
+        raise FetchError(f"{url}: the server says {error.response.status_code}") from None
+    except httpx2.HTTPError as error:
+        raise FetchError(f"{url}: cannot be reached ({hub.one_line(error)})") from None
+    with partial.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
+        partial.unlink()
+        raise FetchError(f"{url}: sha256 {digest}, but the config says {sha256}; not used")
+    partial.rename(blob)
+    return blob
+
+
+def download_url(url: str, partial: Path) -> None:
+    """GET `url` into `partial`, asking only for what is not there yet."""
+    have = partial.stat().st_size if partial.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
+        if response.status_code == 416:  # nothing after what we have: complete, or not this file
+            return
+        hf_raise_for_status(response)
+        with partial.open("ab" if response.status_code == 206 else "wb") as file:
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", help="org/name[@revision] as the lock has it, or a URL")
+    parser.add_argument("--lock", type=Path, default=lock.LOCK_FILE, help="sources.lock.yaml")
+    parser.add_argument("--kind", choices=("model", "dataset"), default="model")
+    parser.add_argument("--file", help="the one file that is wanted of a dataset")
+    parser.add_argument("--sha256", help="of a URL's content")
+    parser.add_argument("--allow-pickle", action="store_true", help="accept .bin weights")
+    parser.add_argument("--output", type=Path, required=True, help="directory (or link) to make")
+    args = parser.parse_args()
+    try:
+        if args.source.startswith(("http://", "https://")):
+            args.output.symlink_to(fetch_url(args.source, args.sha256))
+            return
+        entry = lock.load(args.lock).get(args.source, args.kind)
+        if entry is None or (args.file and args.file not in entry.files):
+            raise FetchError(f"{args.source} is not in {args.lock}; `snakemake lock` puts it there")
+        if args.file:
+            args.output.symlink_to(fetch(entry, [args.file], HfApi())[args.file].absolute())
+            return
+        names = sorted(entry.files)
+        pickles = [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in PICKLES)]
+        if pickles and not args.allow_pickle:
+            raise FetchError(
+                f"{args.source}: {pickles[0]} is a pickle, which can run any code when it is "
+                "loaded; say `allow_pickle: true` if you trust it"
+            )
+        paths = fetch(entry, names, HfApi())
+        for name, path in paths.items():
+            link = args.output / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.absolute())
+    except (FetchError, lock.LockError, OSError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

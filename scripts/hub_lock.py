@@ -1,0 +1,189 @@
+"""Write what hub references mean into config/sources.lock.yaml: commit, files, sizes, sha256.
+
+Weights are not downloaded: the hub knows their sha256. Small files are, into the user's Hugging
+Face cache (the build needs them anyway), to be hashed.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.hf_api import RepoFile
+
+from lib import hub, lock
+from lib.hubref import parse
+from lib.lock import Entry, File, Lock, Wanted
+from lib.model_files import PICKLED_WEIGHTS, SIDE_FILES
+
+INDEX = "model.safetensors.index.json"
+PICKLE_INDEX = "pytorch_model.bin.index.json"
+
+
+class NotAModel(ValueError):
+    """A repository that has nothing to build from; the message says why."""
+
+
+def needed_files(
+    names: set[str], read: Callable[[str], bytes], allow_pickle: bool = False
+) -> set[str]:
+    """Those of a model repository's files that a build needs, by path in the repository.
+
+    The same choice as lib.model_files makes in a directory: top level only, safetensors before
+    pickles, the shards that an index names, config and tokenizer. `read` gives a file's content.
+    """
+    top = {name for name in names if "/" not in name}
+    if not top & {"config.json", "adapter_config.json"}:
+        raise NotAModel("no config.json in it, so it is not a model in Hugging Face form")
+
+    def indexed(index: str) -> set[str]:
+        if index not in top:
+            return set()
+        shards = set(json.loads(read(index))["weight_map"].values())
+        if absent := sorted(shards - names):
+            raise NotAModel(f"{absent[0]}, which {index} names, is not there")
+        return shards | {index}
+
+    weights = indexed(INDEX) or top & {"model.safetensors"}
+    weights = weights or {name for name in top if name.endswith(".safetensors")}
+    weights |= top & {"adapter_model.safetensors"}
+    if not weights:
+        weights = indexed(PICKLE_INDEX) or {n for n in top if matches(n, PICKLED_WEIGHTS)}
+        if not weights:
+            raise NotAModel("no weights in it (no *.safetensors file)")
+        if not allow_pickle:
+            raise NotAModel(
+                f"its weights are only there as pickles ({min(weights)}), which can run any code "
+                "when they are loaded; say `allow_pickle: true` if you trust them"
+            )
+    return weights | {name for name in top if matches(name, SIDE_FILES)}
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def lock_reference(want: Wanted, old: Entry | None, api: HfApi) -> Entry:
+    """Ask the hub what `want` means now. With `old` (a dataset), only add a file at its commit."""
+    ref = parse(want.ref)
+    revision = old.commit if old else ref.revision
+    info = hub.persist(lambda: api.repo_info(ref.repo, revision=revision, repo_type=want.kind))
+    tree = hub.persist(
+        lambda: list(
+            api.list_repo_tree(ref.repo, recursive=True, revision=info.sha, repo_type=want.kind)
+        )
+    )
+    listing = {file.path: file for file in tree if isinstance(file, RepoFile)}
+
+    def fetch(name: str) -> bytes:
+        path = hub.persist(
+            lambda: hf_hub_download(ref.repo, name, repo_type=want.kind, revision=info.sha)
+        )
+        content = Path(path).read_bytes()
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        if not listing[name].lfs and blob != listing[name].blob_id:
+            Path(path).resolve().unlink()
+            Path(path).unlink()
+            raise NotAModel(f"{name} came with other bytes than the hub promises; run again")
+        return content
+
+    def describe(name: str) -> File:
+        if listing[name].lfs:
+            return File(listing[name].lfs.sha256, listing[name].lfs.size)
+        content = fetch(name)
+        return File(hashlib.sha256(content).hexdigest(), len(content))
+
+    if want.kind == "dataset":
+        if want.file not in listing:
+            raise NotAModel(f"there is no file {want.file} in it at {info.sha}")
+        names = {want.file}
+    else:
+        names = needed_files(set(listing), fetch, want.allow_pickle)
+    with ThreadPoolExecutor(8) as pool:
+        files = dict(zip(sorted(names), pool.map(describe, sorted(names)), strict=True))
+    if old:
+        files = {**old.files, **files}
+    return Entry(want.ref, want.kind, info.sha, files, card_facts(info.card_data))
+
+
+def card_facts(card: object) -> dict[str, object]:
+    """What the cards of derived models will need to know: licence and language."""
+    facts = card.to_dict() if card else {}
+    keys = ("license", "license_name", "license_link", "language")
+    return {key: facts[key] for key in keys if facts.get(key)}
+
+
+def lock_all(wanted: list[Wanted], old: Lock, api: HfApi, renew: bool) -> tuple[Lock, list[str]]:
+    """The lock with `wanted` in it, and a line for each reference that could not be locked.
+
+    `renew` asks anew also for what is locked; without it a dataset's further files are added at
+    the commit that is locked already.
+    """
+    new, problems = Lock(dict(old.entries)), []
+    for want in dict.fromkeys(wanted):
+        key = (want.kind, want.ref)
+        known = new.entries.get(key)
+        if renew and known is old.entries.get(key):
+            known = None
+        try:
+            new.entries[key] = lock_reference(want, known, api)
+        except NotAModel as error:
+            problems.append(f"{want.kind} {want.ref}: {error}")
+        except Exception as error:  # noqa: BLE001 - every reference's problem is reported at once
+            problems.append(hub.explain(error, parse(want.ref).repo, want.kind, api))
+    return new, problems
+
+
+def changes(old: Lock, new: Lock) -> list[str]:
+    """What a renewal changed, a line for each reference."""
+    lines = []
+    for key, entry in sorted(new.entries.items()):
+        before = old.entries.get(key)
+        if before is None:
+            lines.append(f"{entry.ref}: locked at {entry.commit[:12]}")
+        elif before.commit != entry.commit:
+            lines.append(f"{entry.ref}: {before.commit[:12]} -> {entry.commit[:12]}")
+        elif before != entry:
+            lines.append(f"{entry.ref}: {entry.commit[:12]}, more files")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--directory", type=Path, default=Path(), help="working directory")
+    parser.add_argument(
+        "--wanted",
+        required=True,
+        help="JSON file with [{ref, kind: model|dataset, file, allow_pickle}, …]; - is stdin",
+    )
+    parser.add_argument("--renew", action="store_true", help="ask again for what is locked already")
+    parser.add_argument("--only", default="", help="org/name,…: leave all other references alone")
+    args = parser.parse_args()
+
+    text = sys.stdin.read() if args.wanted == "-" else Path(args.wanted).read_text()
+    wanted = [Wanted(**want) for want in json.loads(text)]
+    if args.only:
+        only = set(args.only.split(","))
+        wanted = [w for w in wanted if {w.ref, parse(w.ref).repo} & only]
+        if not wanted:
+            sys.exit(f"lock: the config has no hub reference {args.only}")
+    try:
+        old = Lock.read(args.directory)
+    except lock.LockError as error:
+        sys.exit(str(error))
+    new, problems = lock_all(wanted, old, HfApi(), args.renew)
+    lines = changes(old, new)
+    if lines:
+        lock.write(args.directory, new)
+    print("\n".join(lines) or "lock: nothing moved")
+    if problems:
+        sys.exit("\n".join(problems))
+
+
+if __name__ == "__main__":
+    main()

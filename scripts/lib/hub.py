@@ -1,0 +1,108 @@
+"""Talking to the hub: who is logged in, what went wrong in one line, and trying again.
+
+Imports huggingface_hub (about a second): for steps, never for the Snakefile. Tokens are left to
+huggingface_hub; nothing here reads or prints one.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import httpx2
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+T = TypeVar("T")
+TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
+
+
+def page(repo: str, kind: str = "model") -> str:
+    """The repository's page, where access is asked."""
+    return f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
+
+
+def login(api: HfApi) -> str:
+    """The login in words, for messages."""
+    try:
+        return f"logged in as {api.whoami(cache=True)['name']}"
+    except LocalTokenNotFoundError:
+        return "not logged in (`hf auth login` or HF_TOKEN)"
+    except HfHubHTTPError as error:
+        if error.response.status_code == 401:
+            return "the hub does not accept this token (`hf auth login` for a new one)"
+        return "login unknown, the hub did not say"
+    except (httpx2.HTTPError, OfflineModeIsEnabled):
+        return "login unknown, the hub cannot be reached"
+
+
+def explain(error: Exception, repo: str, kind: str, api: HfApi, write: bool = False) -> str:
+    """One line on why `repo` could not be read (or written): which, as whom, and what to do."""
+    name = f"{kind} {repo}"
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if isinstance(error, GatedRepoError):
+        return f"{name}: gated; {login(api)}; ask for access at {page(repo, kind)}"
+    if write and (status in (401, 403) or isinstance(error, RepositoryNotFoundError)):
+        return f"{name}: no right to write there; {login(api)}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{name}: there is no such revision; see {page(repo, kind)}/tree/main"
+    if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
+        return (
+            f"{name}: not there, or private and without rights for this login; {login(api)}; "
+            f"see {page(repo, kind)}"
+        )
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"{name}: HF_HUB_OFFLINE is set, and what is needed is not in the cache"
+    if isinstance(error, LocalEntryNotFoundError) or isinstance(error, httpx2.TransportError):
+        cause = error.__cause__ or error
+        if isinstance(cause, OfflineModeIsEnabled):
+            return explain(cause, repo, kind, api)
+        return f"{name}: {constants.ENDPOINT} cannot be reached ({one_line(cause)})"
+    if isinstance(error, EntryNotFoundError):
+        return f"{name}: a file is not there ({one_line(error)})"
+    return f"{name}: {one_line(error)}"
+
+
+def one_line(error: BaseException) -> str:
+    """The error's message without line breaks, with its type where there is no message."""
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def transient(error: Exception) -> bool:
+    """Whether the same call may succeed a little later."""
+    if isinstance(error, LocalEntryNotFoundError | RuntimeError):  # both wrap what happened
+        cause = error.__cause__
+        return isinstance(cause, Exception) and transient(cause)
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in TRANSIENT_STATUS
+    if isinstance(error, httpx2.TransportError):
+        return True
+    # http_get's word for a body that ended early although the connection closed cleanly.
+    return isinstance(error, OSError) and "Consistency check failed" in str(error)
+
+
+def persist(call: Callable[[], T], tries: int = 4) -> T:
+    """`call()`, again after 1, 2, 4 … seconds while it fails for reasons that pass.
+
+    huggingface_hub 2.4.0 goes on by itself after some faults, but not after a reset connection or
+    a 5xx answer to a download; no longer needed when `http_get` retries those.
+    """
+    for attempt in range(tries):
+        try:
+            return call()
+        except Exception as error:
+            if attempt == tries - 1 or not transient(error):
+                raise
+            print(f"{one_line(error)}; trying again in {2**attempt} s", file=sys.stderr)
+            time.sleep(2**attempt)
+    raise AssertionError("unreachable")

@@ -1,0 +1,82 @@
+"""The license of a model that is made from others: over the whole tree of a merge.
+
+Equal licenses pass. Where they are unequal, or where one is not known, the license is `other` with
+all of them named: what the terms come to is for a person to judge, and `note` says so in the plan.
+Pure standard library and yaml.
+"""
+
+import re
+from dataclasses import dataclass
+
+import yaml
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class License:
+    """As a model card's front matter has it; `name` and `link` go with an `id` of `other`."""
+
+    id: str
+    name: str = ""
+    link: str = ""
+
+    @property
+    def label(self) -> str:
+        """The one word for it: the id, or the name that `other` has."""
+        return self.name if self.id == "other" and self.name else self.id
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The license of what is made; `note` is a line for the plan, empty where all is equal."""
+
+    license: License
+    note: str = ""
+
+
+def of_facts(facts: dict[str, object]) -> License | None:
+    """The license in a card's front matter (or in a lock entry); None where it names none."""
+    found = facts.get("license")
+    if isinstance(found, list):  # the hub's cards may hold a list
+        found = " and ".join(map(str, found))
+    if not found or str(found).lower() == UNKNOWN:
+        return None
+    return License(
+        str(found), str(facts.get("license_name") or ""), str(facts.get("license_link") or "")
+    )
+
+
+def combine(sources: dict[str, License | None], wanted: License | None = None) -> Verdict:
+    """The license over all `sources` (reference -> license, None where none is known).
+
+    `wanted` is what the config says; it is taken as it is, and noted where the tree says otherwise.
+    """
+    known = set(sources.values())
+    if len(known) == 1 and None not in known:
+        found, note = Verdict(known.pop()), ""
+    else:
+        labels = sorted({source.label if source else UNKNOWN for source in known})
+        listed = ", ".join(
+            f"{reference}: {license.label if license else UNKNOWN}"
+            for reference, license in sorted(sources.items())
+        )
+        note = f"license: other, because its models have different or no licenses ({listed})"
+        slug = "-and-".join(re.sub(r"[^a-z0-9.]+", "-", label.lower()) for label in labels)
+        found = Verdict(License("other", slug or UNKNOWN), note)
+    if wanted is None:
+        return found
+    if wanted.label == found.license.label:
+        return Verdict(wanted)
+    reason = found.note.removeprefix("license: ") or found.license.label
+    return Verdict(wanted, f"license: {wanted.label} as the config says; its models: {reason}")
+
+
+def front_matter(text: str) -> dict[str, object]:
+    """The YAML at the head of a model card; {} where there is none, or none that can be read."""
+    match = re.match(r"\ufeff?---\r?\n(.*?)\r?\n---\s*(\r?\n|$)", text, re.S)
+    try:
+        facts = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError:
+        return {}
+    return facts if isinstance(facts, dict) else {}

@@ -1,0 +1,109 @@
+"""Which files of a model directory a build step needs: weights, config and tokenizer, nothing else.
+
+A card, a stray download or an old checkpoint beside them is no part of the model: it is neither
+linked into a step's view of the model nor part of the model's identity. Pure standard library.
+"""
+
+import json
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+# What mergekit, llama.cpp's converter and exllamav2 read besides the weights.
+SIDE_FILES = (
+    "config*.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "hf_quant_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer*.json",
+    "tokenizer*.model*",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*.json",
+    "vocab*.txt",
+    "rwkv_vocab*.txt",
+    "merges.txt",
+    "chat_template*.json",
+    "*.jinja",
+)
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# Of the pickles only these names are weights to mergekit and to the converter; the others are
+# optimizer states and the like.
+PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model-*.bin", "adapter_model.bin")
+
+
+class ModelFilesError(ValueError):
+    """A directory that cannot be used as a model; the message is one line that says why."""
+
+
+def model_files(directory: Path, allow_pickle: bool = False) -> list[Path]:
+    """The files of the model (or LoRA adapter) in `directory` that a build step needs, by name.
+
+    Safetensors are preferred; pickled weights are listed only where there are no safetensors and
+    `allow_pickle` says so. An index decides which shards belong to the model. Only the top level
+    is looked at.
+
+    Raises ModelFilesError: no directory, no config.json, no weights, only pickles, a shard that
+    the index names and that is not there, an index that cannot be read.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ModelFilesError(f"{directory}: there is no such directory")
+    present = {p.name: p for p in directory.iterdir() if p.name[0] != "." and p.is_file()}
+    if "config.json" not in present and "adapter_config.json" not in present:
+        raise ModelFilesError(
+            f"{directory}: no config.json in it, so it is not a model in Hugging Face form"
+        )
+    weights = _weights(directory, set(present), allow_pickle)
+    side = {n for n in present if any(fnmatchcase(n, pattern) for pattern in SIDE_FILES)}
+    return [present[name] for name in sorted(weights | side)]
+
+
+def _weights(directory: Path, names: set[str], allow_pickle: bool) -> set[str]:
+    """Names of the weight files, their index included."""
+    found = _indexed(directory, names, "model.safetensors.index.json")
+    if not found and "model.safetensors" in names:
+        found = {"model.safetensors"}
+    if not found:
+        found = {n for n in names if n.endswith(".safetensors")}
+    if "adapter_model.safetensors" in names:
+        found = found | {"adapter_model.safetensors"}
+    if found:
+        return found
+
+    pickles = {n for n in names if any(fnmatchcase(n, pattern) for pattern in PICKLES)}
+    if not pickles:
+        raise ModelFilesError(f"{directory}: no weights in it (no *.safetensors file)")
+    if not allow_pickle:
+        raise ModelFilesError(
+            f"{directory}: its weights are only there as pickles ({min(pickles)}), which can run "
+            "any code when they are loaded; say `allow_pickle: true` if you trust them"
+        )
+    found = _indexed(directory, names, "pytorch_model.bin.index.json")
+    if not found:
+        found = {n for n in pickles if any(fnmatchcase(n, p) for p in PICKLED_WEIGHTS)}
+    if not found:
+        raise ModelFilesError(
+            f"{directory}: no weights that the tools can read (pytorch_model*.bin) among its pickles"
+        )
+    return found
+
+
+def _indexed(directory: Path, names: set[str], index: str) -> set[str]:
+    """The shards that `index` names, and the index itself; empty when there is no such index."""
+    if index not in names:
+        return set()
+    try:
+        shards = set(
+            json.loads((directory / index).read_text(encoding="utf-8"))["weight_map"].values()
+        )
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ModelFilesError(f"{directory / index}: not a safetensors index") from None
+    for shard in sorted(shards):
+        if shard not in names:
+            raise ModelFilesError(f"{directory}: {shard}, which {index} names, is not there")
+    return shards | {index}

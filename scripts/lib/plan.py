@@ -1,0 +1,196 @@
+"""What is stale, and why: the recipes that the config wants against the records on disk. A stat a file, no hashing."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from lib import recipe as recipes
+from lib.graph import Artifact, Graph
+
+RUN_STATE = Path(".snakemake/quantmill")
+NEWEST = 4_000_000_000  # seconds: an mtime that is newer than any output's, whatever the clocks say
+
+
+class State(Enum):
+    """fresh: as its recipe says. stale: to be built. absent: an intermediate that nothing needs now."""
+
+    FRESH = "fresh"
+    STALE = "stale"
+    ABSENT = "absent"
+
+
+@dataclass(slots=True)
+class Verdict:
+    """A state, and the reasons for it, a line each. damaged: what was made from it cannot be trusted either."""
+
+    state: State
+    reasons: list[str]
+    damaged: bool = False
+
+
+class Plan:
+    """Judges artifacts one by one, each once, as they are asked about."""
+
+    def __init__(self, graph: Graph, forced: Callable[[Artifact], bool] = lambda made: False):
+        self.graph = graph
+        self._forced = forced
+        self._verdicts: dict[str, Verdict] = {}
+        self._records: dict[str, recipes.Record | None] = {}
+        self._downstream_of_forced: dict[str, bool] = {}
+
+    def record(self, made: Artifact) -> recipes.Record | None:
+        """The record on disk, read once."""
+        if made.path not in self._records:
+            self._records[made.path] = recipes.read(made.path)
+        return self._records[made.path]
+
+    def state(self, made: Artifact) -> State:
+        """Fresh, stale or absent."""
+        return self.verdict(made).state
+
+    def verdict(self, made: Artifact) -> Verdict:
+        """The state of an artifact, with the reasons."""
+        if made.path not in self._verdicts:
+            self._verdicts[made.path] = self._judge(made)
+        return self._verdicts[made.path]
+
+    def stale(self, artifacts: Iterable[Artifact]) -> list[Artifact]:
+        """Those that have to be built."""
+        return [made for made in artifacts if self.state(made) is State.STALE]
+
+    def needs(self, made: Artifact) -> dict[str, Artifact]:
+        """What has to be there while an artifact is built: its inputs; nothing where it is not built."""
+        return {} if self.state(made) is State.FRESH else made.inputs
+
+    def _judge(self, made: Artifact) -> Verdict:
+        if self.forced(made):
+            return Verdict(State.STALE, ["forced"])
+        record = self.record(made)
+        there = all(map(os.path.lexists, made.outputs))
+        idle = made.intermediate and (not there or made.temporary)
+        if record is None:
+            if idle:
+                return Verdict(State.ABSENT, ["it is not there"])
+            reason = "its recipe is missing or damaged" if there else "it is missing"
+            return Verdict(State.STALE, [reason])
+        if record.digest != made.digest:
+            reasons = self.changes(made, record)
+            return Verdict(State.ABSENT if idle else State.STALE, reasons)
+        tainted = self._tainted(made)
+        if not there:
+            return Verdict(State.ABSENT if made.intermediate else State.STALE, ["it is missing"], bool(tainted))
+        if made.links:
+            whole = all(os.path.exists(f"{made.path}/{name}") for name in record.files)
+            return Verdict(State.FRESH if whole else State.ABSENT, [] if whole else ["a link leads nowhere"])
+        if wrong := self._wrong_size(made, record):
+            return Verdict(State.STALE, wrong, damaged=True)
+        if tainted:
+            return Verdict(State.STALE, tainted, damaged=True)
+        if other := self._other_bytes(made, record):
+            return Verdict(State.STALE, other)
+        return Verdict(State.FRESH, [])
+
+    def forced(self, made: Artifact) -> bool:
+        """Asked for by -F, -R or --forcerun, or made from something that is."""
+        known = self._downstream_of_forced
+        if made.path not in known:
+            upstream = (self.forced(up) for up in made.inputs.values())
+            known[made.path] = self._forced(made) or any(upstream)
+        return known[made.path]
+
+    def _wrong_size(self, made: Artifact, record: recipes.Record) -> list[str]:
+        if made.directory:
+            try:
+                sizes = {name: os.stat(f"{made.path}/{name}").st_size for name in record.files}
+            except OSError as error:
+                return [f"{error.filename} is missing"]
+            wrong = [name for name, size in sizes.items() if size != record.files[name][0]]
+            return [f"{made.path}/{name} has another size than when it was made" for name in wrong[:3]]
+        lines = []
+        for path in made.outputs:
+            own = record if path == made.path else recipes.read(path)
+            if own is None or own.digest != record.digest:
+                lines.append(f"the recipe of {path} is missing or damaged")
+            elif os.stat(path).st_size != own.bytes:
+                size = os.stat(path).st_size
+                lines.append(f"{path} has {size} bytes; {own.bytes} were made")
+        return lines
+
+    def _tainted(self, made: Artifact) -> list[str]:
+        return [
+            f"{up.path}, from which it is made, is damaged"
+            for up in made.inputs.values()
+            if self.verdict(up).damaged
+        ]
+
+    def _other_bytes(self, made: Artifact, record: recipes.Record) -> list[str]:
+        """An input was built again since, from the same recipe, and came out different."""
+        lines = []
+        for role, up in made.inputs.items():
+            if self.state(up) is State.STALE and not up.reproducible:
+                lines.append(f"{up.path} is built again, and never comes out the same twice")
+                continue
+            now = self.record(up)
+            if now and now.digest == up.digest and now.sha256 != record.inputs.get(role):
+                lines.append(f"{up.path} has other bytes than when this was made from it")
+        return lines
+
+    def changes(self, made: Artifact, record: recipes.Record) -> list[str]:
+        """The difference between the recipe that an artifact was built from and the wanted one, for people."""
+        return [
+            self._explain(made, line) for line in recipes.difference(record.recipe, made.recipe)
+        ] or ["its record's digest does not fit its recipe"]
+
+    def _explain(self, made: Artifact, line: str) -> str:
+        kind, _, rest = line.partition(".")
+        if kind == "inputs":
+            role = rest.rsplit(" ", 3)[0]
+            for role, up in made.inputs.items():
+                if rest.startswith(f"{role} "):
+                    return f"made from {up.path}, whose recipe changed" if "(nothing)" not in rest else f"input {rest}"
+            return f"input {rest}"
+        if kind == "sources":
+            return rest.split(".")[0].split(" sha256")[0].strip() + ": content changed"
+        if kind == "tools":
+            return f"tool {rest}"
+        if line.startswith("code "):
+            return "the code that makes it changed"
+        return line.removeprefix("options.")
+
+
+def wanted_path(made: Artifact) -> Path:
+    """Where the wanted recipe of a stale artifact is left for the step that builds it."""
+    return RUN_STATE / "wanted" / f"{made.path}.json"
+
+
+def leave_wanted(made: Artifact) -> str:
+    """Write the wanted recipe, as a file that is newer than any output, so that Snakemake runs the step.
+
+    `commit` sets its mtime back when the artifact is there, because Snakemake checks that outputs are newer.
+    """
+    path = wanted_path(made)
+    wanted: dict[str, Any] = {
+        "artifact": made.path,
+        "outputs": list(made.outputs),
+        "directory": made.directory,
+        "links": made.links,
+        "rule": made.rule,
+        "digest": made.digest,
+        "recipe": made.recipe,
+        "inputs": {role: [up.path, up.digest] for role, up in made.inputs.items()},
+    }
+    text = recipes.canonical(wanted)
+    try:
+        same = path.read_text() == text and path.stat().st_mtime == NEWEST
+    except OSError:
+        same = False
+    if not same:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}")
+        part.write_text(text)
+        os.utime(part, (NEWEST, NEWEST))
+        os.replace(part, path)
+    return str(path)

@@ -1,0 +1,225 @@
+"""What is published where, and what a card says: from the config and the graph's artifacts.
+
+Only what the config says is told here; sizes, hashes and what was measured are read from the
+records when the card is written (describe_card.py) and when something is published (publish.py).
+Imported by the Snakefile: standard library, yaml and lib.schema's objects only.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lib.license import combine, front_matter, of_facts
+from lib.lock import Lock
+from lib.references import parts
+
+KINDS = ("gguf", "exl2", "safetensors")
+CARD_FACTS = ("license", "license_name", "license_link", "language")
+PLOT, RECIPES = "quality.svg", "recipes"
+
+
+def repositories(model: Any) -> dict[str, str]:
+    """{kind: repository} of a model of the config, for the kinds that are published."""
+    found = {kind: getattr(model.publish, kind) for kind in KINDS} if model.publish else {}
+    return {kind: repo for kind, repo in found.items() if repo}
+
+
+def card_paths(name: str, model: Any) -> dict[str, str]:
+    """{kind: path} of the model's cards. README.md is that of its first kind."""
+    first = "gguf" if model.gguf else "exl2" if model.exl2 else "safetensors"
+    others = [kind for kind in repositories(model) if kind != first]
+    here = f"results/{name}"
+    return {first: f"{here}/README.md"} | {kind: f"{here}/README.{kind}.md" for kind in others}
+
+
+def card_options(config: Any, lock: Lock, name: str, kind: str, forms: dict) -> dict[str, Any]:
+    """What the config says for a card: an option of its artifact, for describe_card.py.
+
+    forms: {form: artifact}. Its intermediates are not published, and so not listed.
+    """
+    model = config.models[name]
+    publish = model.publish
+    facts = (*CARD_FACTS, "tags", "quantized_by")
+    about = {
+        "kind": kind,
+        "model": name,
+        "merge": model.merge,
+        "random_seed": model.random_seed if model.merge else None,
+        "source": model.source,
+        "bases": bases(config, lock, name),
+        "repos": repositories(model),
+        "publish": {key: getattr(publish, key) for key in facts} if publish else {},
+        "template": publish.card_template if publish else None,
+        "hidden": [form for form, made in forms.items() if made.intermediate],
+        "max_file_size": max_file_size(model) if publish else None,
+        "plot": PLOT,
+        "recipes": RECIPES,
+    }
+    if kind == "gguf" and any("imatrix" in made.inputs for made in forms.values()):
+        about["imatrix"] = model.gguf.imatrix.model_dump(
+            include={"corpus", "chunks", "context", "format"}
+        )
+    if kind == "exl2":
+        about["exl2"] = model.exl2.model_dump(include={"corpus", "rows", "length"})
+    return about
+
+
+def bases(config: Any, lock: Lock, name: str) -> list[dict[str, Any]]:
+    """The models at the leaves of a model's tree, in order, with what their own cards say."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def visit(reference: str) -> None:
+        if reference in config.models:
+            for part in parts(config.models[reference]):
+                visit(part)
+        elif reference not in found:
+            found[reference] = base(reference, lock)
+
+    visit(name)
+    return list(found.values())
+
+
+def base(reference: str, lock: Lock) -> dict[str, Any]:
+    entry = lock.get(reference)
+    if entry:
+        known = {"hub": entry.repo, "commit": entry.commit, **entry.card}
+    else:
+        try:
+            text = (Path(reference).expanduser() / "README.md").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            text = ""
+        facts = front_matter(text)
+        known = {"hub": None, "commit": None}
+        known |= {key: facts[key] for key in CARD_FACTS if facts.get(key)}
+    return {"reference": reference, **known}
+
+
+def license_note(config: Any, lock: Lock, name: str) -> str:
+    """A line for the plan where the licenses of the model's tree are not one; else empty."""
+    model = config.models[name]
+    wanted = of_facts({key: getattr(model.publish, key) for key in CARD_FACTS[:3]})
+    leaves = {leaf["reference"]: of_facts(leaf) for leaf in bases(config, lock, name)}
+    note = combine(leaves, wanted).note
+    return f"{name}: {note}" if note else ""
+
+
+def max_file_size(model: Any) -> int:
+    """Bytes; the config has 50G or 500M."""
+    size = model.publish.max_file_size
+    return int(size[:-1]) * {"M": 10**6, "G": 10**9}[size[-1]]
+
+
+def manifest(config: Any, models: dict[str, Iterable[Any]]) -> dict[str, Any]:
+    """What scripts/publish.py takes. models: {name: its artifacts}."""
+    repos, forms = [], []
+    for name, artifacts in models.items():
+        model = config.models[name]
+        if model.publish is None:
+            continue
+        made = {artifact.path: artifact for artifact in artifacts}
+        for kind, repo in repositories(model).items():
+            branches = {"main": [], **BRANCHES[kind](name, made)}
+            branches["main"] += support(name, model, kind, made)
+            repos.append(
+                {
+                    "repo": repo,
+                    "private": model.publish.private,
+                    "max_file_size": max_file_size(model),
+                    "branches": branches,
+                    "recipes": origins(name, made),
+                }
+            )
+            forms += gated(name, model, kind, made)
+    return {"repos": repos, "forms": forms}
+
+
+def gguf_branches(name: str, made: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    files = []
+    for path, artifact in made.items():
+        if is_published_gguf(artifact):
+            shards = f"results/{name}/shards/{form_of(name, path)}"
+            shards = shards if shards in made else None
+            files.append(entry(artifact, PurePosixPath(path).name) | {"shards": shards})
+        elif artifact.rule == "imatrix":
+            files.append(entry(artifact, PurePosixPath(path).name))
+    return {"main": files}
+
+
+def exl2_branches(name: str, made: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The measurement on main; each bpw on a branch of its own, as 5_0 or 4_25."""
+    branches: dict[str, list[dict[str, Any]]] = {"main": []}
+    for path, artifact in made.items():
+        file = PurePosixPath(path).name
+        if artifact.rule == "exl2_measure":
+            branches["main"].append(entry(artifact, file))
+        elif artifact.rule == "exl2_quantize":
+            branch = file.removesuffix("bpw").replace(".", "_")
+            branches[branch] = [entry(artifact, "")]
+    return branches
+
+
+def safetensors_branches(name: str, made: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    return {"main": [entry(merge, "") for merge in made.values() if merge.rule == "merge"]}
+
+
+BRANCHES = {
+    "gguf": gguf_branches,
+    "exl2": exl2_branches,
+    "safetensors": safetensors_branches,
+}
+
+
+def support(name: str, model: Any, kind: str, made: dict[str, Any]) -> list[dict[str, Any]]:
+    """The card and, beside quants, the plot."""
+    files = [entry(made[card_paths(name, model)[kind]], "README.md")]
+    if kind != "safetensors":
+        report = made[f"results/{name}/report/quality.csv"]
+        files.append({**entry(report, PLOT), "artifact": f"results/{name}/report/{PLOT}"})
+    return files
+
+
+def entry(artifact: Any, name: str) -> dict[str, Any]:
+    """A file of the manifest. `digest` is that of the wanted recipe: what is stale stays here."""
+    return {"artifact": artifact.path, "name": name, "digest": artifact.digest}
+
+
+def origins(name: str, made: dict[str, Any]) -> dict[str, str]:
+    """{name in the repository: artifact} of what is not published itself, but its recipe is."""
+    return {
+        (f"{name}-safetensors" if artifact.rule == "merge" else PurePosixPath(path).name): path
+        for path, artifact in made.items()
+        if artifact.rule in ("merge", "convert", "imatrix", "exl2_measure")
+    }
+
+
+def gated(name: str, model: Any, kind: str, made: dict[str, Any]) -> list[dict[str, Any]]:
+    """The forms of a repository that must have been measured."""
+    found = []
+    for path, artifact in made.items():
+        if kind == "gguf" and is_published_gguf(artifact):
+            form = form_of(name, path)
+        elif kind == "exl2" and artifact.rule == "exl2_quantize":
+            form = PurePosixPath(path).name
+        else:
+            continue
+        evaluation = f"results/{name}/evaluation/{form}.json"
+        limits = model.publish.max_kld
+        found.append(
+            {
+                "model": name,
+                "form": form,
+                "evaluation": evaluation if evaluation in made else None,
+                "max_kld": limits.get(form, limits.get("*")),
+                "quantized": artifact.rule != "convert",
+            }
+        )
+    return found
+
+
+def is_published_gguf(artifact: Any) -> bool:
+    """Every quant; the conversion only where the config keeps it."""
+    return artifact.rule == "quantize" or (artifact.rule == "convert" and not artifact.intermediate)
+
+
+def form_of(name: str, path: str) -> str:
+    return PurePosixPath(path).name.removeprefix(f"{name}-").removesuffix(".gguf")

@@ -1,0 +1,142 @@
+"""Recipes: the canonical description of all that decides an artifact's bytes, and the record that lies beside it.
+
+A *recipe* is a JSON document; its *digest* is the sha256 of its canonical form. A *record* is the file
+`ARTIFACT.recipe.json`: the recipe from which the artifact was built, what came out (bytes, sha256) and what
+it was made from (sha256 of each input). It is written last and by rename, so it is the proof of completeness too.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+SUFFIX = ".recipe.json"
+
+
+def normalise(value: Any) -> Any:
+    """Plain JSON types in which equal values are written alike (5.0 is 5; a tuple is a list)."""
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if isinstance(value, dict):
+        return {str(key): normalise(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [normalise(item) for item in value]
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    return value
+
+
+def canonical(value: Any) -> str:
+    """One text for equal values: sorted keys, no white space. Raises ValueError for NaN and infinity."""
+    return json.dumps(
+        normalise(value),
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
+    )
+
+
+def digest(recipe: Any) -> str:
+    """sha256 (hex) of the canonical form."""
+    return hashlib.sha256(canonical(recipe).encode()).hexdigest()
+
+
+@dataclass(slots=True)
+class Record:
+    """What lies beside a built artifact. `files` lists a directory's members as {name: [bytes, sha256]}."""
+
+    artifact: str
+    recipe: dict[str, Any]
+    digest: str
+    bytes: int
+    sha256: str
+    files: dict[str, list] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def path_of(artifact: str) -> str:
+    """Where the record of an artifact lies."""
+    return artifact + SUFFIX
+
+
+def read(artifact: str) -> Record | None:
+    """The record beside an artifact; None where it is missing, empty, half written or another artifact's."""
+    try:
+        with open(path_of(artifact), "rb") as file:
+            data = json.loads(file.read())
+        if data["quantmill"] != SCHEMA or data["artifact"] != artifact:
+            return None
+        return Record(
+            artifact,
+            data["recipe"],
+            data["digest"],
+            data["bytes"],
+            data["sha256"],
+            data.get("files") or {},
+            data["inputs"],
+            data.get("notes") or {},
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write(record: Record) -> None:
+    """Write the record beside its artifact, by rename, so that it is either whole or not there."""
+    data = {
+        "quantmill": SCHEMA,
+        "artifact": record.artifact,
+        "digest": record.digest,
+        "bytes": record.bytes,
+        "sha256": record.sha256,
+        "inputs": record.inputs,
+        "recipe": normalise(record.recipe),
+    }
+    if record.files:
+        data["files"] = record.files
+    if record.notes:
+        data["notes"] = record.notes
+    write_json(Path(path_of(record.artifact)), data)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON durably and by rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with open(part, "w", encoding="utf-8") as file:
+        json.dump(data, file, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def difference(old: Any, new: Any, where: str = "") -> list[str]:
+    """The leaves in which two recipes differ, one line each: `options.merge.models[1].weight 0.3 -> 0.5`."""
+    if old == new:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in sorted(old.keys() | new.keys()):
+            at = f"{where}.{key}" if where else str(key)
+            lines += difference(old.get(key, _ABSENT), new.get(key, _ABSENT), at)
+        return lines
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for i, (a, b) in pairs for line in difference(a, b, f"{where}[{i}]")]
+    return [f"{where} {_show(old)} -> {_show(new)}"]
+
+
+_ABSENT = object()
+
+
+def _show(value: Any) -> str:
+    if value is _ABSENT:
+        return "(nothing)"
+    text = value if isinstance(value, str) else canonical(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

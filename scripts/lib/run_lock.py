@@ -1,0 +1,24 @@
+"""One run at a time in a working directory: a lock that a killed run cannot leave behind."""
+
+import fcntl
+from pathlib import Path
+
+LOCK = Path(".snakemake/quantmill/run.lock")
+_held = []  # kept open as long as the process lives; children do not inherit it
+
+
+class Busy(Exception):
+    """Another run is at work in this directory."""
+
+
+def hold_directory() -> None:
+    """Take the lock for the life of this process. Raises Busy where another run has it."""
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    file = open(LOCK, "a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise Busy(
+            f"Another run is at work in {Path.cwd()}. Wait until it ends, or end it."
+        ) from error
+    _held.append(file)

@@ -1,0 +1,172 @@
+"""What the rules ask of the plan: which inputs a step needs, what is stale. One `Session` a Snakemake process.
+
+In the main process an artifact is stale when the plan says so, and its wanted recipe is left for the step. In the
+processes that Snakemake starts for its jobs (on a cluster) the plan is not made again: what was left is obeyed, and
+it is an error when the config there asks for something else.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+from lib import recipe as recipes
+from lib import resources
+from lib.config import Config, ConfigError, Options, load
+from lib.console import summary
+from lib.contents import Contents
+from lib.graph import Artifact, Graph
+from lib.lock import Lock, LockError
+from lib.model_files import ModelFilesError
+from lib.plan import NEWEST, Plan, State, leave_wanted, wanted_path
+from lib.run_lock import Busy, hold_directory
+from lib.tools import ToolError
+
+UserError = (Busy, ConfigError, LockError, ModelFilesError, ToolError)
+
+
+class Session:
+    """The config, the graph and the plan of this run."""
+
+    def __init__(self, raw: dict, settings: Callable, main: bool):
+        """`settings()` gives Snakemake's DAG settings, which are not known while the Snakefile is read."""
+        self.config: Config
+        self.options: Options
+        self.config, self.options = load(raw, Path.cwd())
+        self._settings, self.main = settings, main
+        self.contents = Contents()
+        self.graph = Graph(
+            self.config,
+            self.contents,
+            Lock.read(),
+            self.options.models(),
+            exl2=self.options.exl2 != "skip",
+        )
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan of this run."""
+        return Plan(self.graph, self._is_forced)
+
+    def _is_forced(self, made: Artifact) -> bool:
+        settings = self._settings()
+        named = set(settings.forcerun)
+        if settings.forcetargets:
+            named |= set(settings.targets)
+        return settings.forceall or made.rule in named or not named.isdisjoint(made.outputs)
+
+    def find(self, path: str) -> Artifact:
+        """The artifact of a path that a rule's pattern has matched."""
+        made = self.graph.find(path)
+        if made is None:
+            raise ConfigError([f"{path}: nothing of this name follows from the config"])
+        return made
+
+    def is_stale(self, made: Artifact) -> bool:
+        """Whether this run builds the artifact, if anything asks for it."""
+        if self.main:
+            return self.plan.state(made) is not State.FRESH
+        try:
+            return wanted_path(made).stat().st_mtime == NEWEST
+        except OSError:
+            return False
+
+    def wanted(self, made: Artifact) -> str:
+        """The wanted recipe of a stale artifact, as a file."""
+        if self.main:
+            self.contents.save()
+            return leave_wanted(made)
+        path = wanted_path(made)
+        if f'"digest":"{made.digest}"' not in path.read_text():
+            raise ConfigError(
+                [f"{made.path}: the config was changed after this run was planned; start it again"]
+            )
+        return str(path)
+
+    def asked(self, *rules: str) -> list[str]:
+        """What a target asks for: all that is stale; of named rules also the intermediates that are not there."""
+        if not rules:
+            return [made.path for made in self.plan.stale(self.graph) if not made.temporary]
+        wanted = (made for made in self.graph if made.rule in rules)
+        return [made.path for made in wanted if self.plan.state(made) is not State.FRESH]
+
+    def start(self) -> None:
+        """Before the first job: no second run in this directory, and nothing left of a run that was killed."""
+        hold_directory()
+
+    def summary(self) -> None:
+        """After the last job: what there is now, and where."""
+        print(summary(self.graph))
+
+    def pattern(self, path: str) -> "Pattern":
+        """The artifacts of a rule."""
+        return Pattern(self, path)
+
+    def corpus_origin(self, file: str) -> list[str]:
+        """Where a corpus comes from, as the flags of scripts/corpus.py."""
+        corpus = self.config.corpora[file.rpartition(".")[0]]
+        if corpus.path:
+            return ["--path", corpus.path]
+        if corpus.url:
+            return ["--url", corpus.url, "--sha256", corpus.sha256]
+        return ["--hub", corpus.reference(), "--file", corpus.file]
+
+    def conversion_names(self) -> str:
+        """A regular expression for the conversions' file names, which look like quants' otherwise."""
+        names = (
+            f"{name}-{model.gguf.outtype.upper()}"
+            for name, model in self.config.models.items()
+            if model.gguf is not None
+        )
+        return "|".join(map(re.escape, names)) or "(?!)"
+
+
+class Pattern:
+    """The files of a rule: its path with wildcards, and what a concrete one is made by."""
+
+    def __init__(self, session: Session, path: str):
+        self._session, self.path = session, path
+        self.record = recipes.path_of(path)
+        beside = path.removeprefix("results/")
+        self.log, self.benchmark = f"logs/{beside}.log", f"benchmarks/{beside}.tsv"
+
+    def made(self, wildcards) -> Artifact:
+        """The artifact that the wildcards stand for."""
+        return self._session.find(self.path.format(**dict(wildcards.items())))
+
+    def wanted(self, wildcards) -> list[str]:
+        """The wanted recipe; nothing where the artifact is fresh."""
+        made = self.made(wildcards)
+        return [self._session.wanted(made)] if self._session.is_stale(made) else []
+
+    def inputs(self, wildcards, *roles: str) -> Iterator[Artifact]:
+        """What a stale artifact is made from, in these roles (`model` is every role that begins with it)."""
+        made = self.made(wildcards)
+        if self._session.is_stale(made):
+            for role, up in {**made.inputs, **made.uses}.items():
+                if role.split(" ")[0] in roles:
+                    yield up
+
+    def option(self, name: str) -> Callable:
+        """A params function: one of the artifact's options, nothing where the config leaves it out."""
+        return lambda wildcards: self.made(wildcards).options.get(name, [])
+
+    def flags(self, spell: Callable[[dict], list[str]]) -> Callable:
+        """A params function: the artifact's options as the tool's flags."""
+        return lambda wildcards: spell(self.made(wildcards).options)
+
+
+def size_of(paths: Iterable[str]) -> int:
+    """Bytes of what a step reads, from the records beside it; 0 where nothing is known yet."""
+    records = (recipes.read(str(path)) for path in paths)
+    return sum(record.bytes for record in records if record)
+
+
+def needs_of(resource: str, step: str, wildcards, input, attempt: int = 1) -> int:
+    """One resource of a step, as lib/resources.py estimates it."""
+    size = size_of(input)
+    if resource == "mem_mb":
+        return resources.mem_mb(step, size, attempt)
+    if resource == "runtime":
+        return resources.runtime_min(step, size, attempt)
+    return resources.disk_mb(step, size)

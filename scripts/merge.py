@@ -1,0 +1,318 @@
+"""Merge models with mergekit: the same bytes every time, checked, and without temporary paths.
+
+The configuration is mergekit's own; every model in it is a directory by now. mergekit's model card
+is left out (its text is in the order of a set, and another step writes the card).
+"""
+
+import argparse
+import difflib
+import json
+import logging
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from lib.model_files import ModelFilesError, model_files
+
+if TYPE_CHECKING:
+    from mergekit.config import MergeConfiguration
+    from mergekit.options import MergeOptions
+
+# The bytes that slerp, nuslerp and the methods that draw make depend on the number of torch's
+# threads (not on that of the processors; seen in mergekit 0.1.5), so it is part of this program.
+THREADS = 4
+# To be set before Python and torch start. Sets of strings decide orders in mergekit; OpenMP's
+# waiting threads would take the processors from those at work when there are fewer than THREADS.
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_WAIT_POLICY": "PASSIVE"}
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+
+
+class MergeError(Exception):
+    """The merge cannot be made or is not sound; the message is one line that says why."""
+
+
+def prepare(seed: int) -> None:
+    """Set this process up so that merges in it are reproducible; call it before any of them."""
+    import torch
+    import transformers
+    from mergekit.config import MergeConfiguration
+
+    torch.set_num_threads(THREADS)
+    transformers.trainer_utils.set_seed(seed)
+    # mergekit 0.1.5 makes a set of the models and takes the configuration and the tokenizer of
+    # whichever comes first, if there is no base_model. Not needed once that is a list there.
+    MergeConfiguration.referenced_models = _referenced_models
+    # tokenizers returns a vocabulary in another order in each process, and mergekit numbers the
+    # tokens that it adds for `tokenizer_source: union` in that order.
+    fast = transformers.PreTrainedTokenizerFast
+    if not hasattr(fast, "_unsorted_get_vocab"):
+        fast._unsorted_get_vocab = fast.get_vocab
+        fast.get_vocab = lambda self: dict(
+            sorted(self._unsorted_get_vocab().items(), key=lambda item: item[1])
+        )
+
+
+def _referenced_models(config: "MergeConfiguration") -> list:
+    """The models that are merged, the base first, then in the order in which they are written."""
+    found = [config.base_model] if config.base_model else []
+    parts = [config, *(config.modules or {}).values()]
+    for part in parts:
+        found += [entry.model for entry in part.models or []]
+        found += [source.model for piece in part.slices or [] for source in piece.sources]
+    return list(dict.fromkeys(found))
+
+
+def read_config(text: str) -> "MergeConfiguration":
+    """mergekit's own reading of a configuration, its parameters' names checked too.
+
+    Raises MergeError.
+    """
+    import pydantic
+    from mergekit import merge_methods
+    from mergekit.config import MergeConfiguration
+
+    raw = yaml.safe_load(text)
+    try:
+        config = MergeConfiguration.model_validate(raw)
+        method = merge_methods.get(config.merge_method)
+    except pydantic.ValidationError as error:
+        problems = [
+            ".".join(str(part) for part in one["loc"]) + ": " + one["msg"] for one in error.errors()
+        ]
+        raise MergeError("; ".join(problems)) from error
+    except RuntimeError as error:
+        raise MergeError(str(error)) from error
+    # mergekit does not look at a parameter that its method does not have, so a slip of the pen
+    # would go unseen. One that belongs to another method is common in published configurations.
+    known = {p.name for p in method.spec.parameters}
+    elsewhere = {p.name for m in merge_methods.registered_methods() for p in m.spec.parameters}
+    for where, name in _parameters(raw):
+        if name in known:
+            continue
+        if name in elsewhere:
+            print(f"note: {where}.{name} has no effect: {config.merge_method} has no {name}")
+            continue
+        near = difflib.get_close_matches(name, known, 1)
+        hint = (
+            f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known)) or 'none'}"
+        )
+        raise MergeError(f"{where}.{name}: {config.merge_method} has no such parameter; {hint}")
+    return config
+
+
+def _parameters(part: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """(where, name) of every parameter in a configuration."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            here = f"{where}.{key}" if where else str(key)
+            if key == "parameters" and isinstance(value, dict):
+                yield from ((here, name) for name in value)
+            else:
+                yield from _parameters(value, here)
+    elif isinstance(part, list):
+        for index, value in enumerate(part):
+            yield from _parameters(value, f"{where}[{index}]")
+
+
+def check_sources(config: "MergeConfiguration", allow_pickle: bool) -> None:
+    """Every model that is merged is a usable directory, and the chat template is one.
+
+    Raises ModelFilesError, MergeError.
+    """
+    from mergekit.merge import _set_chat_template
+
+    for reference in config.referenced_models():
+        for path in filter(None, (reference.model, reference.lora)):
+            model_files(Path(path.path), allow_pickle)
+    tokenizer = config.tokenizer.source if config.tokenizer else config.tokenizer_source
+    if tokenizer not in (None, "base", "union") and not Path(tokenizer.model.path).is_dir():
+        raise MergeError(f"{tokenizer.model.path}, the tokenizer's source: no such directory")
+    if config.chat_template not in (None, "auto"):
+        # mergekit itself looks at it when all tensors are written, and may then only log the fault.
+        try:
+            _set_chat_template(SimpleNamespace(), config)
+        except RuntimeError as error:
+            raise MergeError(str(error)) from error
+
+
+def merge(config: "MergeConfiguration", output: Path, options: "MergeOptions") -> None:
+    """Run mergekit and put right what it leaves; `output` is a directory that is empty or not there.
+
+    Raises MergeError with mergekit's own words.
+    """
+    from mergekit.merge import run_merge
+
+    try:
+        run_merge(config, str(output), options)
+    except Exception as error:
+        traceback.print_exc()
+        raise MergeError(_one_line(error)) from error
+    donor = Path((config.base_model or config.referenced_models()[0]).model.path)
+    # mergekit only logs that it could not write a tokenizer.
+    if _any(donor, TOKENIZERS) and not _any(output, TOKENIZERS):
+        raise MergeError(f"mergekit could not write the tokenizer of {donor}")
+    # With a chat_template it leaves out files that the donor's vocabulary goes with all the same.
+    if not (config.tokenizer_source or config.tokenizer):
+        for name in ("tokenizer.model", "generation_config.json"):
+            if (donor / name).is_file() and not (output / name).exists():
+                shutil.copyfile(donor / name, output / name)
+    for name in ("config.json", "tokenizer_config.json"):
+        if (output / name).is_file():
+            _drop_paths(output / name)
+
+
+def _any(directory: Path, names: tuple[str, ...]) -> bool:
+    return any((directory / name).is_file() for name in names)
+
+
+def _drop_paths(file: Path) -> None:
+    """Remove the keys in which transformers notes where a model was loaded from."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    noted = [key for key in ("_name_or_path", "name_or_path") if key in content]
+    if noted:
+        for key in noted:
+            del content[key]
+        file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _one_line(error: BaseException) -> str:
+    """The error in one line; a KeyError or the like with its type, as its text says nothing."""
+    text = " ".join(str(error).split())
+    return (
+        text if isinstance(error, RuntimeError | ValueError) else f"{type(error).__name__}: {text}"
+    )
+
+
+def check_output(output: Path) -> int:
+    """The number of tensors, all of which are there, finite, and of the shape the config says.
+
+    Raises MergeError naming the tensor, ModelFilesError naming the file.
+    """
+    import torch
+    from safetensors import safe_open
+
+    shapes, tied = _expected_shapes(output)
+    index = output / "model.safetensors.index.json"
+    listed = json.loads(index.read_text())["weight_map"] if index.is_file() else {}
+    found = set()
+    for file in (f for f in model_files(output) if f.suffix == ".safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            names = set(tensors.keys())
+            for name in sorted(names):
+                tensor = tensors.get_tensor(name)
+                if not torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all():
+                    raise MergeError(f"NaN or Inf in the merged tensor {name}")
+                wanted = shapes.get(name, tensor.shape)
+                if tensor.shape != wanted:
+                    raise MergeError(
+                        f"the merged tensor {name} is {list(tensor.shape)}, "
+                        f"{list(wanted)} by config.json"
+                    )
+        lost = sorted(n for n, shard in listed.items() if shard == file.name and n not in names)
+        if lost:
+            raise MergeError(f"{file.name}: it lacks {lost[0]}, which the index says it has")
+        found |= names
+    if not found:
+        raise MergeError("mergekit wrote no tensors")
+    # Where checkpoint and transformers agree on names, all that config.json asks for must be there.
+    missing = sorted(set(shapes) - found - tied) if found <= set(shapes) else []
+    if missing:
+        raise MergeError(f"the merge lacks the tensor {missing[0]}, which config.json asks for")
+    return len(found)
+
+
+def _expected_shapes(model: Path) -> tuple[dict[str, Any], set[str]]:
+    """Shapes by name of the tensors of the model that config.json describes, and which of them are
+    tied to others; empty for an architecture that transformers does not know."""
+    import torch
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(model)
+        with torch.device("meta"):
+            empty = getattr(transformers, config.architectures[0])(config)
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, ImportError) as error:
+        print(f"note: shapes are not checked against config.json: {_one_line(error)}")
+        return {}, set()
+    shapes = {name: tensor.shape for name, tensor in empty.state_dict().items()}
+    return shapes, set(empty.all_tied_weights_keys)
+
+
+def command_line() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--config", type=Path, required=True, help="mergekit YAML, models as ./paths"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="directory to make")
+    parser.add_argument("--seed", type=int, required=True, help="for methods that draw")
+    parser.add_argument("--names", type=Path, help="JSON {path: the name that the user wrote}")
+    parser.add_argument("--verbatim", type=Path, help="the user's YAML, kept with the merge")
+    parser.add_argument("--cuda", action="store_true", help="compute on a GPU")
+    parser.add_argument("--low-cpu-memory", action="store_true", help="keep results on the GPU")
+    parser.add_argument("--lazy-unpickle", action="store_true", help="read pickles piecewise")
+    parser.add_argument("--allow-pickle", action="store_true", help="take .bin weights")
+    parser.add_argument("--shard-size", default="5B", help="bytes a file, with k, M or B")
+    return parser
+
+
+def main() -> None:
+    args = command_line().parse_args()
+    if os.environ.get("PYTHONHASHSEED") != ENVIRONMENT["PYTHONHASHSEED"]:
+        os.environ.update(ENVIRONMENT)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    # All models are directories: a path that is none must not be looked for on the hub.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    names = json.loads(args.names.read_text(encoding="utf-8")) if args.names else {}
+    try:
+        count = run(args)
+    except (MergeError, ModelFilesError, OSError, yaml.YAMLError) as error:
+        message = " ".join(str(error).split())
+        for path in sorted(names, key=len, reverse=True):
+            # pathlib leaves out a leading ./
+            message = message.replace(path, names[path]).replace(str(Path(path)), names[path])
+        sys.exit(f"merge: {message}")
+    print(f"{args.output}: {count} tensors, all finite")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The whole step; returns the number of tensors written."""
+    import torch
+    from mergekit.common import parse_kmb
+    from mergekit.options import MergeOptions
+
+    logging.basicConfig(level=logging.WARNING)
+    prepare(args.seed)
+    if args.cuda and not torch.cuda.is_available():
+        raise MergeError("--cuda: torch sees no GPU here")
+    text = args.config.read_text(encoding="utf-8")
+    config = read_config(text)
+    check_sources(config, args.allow_pickle)
+    adapters = args.output / "merged-adapters"
+    options = MergeOptions(
+        random_seed=args.seed,
+        cuda=args.cuda,
+        low_cpu_memory=args.low_cpu_memory,
+        lazy_unpickle=args.lazy_unpickle,
+        out_shard_size=parse_kmb(args.shard_size),
+        lora_merge_cache=str(adapters),
+        trust_remote_code=False,
+        write_model_card=False,
+        quiet=not sys.stderr.isatty(),
+    )
+    merge(config, args.output, options)
+    shutil.rmtree(adapters, ignore_errors=True)
+    written = args.verbatim.read_text(encoding="utf-8") if args.verbatim else text
+    (args.output / "mergekit_config.yml").write_text(written, encoding="utf-8")
+    for file in args.output.iterdir():  # safetensors 0.8 writes files that only their owner reads
+        file.chmod(0o644)
+    return check_output(args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""The quality report of a model: a table (CSV), a plot (SVG) and a page (HTML).
+
+Size, bits per weight, KL divergence, perplexity and top-token agreement of every form, the Pareto
+front, and which form fits into how much memory. What --forms holds is told in lib/forms.py.
+The same input gives the same bytes.
+"""
+
+import argparse
+import base64
+import hashlib
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas
+from markupsafe import Markup
+
+from lib import forms as rules
+from lib import quality_plot
+from lib.forms import Figure, Form, Model
+
+TEMPLATES = Path(__file__).parent / "templates"
+COLUMNS = (
+    *("form", "file", "bytes", "bits_per_weight", "kld", "kld_error"),
+    *("perplexity", "perplexity_error", "same_top", "same_top_error"),
+)
+WIDE, NARROW = (960, 600), (390, 520)
+# Keeps the decimal points of a right-aligned column under each other; as wide as a digit.
+FIGURE_SPACE = "\u2007"
+MINUS = "\u2212"
+
+
+def table(forms: list[Form]) -> pandas.DataFrame:
+    """One row a form, COLUMNS; bytes, bits, nats a token, fractions; NaN if not measured."""
+    rows = [
+        (
+            *(form.name, form.file, form.bytes, _rounded(form.bits_per_weight)),
+            *(form.kld.value, form.kld.error, form.perplexity.value, form.perplexity.error),
+            *(form.same_top.value, form.same_top.error),
+        )
+        for form in forms
+    ]
+    return pandas.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _rounded(bits: float | None) -> float | None:
+    return None if bits is None else round(bits, 4)
+
+
+def decimals(figure: Figure, most: int) -> int:
+    """Decimals, `most` at most, that show a figure to the first digit of its error.
+
+    Without an error: to its own third.
+    """
+    if figure.error:
+        needed = -math.floor(math.log10(figure.error))
+    elif figure.value:
+        needed = 2 - math.floor(math.log10(abs(figure.value)))
+    else:
+        needed = 0
+    return min(most, max(0, needed))
+
+
+def column(figures: list[Figure], most: int, factor: float = 1.0) -> list[dict[str, str] | None]:
+    """A column of figures as text, padded so that decimal points stand under each other.
+
+    At most `most` decimals, values and errors times `factor`; None for what was not measured.
+    """
+    scaled = [
+        Figure(
+            None if figure.value is None else figure.value * factor,
+            None if figure.error is None else figure.error * factor,
+        )
+        for figure in figures
+    ]
+    places = [decimals(figure, most) for figure in scaled if figure.value is not None]
+    widest = max(places, default=0)
+    cells: list[dict[str, str] | None] = []
+    for figure in scaled:
+        if figure.value is None:
+            cells.append(None)
+            continue
+        digits = decimals(figure, most)
+        pad = FIGURE_SPACE * (widest - digits)
+        value = f"{figure.value:.{digits}f}"
+        error = "" if figure.error is None else f"{figure.error:.{digits}f}"
+        cells.append({"value": value.replace("-", MINUS), "error": error, "pad": pad})
+    return cells
+
+
+def kld_bars(forms: list[Form]) -> list[float | None]:
+    """Length of each KLD's bar in percent, on a log scale; the lowest is 4, the largest 100."""
+    positive = [form.loss for form in forms if form.loss]
+    if not positive:
+        return [None] * len(forms)
+    low, high = min(positive), max(positive)
+    span = math.log(high / low) or 1.0
+    return [
+        None if not form.loss else round(4 + 96 * math.log(form.loss / low) / span, 1)
+        for form in forms
+    ]
+
+
+def kld_text(form: Form) -> str:
+    """KLD with its error in prose: KLD 0.0313 ± 0.0002."""
+    if form.kld.value is None:
+        return "KLD not measured"
+    if not form.quantized:
+        return "the reference itself"
+    places = decimals(form.kld, 6)
+    error = "" if form.kld.error is None else f" ±\u00a0{form.kld.error:.{places}f}"
+    return f"KLD {form.kld.value:.{places}f}{error}"
+
+
+def parameters_text(count: int | None) -> str:
+    """A number of parameters in words: 8.03 billion; empty if it is not known."""
+    if not count:
+        return ""
+    for unit, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return str(count)
+
+
+def _rows(forms: list[Form], front: list[Form]) -> list[dict[str, Any]]:
+    columns = {
+        "kld": column([form.kld for form in forms], 6),
+        "p99": column([Figure(form.kld_p99) for form in forms], 6),
+        "same_top": column([form.same_top for form in forms], 2, 100),
+        "perplexity": column([form.perplexity for form in forms], 3),
+    }
+    return [
+        {
+            "form": form,
+            "size": quality_plot.size_text(form.bytes, forms),
+            "front": form in front,
+            "bar": bar,
+            **{name: cells[index] for name, cells in columns.items()},
+        }
+        for index, (form, bar) in enumerate(zip(forms, kld_bars(forms), strict=True))
+    ]
+
+
+def _answers(forms: list[Form]) -> list[dict[str, Any]]:
+    """The summary's lines: title, form, what it costs and what it keeps, in words."""
+    whole = max((form.bytes for form in forms if not form.quantized), default=None)
+    answers = []
+    for choice in rules.choices(forms):
+        form = choice.form
+        facts = [quality_plot.size_text(form.bytes, forms)]
+        if whole:
+            facts[0] += f", {form.bytes / whole:.0%} of the unquantized file"
+        facts.append(kld_text(form))
+        if form.same_top.value is not None:
+            facts.append(f"the same top token {form.same_top.value:.1%} of the time")
+        answers.append(
+            {
+                "title": " · ".join([choice.title, *choice.also]),
+                "form": form,
+                "why": choice.why,
+                "facts": facts,
+            }
+        )
+    return answers
+
+
+def _memory(forms: list[Form]) -> dict[str, Any]:
+    """The recommendation table: neighbouring sizes with the same answers share a line."""
+    kinds = {
+        "GGUF": [form for form in forms if form.kind != "exl2"],
+        "EXL2": [form for form in forms if form.kind == "exl2"],
+    }
+    kinds = {name: found for name, found in kinds.items() if found}
+    lines: list[dict[str, Any]] = []
+    for memory in rules.MEMORY_SIZES:
+        picks = [rules.recommend(found, memory) for found in kinds.values()]
+        if lines and lines[-1]["picks"] == picks:
+            lines[-1]["sizes"].append(memory)
+        else:
+            lines.append({"sizes": [memory], "picks": picks})
+    for line in lines:
+        line["label"] = _listed([str(size) for size in line["sizes"]]) + " GB"
+        rooms = [f"{rules.room(size) / 1e9:.1f}" for size in line["sizes"]]
+        line["room"] = " to ".join(rooms[:1] + rooms[1:][-1:]) + " GB"
+        line["cells"] = [
+            pick
+            and {
+                "form": pick,
+                "size": quality_plot.size_text(pick.bytes, forms),
+                "kld": kld_text(pick),
+            }
+            for pick in line["picks"]
+        ]
+    first = rules.MEMORY_SIZES[0]
+    return {
+        "kinds": list(kinds),
+        "lines": lines,
+        "first": first,
+        "smallest": quality_plot.size_text(forms[0].bytes, forms),
+        "all_fit": all(form.bytes <= rules.room(first) for form in forms),
+    }
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def _conditions(model: Model) -> list[dict[str, Any]]:
+    """How each kind was measured: one entry for each engine, text, context and chunks."""
+    found: dict[tuple, list[Form]] = {}
+    for form in model.forms:
+        if form.conditions:
+            found.setdefault(form.conditions, []).append(form)
+    entries = []
+    for (engine, corpus, context, chunks), forms in found.items():
+        # An evaluation names the engine, the model's entry its version too.
+        if model.reference.startswith(engine):
+            engine = model.reference
+        entries.append(
+            {
+                "count": len(forms),
+                "kinds": sorted({"EXL2" if form.kind == "exl2" else "GGUF" for form in forms}),
+                "engine": engine,
+                "corpus": corpus,
+                "context": context,
+                "chunks": chunks,
+            }
+        )
+    return entries
+
+
+def _script_hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def page(model: Model) -> str:
+    """The report as one HTML page that loads nothing from elsewhere."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    forms = model.forms
+    front = rules.pareto_front(forms)
+    measured = [form for form in forms if form.loss is not None]
+    script = (TEMPLATES / "quality.js").read_text(encoding="utf-8")
+    conditions = _conditions(model)
+    return environment.get_template("quality.html.j2").render(
+        model=model.name,
+        parameters=parameters_text(model.parameters),
+        count=len(forms),
+        measured=len(measured),
+        sizes=[quality_plot.size_text(form.bytes, forms) for form in (forms[:1] + forms[1:][-1:])],
+        answers=_answers(forms),
+        lossless=rules.nearly_lossless(forms),
+        unquantized=next((form for form in forms if not form.quantized), None),
+        memory=_memory(forms) if forms else None,
+        rows=_rows(forms, front),
+        has_p99=any(form.kld_p99 is not None for form in forms),
+        has_exl2=any(form.kind == "exl2" for form in forms),
+        conditions=conditions,
+        same_text=len({(c["corpus"], c["context"], c["chunks"]) for c in conditions}) <= 1,
+        small_bits=rules.SMALL_BITS,
+        lossless_kld=rules.LOSSLESS_KLD,
+        lossless_ratio=rules.LOSSLESS_RATIO,
+        wide=Markup(quality_plot.draw(model.name, forms, *WIDE, standalone=False)),
+        narrow=Markup(quality_plot.draw(model.name, forms, *NARROW, standalone=False)),
+        plot_style=Markup(quality_plot.style()),
+        script=Markup(script),
+        script_hash=_script_hash(script),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="the model's name, as --forms has it")
+    parser.add_argument("--forms", type=Path, required=True, help="JSON, see lib/forms.py")
+    parser.add_argument("--csv", type=Path, required=True, help="table to write")
+    parser.add_argument("--svg", type=Path, required=True, help="plot to write")
+    parser.add_argument("--html", type=Path, required=True, help="page to write")
+    args = parser.parse_args()
+    try:
+        model = rules.read(args.forms)
+    except rules.FormsError as error:
+        sys.exit(f"report: {error}")
+    if model.name != args.model:
+        sys.exit(f"report: {args.forms}: is of model {model.name!r}, not {args.model!r}")
+    table(model.forms).to_csv(args.csv, index=False, lineterminator="\n")
+    plot = quality_plot.draw(model.name, model.forms, *WIDE, standalone=True)
+    args.svg.write_text(plot, encoding="utf-8")
+    args.html.write_text(page(model), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

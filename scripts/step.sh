@@ -1,0 +1,51 @@
+# begin and commit: the frame around every step. rules/common.smk puts this file before each shell block.
+#
+#   begin WANTED LOG    locks the artifact, checks what it is made from, sends all output into LOG.
+#                       Sets OUT (where the artifact is to be made) and STAGE (the directory that OUT is in).
+#   commit              checks and hashes what was made, renames it into place, writes its recipe last.
+#
+#   again               in the body of an `until` loop: once more where the status was 75, five times at most.
+#
+# A step that ends before `commit` leaves nothing behind but its log.
+
+begin() {
+    local lock answer status
+    exec 8>&2
+    lock=$("$QM_PYTHON" -I "$QM_STEP" lock "$1")
+    while true; do
+        exec 9>>"$lock"
+        status=0
+        answer=$("$QM_PYTHON" -I "$QM_STEP" begin "$1") || status=$?
+        [ $status = 75 ] || break # the lock was removed by its last holder: take the new one
+        mkdir -p "$(dirname "$lock")"
+    done
+    [ $status = 0 ] || exit $status
+    eval "$answer" # OUT=… STAGE=…, or exit 0 where another run has just built it
+    export OUT STAGE
+    QM_WANTED=$1 QM_LOG=$2
+    trap _ended EXIT
+    mkdir -p "$(dirname "$2")"
+    exec >"$2" 2>&1
+}
+
+commit() {
+    "$QM_PYTHON" -I "$QM_STEP" commit "$QM_WANTED" "$SECONDS" 2>&8
+    QM_WANTED=
+}
+
+again() {
+    local status=$?
+    TRIES=$((${TRIES:-1} + 1))
+    [ $status = 75 ] && [ $TRIES -le 5 ] || exit $status
+}
+
+_ended() {
+    local status=$?
+    [ -n "$QM_WANTED" ] || exit $status
+    rm -rf "$STAGE"
+    {
+        printf 'FAILED  %s, after %s s. The end of %s:\n' "$OUT_NAME" "$SECONDS" "$QM_LOG"
+        tail -n 15 "$QM_LOG" | sed 's/^/    /'
+    } >&8
+    exit $status
+}

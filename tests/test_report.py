@@ -1,0 +1,455 @@
+"""The quality report: its figures, its rules, and its page in a real browser."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pandas
+import pytest
+from lib import forms as rules
+from lib import quality_plot
+from lib.forms import Figure, Form
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "report.py"
+COLUMNS = (
+    *("form", "file", "bytes", "bits_per_weight", "kld", "kld_error"),
+    *("perplexity", "perplexity_error", "same_top", "same_top_error"),
+)
+HOSTILE = "<script>alert('x')</script>&\"'</style>"
+# (size in GB, KLD) of a real family's order; many are close neighbours.
+SWEEP = {
+    "IQ1_S": (2.02, 1.35), "IQ1_M": (2.16, 0.98), "IQ2_XXS": (2.40, 0.62), "IQ2_XS": (2.61, 0.45),
+    "IQ2_S": (2.76, 0.38), "IQ2_M": (2.95, 0.285), "Q2_K_S": (2.99, 0.40), "Q2_K": (3.18, 0.30),
+    "IQ3_XXS": (3.27, 0.165), "IQ3_XS": (3.52, 0.13), "Q3_K_S": (3.66, 0.15),
+    "IQ3_S": (3.68, 0.108), "IQ3_M": (3.78, 0.101), "Q3_K_M": (4.02, 0.083),
+    "Q3_K_L": (4.32, 0.074), "IQ4_XS": (4.45, 0.0378), "IQ4_NL": (4.68, 0.0372),
+    "Q4_0": (4.66, 0.049), "Q4_K_S": (4.69, 0.0355), "Q4_K_M": (4.92, 0.0312),
+    "Q4_K_L": (5.31, 0.0291), "Q4_1": (5.13, 0.0385), "Q5_K_S": (5.60, 0.0121),
+    "Q5_K_M": (5.73, 0.0107), "Q6_K": (6.60, 0.00545), "Q8_0": (8.54, 0.00135),
+    "Q4_K_M-static": (4.92, 0.0365), "3.0bpw": (3.70, 0.144), "4.25bpw": (4.85, 0.0296),
+    "5.0bpw": (5.55, 0.0131), "BF16": (16.07, -0.000001),
+}  # fmt: skip
+
+
+def form(name: str, size: float, kld: float | None = None, kind: str = "gguf", **more) -> Form:
+    return Form(
+        name,
+        kind,
+        f"results/M/gguf/M-{name}.gguf",
+        int(size),
+        parameters=more.pop("parameters", 1000),
+        kld=Figure(kld, None if kld is None else abs(kld) / 50),
+        **more,
+    )
+
+
+def names(found: list[Form]) -> list[str]:
+    return [each.name for each in found]
+
+
+def write_inputs(folder: Path, sizes: dict[str, tuple[float, float | None]], model: str = "M"):
+    """forms.json and the evaluations of `sizes`, {name: (size in GB, KLD or None)}, in folder."""
+    entries = []
+    for number, (name, (size, kld)) in enumerate(sizes.items()):
+        kind = "exl2" if name.endswith("bpw") else "unquantized" if name == "BF16" else "gguf"
+        evaluation = None
+        if kld is not None:
+            evaluation = f"{number}.json"
+            figures = {
+                "kld": {"mean": kld, "error": abs(kld) / 50, "median": kld / 2, "p99": kld * 9},
+                "perplexity": {"mean": round(6.2 + kld, 4), "error": 0.04},
+                "same_top": {"mean": round(0.99 - abs(kld) / 10, 6), "error": 0.0006},
+                "corpus": "evaluation",
+                "context": 512,
+                "chunks": 40,
+                "engine": "exllamav2 0.3.2" if kind == "exl2" else "llama.cpp",
+            }
+            (folder / evaluation).write_text(json.dumps(figures))
+        entries.append(
+            {
+                "form": name,
+                "kind": kind,
+                "file": f"results/{model}/gguf/{model}-{name}.gguf",
+                "bytes": round(size * 1e9),
+                "evaluation": evaluation,
+                "imatrix": "static" not in name,
+                "type": name,
+            }
+        )
+    document = {
+        "model": model,
+        "parameters": 8_030_000_000,
+        "reference": "llama.cpp b10605",
+        "corpus": "evaluation",
+        "context": 512,
+        "forms": entries,
+    }
+    (folder / "forms.json").write_text(json.dumps(document))
+
+
+def run(folder: Path, model: str = "M") -> subprocess.CompletedProcess:
+    command = [sys.executable, SCRIPT, "--model", model, "--forms", "forms.json"]
+    command += ["--csv", "quality.csv", "--svg", "quality.svg", "--html", "quality.html"]
+    # Another hash seed each time: the order of a set must not reach the bytes.
+    environment = {**os.environ, "PYTHONHASHSEED": str(len(folder.name) + 1)}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def report(folder: Path, sizes: dict[str, tuple[float, float | None]], model: str = "M") -> Path:
+    write_inputs(folder, sizes, model)
+    done = run(folder, model)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Path:
+    """The report of a 31-form sweep, EXL2 and the unquantized model in it."""
+    return report(tmp_path_factory.mktemp("sweep"), SWEEP)
+
+
+# The figures -------------------------------------------------------------------------------------
+
+
+def test_csv_holds_what_was_measured_and_leaves_the_rest_empty(tmp_path):
+    report(tmp_path, {"Q8_0": (8.03, 0.001), "Q4_K_M": (4.015, None)})
+    lines = (tmp_path / "quality.csv").read_text().splitlines()
+    assert lines == [
+        ",".join(COLUMNS),
+        "Q4_K_M,results/M/gguf/M-Q4_K_M.gguf,4015000000,4.0,,,,,,",
+        "Q8_0,results/M/gguf/M-Q8_0.gguf,8030000000,8.0,0.001,2e-05,6.201,0.04,0.9899,0.0006",
+    ]
+
+
+def test_csv_lists_every_form_once(sweep):
+    assert set(pandas.read_csv(sweep / "quality.csv").form) == set(SWEEP)
+
+
+def test_same_input_gives_the_same_bytes(sweep, tmp_path):
+    report(tmp_path, dict(reversed(SWEEP.items())))
+    for name in ("quality.csv", "quality.svg", "quality.html"):
+        assert (tmp_path / name).read_bytes() == (sweep / name).read_bytes()
+
+
+def test_a_figure_that_is_not_finite_is_an_error_that_names_its_file(tmp_path):
+    write_inputs(tmp_path, {"Q8_0": (8, 0.001)})
+    broken = json.loads((tmp_path / "0.json").read_text())
+    broken["kld"]["mean"] = float("nan")
+    (tmp_path / "0.json").write_text(json.dumps(broken))
+    done = run(tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "report: 0.json: kld.mean is nan, not a finite number; measure it again\n"
+    )
+    assert not (tmp_path / "quality.csv").exists()
+
+
+@pytest.mark.parametrize("text", ['{"kld": {"mean": 0.', '["kld"]', None])
+def test_a_damaged_evaluation_is_an_error_that_names_its_file(tmp_path, text):
+    write_inputs(tmp_path, {"Q8_0": (8, 0.001)})
+    (tmp_path / "0.json").write_text(text) if text else (tmp_path / "0.json").unlink()
+    done = run(tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("report: 0.json: ") and done.stderr.count("\n") == 1
+
+
+# The rules ---------------------------------------------------------------------------------------
+
+
+def test_pareto_front_keeps_equals_and_leaves_out_the_beaten_and_the_unmeasured():
+    found = [
+        form("a", 10, 0.5),
+        form("a-twin", 10, 0.5),
+        form("same-size-worse", 10, 0.6),
+        form("same-kld-larger", 11, 0.5),
+        form("b", 20, 0.1),
+        form("unmeasured", 5),
+        form("noise-above-b", 25, 0.1001),
+    ]
+    assert names(rules.pareto_front(found)) == ["a", "a-twin", "b"]
+
+
+def test_a_slightly_negative_kld_is_no_better_than_zero():
+    found = [form("F16", 10, 0.0), form("BF16", 12, -1e-6, "unquantized")]
+    assert names(rules.pareto_front(found)) == ["F16"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [(8, "Q6_K"), (12, "Q8_0"), (16, "Q8_0"), (24, "BF16"), (80, "BF16")],
+)
+def test_the_lowest_kld_that_fits_is_recommended(memory, expected):
+    found = [form(n, size * 1e9, kld) for n, (size, kld) in SWEEP.items() if "bpw" not in n]
+    assert rules.recommend(found, memory).name == expected
+
+
+def test_headroom_is_kept_for_the_context():
+    at_the_limit = int(rules.room(8))
+    assert at_the_limit < 8 * 2**30 * 0.9
+    assert rules.recommend([form("fits", at_the_limit)], 8).name == "fits"
+    assert rules.recommend([form("does-not", at_the_limit + 1)], 8) is None
+
+
+def test_of_equal_kld_the_smaller_is_recommended():
+    found = [form("large", 5e9, 0.01), form("small", 4e9, 0.01)]
+    assert rules.recommend(found, 8).name == "small"
+
+
+def test_measured_forms_go_before_larger_unmeasured_ones():
+    found = [form("measured", 4e9, 0.01), form("unmeasured", 6e9)]
+    assert rules.recommend(found, 8).name == "measured"
+
+
+def test_without_measurements_the_largest_that_fits_is_recommended():
+    found = [form("a", 4e9), form("b", 6e9), form("c", 60e9)]
+    assert [rules.recommend(found, m).name for m in (8, 80)] == ["b", "c"]
+
+
+def test_choices_of_a_sweep():
+    found = [
+        form(n, size * 1e9, kld, parameters=8_030_000_000)
+        for n, (size, kld) in SWEEP.items()
+        if n != "BF16"
+    ]
+    picked = {choice.title: choice.form.name for choice in rules.choices(found)}
+    assert picked == {"Small": "IQ3_M", "Balanced": "IQ4_XS", "Nearly lossless": "Q6_K"}
+
+
+def test_a_form_that_answers_two_questions_is_given_once():
+    (small, lossless) = rules.choices([form("Q4", 600, 0.02), form("Q8", 1100, 0.001)])
+    assert (small.form.name, small.title, small.also) == ("Q4", "Small", ["Balanced"])
+    assert (lossless.form.name, lossless.title) == ("Q8", "Nearly lossless")
+
+
+def test_a_poor_best_form_is_not_called_nearly_lossless():
+    titles = [choice.title for choice in rules.choices([form("Q2", 300, 0.4)])]
+    assert "Nearly lossless" not in titles
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [],
+        [form("BF16", 2000, -1e-6, "unquantized")],
+        [form("Q8", 1000), form("Q4", 600)],
+        [form("twin", 500, 0.1), form("other-twin", 500, 0.1)],
+        [form("lossless", 1000, 0.0), form("BF16", 2000, 0.0, "unquantized")],
+    ],
+    ids=["no forms", "unquantized alone", "unmeasured", "twins", "no loss at all"],
+)
+def test_odd_cases_are_drawn_and_answered(found):
+    rules.choices(found)
+    for standalone, width in ((True, 960), (False, 390)):
+        drawn = quality_plot.draw("M", found, width, 600, standalone)
+        ElementTree.fromstring(drawn)
+        assert "nan" not in drawn and "inf" not in drawn
+
+
+# The plot ----------------------------------------------------------------------------------------
+
+
+def test_plot_without_measurements_says_so(tmp_path):
+    report(tmp_path, {"Q8_0": (8, None), "Q4_K_M": (4, None)})
+    assert "No KL divergence was measured" in (tmp_path / "quality.svg").read_text()
+
+
+def test_plot_says_the_name_of_every_form(sweep):
+    root = ElementTree.parse(sweep / "quality.svg").getroot()
+    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    for name in SWEEP:
+        shown = f"EXL2 {name}" if name.endswith("bpw") else name
+        assert any(text == shown or text.startswith(f"{shown},") for text in texts), name
+
+
+def test_plot_has_neither_date_nor_path(sweep):
+    for name in ("quality.svg", "quality.html"):
+        text = (sweep / name).read_text()
+        assert str(sweep) not in text
+        assert not re.search(r"20\d\d-\d\d-\d\d", text)
+
+
+# The page ----------------------------------------------------------------------------------------
+
+
+def test_hostile_names_are_escaped_everywhere(tmp_path):
+    report(tmp_path, {HOSTILE: (4, 0.1), "b\x00\x1b": (5, 0.05)}, model=HOSTILE)
+    ElementTree.parse(tmp_path / "quality.svg")
+    for name in ("quality.svg", "quality.html"):
+        text = (tmp_path / name).read_text()
+        assert "<script>alert" not in text
+        assert text.count("</style>") == 1
+    page = (tmp_path / "quality.html").read_text()
+    assert page.count("<script>") == 1
+    assert "&lt;script&gt;alert(&#39;x&#39;)" in page
+
+
+def test_page_says_who_was_the_reference_and_on_which_text(sweep):
+    page = (sweep / "quality.html").read_text()
+    said = re.sub(r"\s+", " ", page)
+    for engine in ("llama.cpp b10605", "exllamav2 0.3.2"):
+        assert f"Against the unquantized model in {engine}, on the text “evaluation”, 40" in said
+    assert "40 chunks of 512 tokens" in said
+
+
+def test_page_warns_when_forms_were_measured_differently(tmp_path):
+    write_inputs(tmp_path, {"Q8_0": (8, 0.001), "Q4_K_M": (4, 0.01)})
+    other = json.loads((tmp_path / "1.json").read_text())
+    (tmp_path / "1.json").write_text(json.dumps({**other, "corpus": "another"}))
+    assert run(tmp_path).returncode == 0
+    assert "Not all forms were measured on the same text" in (tmp_path / "quality.html").read_text()
+
+
+def test_a_tiny_model_gets_one_line_for_all_memory_sizes(tmp_path):
+    report(tmp_path, {"Q8_0": (0.0045, 0.00004), "BF16": (0.0084, 0.0)})
+    page = (tmp_path / "quality.html").read_text()
+    assert "8, 12, 16, 24, 48 and 80 GB" in page
+    assert "Every form fits into 8 GB" in page
+
+
+# The page in a browser ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium that logs its console and its requests."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("chromium and chromedriver (Debian: chromium-driver) are not installed")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(executable_path=driver)
+    session = webdriver.Chrome(options=options, service=service)
+    yield session
+    session.quit()
+
+
+def open_page(browser, path: Path, width: int = 1280, dark: bool = False) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    browser.get(path.as_uri())
+
+
+def shown(browser, column: int) -> list[str]:
+    """The values of a column of the table, from top to bottom."""
+    script = (
+        "return [...document.querySelectorAll('#forms tbody tr')]"
+        ".map(row => row.cells[arguments[0]].dataset.value)"
+    )
+    return browser.execute_script(script, column)
+
+
+def header(browser, text: str):
+    """A heading's place, cell and button."""
+    cells = browser.find_elements("css selector", "#forms thead th")
+    for place, cell in enumerate(cells):
+        button = cell.find_element("css selector", "button")
+        if button.text.startswith(text):
+            return place, cell, button
+    raise AssertionError(f"no heading {text}")
+
+
+@pytest.mark.parametrize("heading", ["Size", "KLD", "KLD, 99%", "Same top", "Perplexity", "Bits"])
+def test_a_heading_sorts_by_number_and_again_the_other_way(browser, sweep, heading):
+    open_page(browser, sweep / "quality.html")
+    place, cell, button = header(browser, heading)
+    if cell.get_attribute("aria-sort") != "ascending":
+        button.click()
+    numbers = [float(value) for value in shown(browser, place)]
+    assert cell.get_attribute("aria-sort") == "ascending"
+    assert numbers == sorted(numbers) and len(set(numbers)) > 20
+    button.click()
+    assert cell.get_attribute("aria-sort") == "descending"
+    numbers = [float(value) for value in shown(browser, place)]
+    assert numbers == sorted(numbers, reverse=True)
+    assert len(browser.find_elements("css selector", "[aria-sort]")) == 1
+
+
+def test_the_keyboard_sorts_too(browser, sweep):
+    open_page(browser, sweep / "quality.html")
+    place, cell, button = header(browser, "Form")
+    browser.execute_script("arguments[0].focus()", button)
+    browser.switch_to.active_element.send_keys("\ue007")  # Enter
+    assert cell.get_attribute("aria-sort") == "ascending"
+    first = shown(browser, place)
+    assert first.index("3.0bpw") < first.index("5.0bpw") < first.index("Q2_K") < first.index("Q8_0")
+
+
+def test_what_was_not_measured_stays_at_the_end(browser, tmp_path):
+    report(tmp_path, {"a": (4, None), "b": (5, 0.1), "c": (6, 0.05)})
+    open_page(browser, tmp_path / "quality.html")
+    place, _, button = header(browser, "KLD")
+    for _ in range(2):
+        button.click()
+        assert shown(browser, place)[-1] == ""
+        assert shown(browser, 0)[-1] == "a"
+
+
+def test_the_page_asks_nobody_for_anything_and_logs_no_error(browser, sweep, tmp_path):
+    report(tmp_path, {HOSTILE: (4, 0.1), "b": (5, 0.05)}, model=HOSTILE)
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    asked = []
+    for folder in (sweep, tmp_path):
+        open_page(browser, folder / "quality.html")
+        header(browser, "KLD")[2].click()
+        for entry in browser.get_log("performance"):
+            event = json.loads(entry["message"])["message"]
+            if event["method"] == "Network.requestWillBeSent":
+                asked.append(event["params"]["request"]["url"])
+    own = {(folder / "quality.html").as_uri() for folder in (sweep, tmp_path)}
+    assert own <= set(asked)
+    assert [url for url in asked if url not in own and not url.startswith("data:")] == []
+    assert browser.get_log("browser") == []
+
+
+OVERLAPS = """
+const boxes = [...document.querySelectorAll(arguments[0] + ' text.label')]
+  .map(text => [text.textContent, text.getBoundingClientRect()])
+  .filter(([, box]) => box.width);
+const clashes = [];
+boxes.forEach(([a, p], i) => boxes.slice(i + 1).forEach(([b, q]) => {
+  // The box of a text includes its line spacing; 2 px of that may touch.
+  if (p.left < q.right && q.left < p.right && p.top + 2 < q.bottom && q.top + 2 < p.bottom)
+    clashes.push(a + ' / ' + b);
+}));
+return [boxes.length, clashes];
+"""
+
+
+@pytest.mark.parametrize(("width", "least"), [(1280, len(SWEEP)), (390, 12)])
+def test_labels_in_the_plot_do_not_overlap(browser, sweep, width, least):
+    open_page(browser, sweep / "quality.html", width)
+    count, clashes = browser.execute_script(OVERLAPS, ".wide" if width > 600 else ".narrow")
+    assert clashes == []
+    assert count >= least
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_fits_the_screen_and_follows_its_colours(browser, sweep, width, dark):
+    open_page(browser, sweep / "quality.html", width, dark)
+    wide = browser.execute_script("return document.documentElement.scrollWidth")
+    assert wide <= width
+    script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    paper = browser.execute_script(script, "body", "backgroundColor")
+    plot = browser.execute_script(script, ".quality-plot .paper", "fill")
+    for colour in (paper, plot):
+        red = int(re.search(r"\d+", colour).group())
+        assert (red < 60) if dark else (red > 200)

@@ -1,0 +1,429 @@
+"""The checks around llama.cpp's tools, and what they read, with the real tools on a tiny Llama."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import check_base_logits
+import check_gguf
+import check_imatrix
+import check_shards
+import kld_report
+import pytest
+from lib.gguf_file import GgufError, read_gguf
+from lib.model_files import ModelFilesError, model_files
+from model_view import make_view
+from tiny_models import TEXT, make_llama, make_sentencepiece
+
+SCRIPTS = Path(check_gguf.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def tools() -> Path:
+    """The directory of llama.cpp's tools: $QUANTMILL_TOOLS, or those that a build has compiled."""
+    from install_llama_cpp import cache_directory
+
+    places = [Path(p) for p in (os.environ.get("QUANTMILL_TOOLS"),) if p]
+    places += [
+        mark.parent / "bin" for mark in sorted(cache_directory().glob("llama.cpp-*/complete"))
+    ]
+    for place in places:
+        if (place / "llama-completion").is_file():
+            return place
+    pytest.skip("llama.cpp's tools are not compiled yet: run snakemake once")
+
+
+@pytest.fixture(scope="module")
+def made(tools, tmp_path_factory) -> Path:
+    """A directory with what a build makes: model.gguf, q4.gguf, im.dat, im.gguf, base.kld, shards."""
+    from lib.tools import bundled_tree
+
+    root = tmp_path_factory.mktemp("made")
+    make_sentencepiece(make_llama(root / "model"))
+    (root / "text.txt").write_text("\n".join(TEXT * 60))
+
+    def tool(name: str, *arguments: str) -> None:
+        subprocess.run([tools / name, *arguments], cwd=root, check=True, capture_output=True)
+
+    convert = [sys.executable, bundled_tree() / "convert_hf_to_gguf.py", "model"]
+    name = ["--outfile", "model.gguf", "--outtype", "bf16", "--model-name", "Tiny"]
+    subprocess.run([*convert, *name], cwd=root, check=True, capture_output=True)
+    model, text = ("-m", "model.gguf"), ("-f", "text.txt", "-c", "128", "-t", "1", "--chunks", "3")
+    for kind in ("dat", "gguf"):
+        tool("llama-imatrix", *model, *text, "-o", f"im.{kind}", "--output-format", kind)
+    tool("llama-quantize", "--imatrix", "im.dat", "model.gguf", "q4.gguf", "Q4_K_M", "1")
+    tool("llama-perplexity", *model, *text, "--kl-divergence-base", "base.kld")
+    (root / "shards").mkdir()
+    tool("llama-gguf-split", "--split-max-size", "1M", "model.gguf", "shards/model")
+    return root
+
+
+def damaged(file: Path, to: Path, tensor: str, at: int, data: bytes) -> Path:
+    """A copy of a GGUF with `data` written over `tensor`, `at` bytes after its start."""
+    content = bytearray(file.read_bytes())
+    start = next(t.offset for t in read_gguf(file).tensors if t.name == tensor) + at
+    content[start : start + len(data)] = data
+    to.write_bytes(content)
+    return to
+
+
+def fails(script: str, *arguments: object) -> str:
+    """The last line that a script that must fail with status 1 leaves on stderr."""
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / script, *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done
+    return done.stderr.splitlines()[-1]
+
+
+# The model's files
+
+
+def a_model(directory: Path, *names: str) -> Path:
+    directory.mkdir(exist_ok=True)
+    for name in names:
+        (directory / name).write_text("{}")
+    return directory
+
+
+def test_a_card_or_a_stray_file_never_reaches_the_converter(tmp_path):
+    wanted = ["added_tokens.json", "chat_template.jinja", "config.json", "generation_config.json"]
+    wanted += ["merges.txt", "model.safetensors", "special_tokens_map.json", "tokenizer.json"]
+    wanted += ["tokenizer.model", "tokenizer_config.json", "vocab.json"]
+    stray = ["README.md", "model.bin", "pytorch_model.bin", "optimizer.pt", "notes.txt", "code.py"]
+    stray += ["model-old.safetensors", ".hidden.json", "trainer_state.json", "LICENSE"]
+    source = a_model(tmp_path / "m", *wanted, *stray)
+    links = make_view(source, tmp_path / "view", allow_pickle=True)
+    assert [link.name for link in links] == wanted
+    assert all(link.is_symlink() and link.read_text() == "{}" for link in links)
+
+
+def test_the_index_decides_which_shards_are_the_models(tmp_path):
+    source = a_model(
+        tmp_path / "m", "config.json", "a.safetensors", "b.safetensors", "c.safetensors"
+    )
+    index = source / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "c.safetensors"}}))
+    names = [file.name for file in model_files(source)]
+    assert names == ["a.safetensors", "c.safetensors", "config.json", index.name]
+    (source / "c.safetensors").unlink()
+    with pytest.raises(ModelFilesError, match="c.safetensors, which model.safetensors.index.json"):
+        model_files(source)
+
+
+def test_pickles_need_permission_and_the_message_says_which(tmp_path):
+    source = a_model(tmp_path / "m", "config.json", "pytorch_model.bin", "training_args.bin")
+    with pytest.raises(ModelFilesError, match="allow_pickle: true"):
+        model_files(source)
+    assert [f.name for f in model_files(source, True)] == ["config.json", "pytorch_model.bin"]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["model.safetensors"], "no config.json"),
+        (["config.json", "README.md"], "no weights"),
+        (
+            ["config.json", "model.safetensors", "model.safetensors.index.json"],
+            "not a safetensors index",
+        ),
+    ],
+)
+def test_what_is_no_model_is_refused_in_one_line(tmp_path, names, words):
+    source = a_model(tmp_path / "m", *names)
+    line = fails("model_view.py", "--source", source, "--output", tmp_path / "view")
+    assert words in line
+    assert str(source) in line
+
+
+def test_a_lora_adapter_is_a_model_too(tmp_path):
+    source = a_model(
+        tmp_path / "m", "adapter_config.json", "adapter_model.safetensors", "README.md"
+    )
+    assert len(model_files(source)) == 2
+
+
+# GGUF
+
+
+def test_the_header_reads_as_ggufs_own_reader_does(made):
+    import gguf
+
+    for name in ("model.gguf", "q4.gguf", "im.gguf"):
+        reader, file = gguf.GGUFReader(made / name), read_gguf(made / name)
+        assert [
+            (t.name, tuple(t.shape), t.tensor_type, t.n_bytes, t.data_offset)
+            for t in reader.tensors
+        ] == [(t.name, t.shape, t.type, t.size, t.offset) for t in file.tensors]
+        fields = {k: f.contents() for k, f in reader.fields.items() if not k.startswith("GGUF.")}
+        assert fields == file.metadata
+
+
+def test_a_sound_file_gives_text_and_its_facts(made, tools, tmp_path):
+    tool = tools / "llama-completion"
+    command = [
+        sys.executable,
+        SCRIPTS / "check_gguf.py",
+        made / "q4.gguf",
+        "--completion-tool",
+        tool,
+    ]
+    subprocess.run([*command, "--json", tmp_path / "facts.json"], check=True, capture_output=True)
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["parameters"] == 1_443_072
+    assert (facts["name"], facts["architecture"]) == ("Tiny", "llama")
+    assert facts["text"]
+    assert "def main" not in facts["text"]
+
+
+def test_the_text_is_whole_though_the_tool_loses_its_end_now_and_then(made, tools):
+    arguments = (made / "q4.gguf", tools / "llama-completion", "def main():", 24)
+    assert len({check_gguf.complete(*arguments) for _ in range(20)}) == 1
+
+
+def test_a_nan_is_found_and_its_tensor_named(made, tools, tmp_path):
+    nan, name = b"\xc0\x7f", "blk.1.ffn_up.weight"  # bfloat16, little end first
+    file = damaged(made / "model.gguf", tmp_path / "nan.gguf", name, 100, nan)
+    line = fails("check_gguf.py", file, "--completion-tool", tools / "llama-completion")
+    assert line == f"check_gguf: {file}: NaN or Inf in its tensor {name}"
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(0, "not a GGUF"), (5000, "header"), (600000, "it ends")]
+)
+def test_a_cut_off_file_is_refused(made, tmp_path, size, words):
+    (tmp_path / "cut.gguf").write_bytes((made / "q4.gguf").read_bytes()[:size])
+    with pytest.raises(GgufError, match=words):
+        read_gguf(tmp_path / "cut.gguf")
+
+
+def test_a_file_that_llama_cpp_cannot_load_is_explained(made, tools, tmp_path):
+    content = (made / "q4.gguf").read_bytes()
+    (tmp_path / "x.gguf").write_bytes(content.replace(b"blk.1.ffn_up", b"blk.1.ffn_xp"))
+    line = fails(
+        "check_gguf.py", tmp_path / "x.gguf", "--completion-tool", tools / "llama-completion"
+    )
+    assert line.endswith("tensor 'blk.1.ffn_up.weight' not found")
+
+
+# Importance matrices
+
+
+@pytest.mark.parametrize("kind", ["dat", "gguf"])
+def test_an_imatrix_fits_the_model_that_it_was_made_from(made, kind):
+    matrix = check_imatrix.read_imatrix(made / f"im.{kind}")
+    assert check_imatrix.check(matrix, read_gguf(made / "model.gguf")) == []
+    assert (matrix.chunks, matrix.datasets, len(matrix.entries)) == (3, ["text.txt"], 14)
+
+
+def test_both_formats_of_an_imatrix_are_read_to_the_same_importances(made):
+    dat, gguf = (check_imatrix.read_imatrix(made / f"im.{kind}") for kind in ("dat", "gguf"))
+    for name, entry in gguf.entries.items():
+        other = dat.entries[name]
+        assert abs(entry.values / entry.counts[0] - other.values / other.counts[0]).max() < 1e-6
+
+
+def test_another_models_imatrix_is_refused_by_width_and_by_coverage(made):
+    matrix, model = (
+        check_imatrix.read_imatrix(made / "im.dat"),
+        read_gguf(made / "model.gguf"),
+    )
+    down = next(t for t in model.tensors if t.name == "blk.0.ffn_down.weight")
+    rest = tuple(t for t in model.tensors if t is not down)
+    wider = replace(model, tensors=(replace(down, shape=(768, 256)), *rest))
+    with pytest.raises(check_imatrix.ImatrixError, match=r"ffn_down.weight is 512 wide, .* 768"):
+        check_imatrix.check(matrix, wider)
+    more = tuple(replace(t, name=t.name.replace("blk.1.", "blk.2.")) for t in model.tensors)
+    deeper = replace(
+        model,
+        tensors=model.tensors + tuple(t for t in more if "blk.2." in t.name),
+        metadata=model.metadata | {"llama.block_count": 3},
+    )
+    with pytest.raises(check_imatrix.ImatrixError, match=r"no entry for blk\.2\."):
+        check_imatrix.check(matrix, deeper)
+
+
+def test_an_entry_that_the_model_lacks_is_named(made):
+    matrix = check_imatrix.read_imatrix(made / "im.gguf")
+    matrix.entries["blk.7.attn_q.weight"] = matrix.entries["blk.0.attn_q.weight"]
+    with pytest.raises(check_imatrix.ImatrixError, match=r"blk\.7\.attn_q\.weight"):
+        check_imatrix.check(matrix, read_gguf(made / "model.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("part", "data", "words"),
+    [
+        ("in_sum2", b"\0\0\xc0\x7f", "NaN or Inf"),
+        ("in_sum2", b"\0\0\x80\xbf", "negative"),
+        ("counts", b"\0\0\0\0", "count is 0"),
+    ],
+)
+def test_bad_values_in_an_imatrix_are_found(made, tmp_path, part, data, words):
+    tensor = f"blk.1.ffn_up.weight.{part}"
+    file = damaged(made / "im.gguf", tmp_path / "im.gguf", tensor, 0, data)
+    line = fails("check_imatrix.py", "--imatrix", file, "--model", made / "model.gguf")
+    assert words in line
+    assert "blk.1.ffn_up.weight" in line
+
+
+def test_a_cut_off_dat_is_refused(made, tmp_path):
+    (tmp_path / "im.dat").write_bytes((made / "im.dat").read_bytes()[:-30])
+    with pytest.raises(check_imatrix.ImatrixError, match="cut off"):
+        check_imatrix.read_imatrix(tmp_path / "im.dat")
+
+
+def test_more_chunks_than_asked_for_are_refused(made):
+    arguments = ("--imatrix", made / "im.dat", "--model", made / "model.gguf", "--chunks", 2)
+    assert "computed on 3 chunks" in fails("check_imatrix.py", *arguments)
+
+
+# Shards
+
+
+@pytest.fixture
+def shards(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made / "shards", tmp_path / "shards"))
+
+
+def test_shards_equal_the_whole(made, shards):
+    found = check_shards.read_shards(shards)
+    assert len(found) > 2
+    check_shards.compare(read_gguf(made / "model.gguf"), found)
+
+
+def test_one_flipped_byte_in_a_shard_is_found(made, shards):
+    file = sorted(shards.iterdir())[1]
+    tensor = read_gguf(file).tensors[0]
+    damaged(file, file, tensor.name, tensor.size - 1, b"\x11")
+    line = fails("check_shards.py", "--whole", made / "model.gguf", "--shards", shards)
+    assert file.name in line
+    assert tensor.name in line
+
+
+def test_a_lost_shard_is_found(made, shards):
+    max(shards.iterdir()).unlink()
+    with pytest.raises(check_shards.ShardError, match="expected shard 1 of"):
+        check_shards.read_shards(shards)
+
+
+def test_shards_of_another_file_are_found(made, shards):
+    line = fails("check_shards.py", "--whole", made / "q4.gguf", "--shards", shards)
+    assert "metadata" in line
+
+
+# Evaluation
+
+
+@pytest.fixture(scope="module")
+def report(made, tools) -> str:
+    """A complete report; the tool may cut it off with status 0, which is what the check is for."""
+    command = [tools / "llama-perplexity", "-m", "q4.gguf", "-c", "128", "-t", "1"]
+    command += ["--kl-divergence-base", "base.kld", "--kl-divergence"]
+    for _ in range(20):
+        done = subprocess.run(command, cwd=made, check=True, capture_output=True)
+        text = done.stdout.decode()
+        if "Same top p:" in text and text.rstrip().endswith("%"):
+            return text
+    raise AssertionError("llama-perplexity did not finish its report in 20 runs")
+
+
+def test_every_number_of_the_report_is_kept_as_a_fraction(report):
+    found = kld_report.parse_report(report)
+    assert found["chunks"] == 3
+    assert 0 < found["kld"]["median"] < found["kld"]["p99"] <= found["kld"]["max"]
+    assert 0 < found["same_top"]["mean"] <= 1
+    assert found["perplexity"]["mean"] > 10
+    summary = report[report.index("====== Perplexity") :]
+    printed = [
+        float(word.rstrip("%")) for word in summary.replace(":", " ").split() if is_value(word)
+    ]
+    sections = (found[name] for name in ("perplexity", "kld", "delta_p", "same_top"))
+    kept = list(itertools.chain(*(section.values() for section in sections)))
+    scaled = sorted(round(x, 6) for x in kept)
+    assert len(kept) == len(printed) == 43
+    # All but the percents are kept as they are printed.
+    assert sum(round(x, 6) in scaled for x in printed) >= 23
+
+
+def is_value(word: str) -> bool:
+    """A number with decimals that is no percentile's name (99.9%, 5.0%)."""
+    try:
+        float(word.rstrip("%"))
+    except ValueError:
+        return False
+    return not (word.endswith("%") and len(word.split(".")[1]) == 2)
+
+
+def test_a_report_that_ends_early_is_never_taken_for_a_result(report, tmp_path):
+    """Cut after every line and in the middle of every line."""
+    cuts = [0]
+    for line in report.rstrip().splitlines(keepends=True):
+        cuts += [cuts[-1] + len(line) // 2, cuts[-1] + len(line)]
+    cuts = sorted({cut for cut in cuts if cut < len(report.rstrip())})
+    assert len(cuts) > 80
+    for cut in cuts:
+        with pytest.raises(kld_report.TruncatedReport):
+            kld_report.parse_report(report[:cut])
+    (tmp_path / "r.txt").write_text(report[: cuts[-1]])
+    command = [sys.executable, SCRIPTS / "kld_report.py", tmp_path / "r.txt", "--corpus", "e"]
+    command += ["--context", "128", "--output", tmp_path / "r.json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 75
+    assert "truncated" in done.stderr
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_lost_line_in_the_middle_is_seen(report):
+    lines = report.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        if ":" in line or line.startswith("   2 "):
+            with pytest.raises(kld_report.TruncatedReport):
+                kld_report.parse_report("".join(lines[:number] + lines[number + 1 :]))
+
+
+def test_nan_in_a_report_is_an_error_and_no_result(made, tools, report, tmp_path):
+    (tmp_path / "r.txt").write_text(report.replace("Maximum KLD:", "Maximum KLD:  nan\nwas:"))
+    arguments = ("--corpus", "e", "--context", 128, "--output", tmp_path / "r.json")
+    assert "Maximum KLD" in fails("kld_report.py", tmp_path / "r.txt", *arguments)
+
+
+def test_errors_that_rounding_makes_nan_do_not_fail_an_exact_form(report):
+    """The unquantized model against itself can have the square root of a negative rounding error."""
+    lines = [
+        line.split("±")[0] + "± -nan" if line.startswith("Mean PPL(Q)/PPL(base)") else line
+        for line in report.splitlines()
+    ]
+    assert kld_report.parse_report("\n".join(lines))["perplexity"]["ratio_error"] is None
+
+
+def test_base_logits_that_a_full_disk_cut_off_are_refused(made, tmp_path):
+    assert check_base_logits.fault(made / "base.kld", 128) is None
+    cut = tmp_path / "base.kld"
+    cut.write_bytes((made / "base.kld").read_bytes()[:-1000])
+    assert "is the disk full?" in fails("check_base_logits.py", cut, "--context", 128)
+    assert "context of 128" in fails("check_base_logits.py", made / "base.kld", "--context", 512)
+
+
+def test_a_text_too_short_to_score_is_explained(made, tools, tmp_path):
+    (tmp_path / "short.txt").write_text(TEXT[0])
+    command = [
+        tools / "llama-perplexity",
+        "-m",
+        made / "model.gguf",
+        "-f",
+        "short.txt",
+        "-c",
+        "128",
+    ]
+    command += ["--kl-divergence-base", "base.kld"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)  # its status is 0
+    line = fails("check_base_logits.py", tmp_path / "base.kld", "--context", 128)
+    assert "shorter than 256 tokens" in line
