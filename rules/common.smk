@@ -11,10 +11,12 @@ from functools import partial
 from shlex import quote
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.shell import shell as snakemake_shell
 
 sys.path.insert(0, f"{workflow.basedir}/scripts")
 
+from lib.console import is_news
 from lib.flags import context_flags, imatrix_flags, quantize_flags
 from lib.session import Session, UserError, needs_of, size_of
 
@@ -25,6 +27,8 @@ snakemake_shell.prefix(
     f"set -euo pipefail; export OMP_WAIT_POLICY=PASSIVE QM_PYTHON={python} QM_STEP={scripts}/step.py; "
     f". {scripts}/step.sh; "
 )
+
+logger.addFilter(is_news)
 
 try:
     session = Session(config, lambda: workflow.dag_settings, workflow.is_main_process)

@@ -274,13 +274,20 @@ def described(base: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--forms", type=Path, required=True, help="forms.json")
-    parser.add_argument("--about", type=Path, required=True, help="JSON, as told above")
+    parser.add_argument(
+        "--about",
+        type=Path,
+        help="JSON, as told above; without it the card tells of the forms alone",
+    )
     parser.add_argument("--output", type=Path, required=True, help="the card to write")
     args = parser.parse_args()
     template = TEMPLATE
     try:
         model = judge.read(args.forms)
-        about = json.loads(args.about.read_text(encoding="utf-8"))
+        kinds = [file_kind(form) for form in model.forms] or ["safetensors"]
+        about = {"model": model.name, "kind": kinds[0]}
+        if args.about:
+            about = json.loads(args.about.read_text(encoding="utf-8"))
         template = Path(about.get("template") or TEMPLATE)
         args.output.write_text(render(model, about, template), encoding="utf-8")
     except judge.FormsError as error:

@@ -23,8 +23,10 @@ from pathlib import Path
 # by side. (OpenMP's own threads would also spin: a second process on the same cores, and both take
 # ten times as long.) These are read when torch is loaded; cuBLAS wants the last to be deterministic.
 REPLICAS = 2
-os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-os.environ |= {"HF_HUB_OFFLINE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 
 import sentencepiece
 import torch
@@ -320,7 +322,9 @@ def arguments() -> argparse.Namespace:
         command.add_argument("--text", type=Path, required=True, help="demo_text.py's output")
         command.add_argument("--output", type=Path, required=True, help="model directory to write")
         command.add_argument("--seed", type=int, default=0, help="of weights and of sampling")
-        command.add_argument("--steps", type=int, default=640 if is_base else 120)
+        command.add_argument(
+            "--steps", type=int, default=640 if is_base else 120, help="optimizer steps"
+        )
         command.add_argument("--batch", type=int, default=2, help="windows a step")
         command.add_argument("--device", default="cpu", help="cpu or cuda")
         command.add_argument(

@@ -1,9 +1,17 @@
-"""What a person reads when a run is over."""
+"""What a person reads during a run and when it is over."""
 
+import logging
 import os
 
 from lib import recipe as recipes
 from lib.graph import Graph
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """A filter for Snakemake's log: steps say themselves what is built, so its routine lines only hide that."""
+    event = getattr(record, "event", None)
+    routine = getattr(event, "value", event) in ("job_started", "job_finished")
+    return not routine and not str(record.msg).startswith("Select jobs to execute")
 
 
 def human(size: float) -> str:

@@ -119,6 +119,8 @@ def manifest(config: Any, models: dict[str, Iterable[Any]]) -> dict[str, Any]:
         made = {artifact.path: artifact for artifact in artifacts}
         for kind, repo in repositories(model).items():
             branches = {"main": [], **BRANCHES[kind](name, made)}
+            if not any(branches.values()):  # left out of this run: --config exl2=skip
+                continue
             branches["main"] += support(name, model, kind, made)
             repos.append(
                 {
