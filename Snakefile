@@ -1,9 +1,8 @@
-"""Quantmill: merged, converted, quantized, split and measured model files, from one config.
-
-    snakemake --cores all                                  builds what is stale
-    snakemake --cores all --configfile mine.yaml           your own config; config/README.md has every key
-    snakemake --list-target-rules                          what else can be asked for
-"""
+# Quantmill: merged, converted, quantized, split and measured model files, from one config.
+#
+#     snakemake --cores all                                  builds what is stale
+#     snakemake --cores all --configfile mine.yaml           your own config; config/README.md has every key
+#     snakemake --list-target-rules                          what else can be asked for
 
 import os
 
@@ -36,6 +35,8 @@ include: "rules/merge.smk"
 include: "rules/gguf.smk"
 include: "rules/imatrix.smk"
 include: "rules/quantize.smk"
+include: "rules/exl2.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
+include: "rules/publish.smk"
 include: "rules/targets.smk"

@@ -20,12 +20,14 @@ from lib.console import is_news
 from lib.flags import context_flags, imatrix_flags, quantize_flags
 from lib.session import Session, UserError, needs_of, size_of
 
+# The conda environment's Python where there is one, else the one that runs Snakemake.
+with_conda = "conda" in map(str, workflow.deployment_settings.deployment_method)
+python = "python" if with_conda else quote(sys.executable)
 scripts = quote(f"{workflow.basedir}/scripts")
-python = quote(sys.executable)
 snakemake_shell.prefix(
     # Threads that wait must sleep: spinning, OpenMP's default, makes small steps many times slower on a busy machine.
-    f"set -euo pipefail; export OMP_WAIT_POLICY=PASSIVE QM_PYTHON={python} QM_STEP={scripts}/step.py; "
-    f". {scripts}/step.sh; "
+    f"set -euo pipefail; export OMP_WAIT_POLICY=PASSIVE QM_PYTHON={python} QM_SCRIPTS={scripts}; "
+    f". {scripts}/step.sh; . {scripts}/gpus.sh; "
 )
 
 logger.addFilter(is_news)
@@ -62,8 +64,7 @@ def made_from(made, *roles):
 def needs(step):
     """Memory, time and scratch disk of a step, from the size of its input and the attempt; see lib/resources.py."""
     return {
-        name: partial(needs_of, name, step)
-        for name in ("mem_mb", "runtime", "disk_mb")
+        name: partial(needs_of, name, step) for name in ("mem_mb", "runtime", "disk_mb")
     }
 
 

@@ -20,10 +20,12 @@ rule demo_text:
         DEMO_TEXT.log,
     benchmark:
         DEMO_TEXT.benchmark
+    conda:
+        "../envs/quantmill.yaml"
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        {python} {scripts}/demo_text.py --output "$OUT"
+        script demo_text.py --output "$OUT"
         commit
         """
 
@@ -40,11 +42,13 @@ rule demo_base:
         DEMO_BASE.log,
     benchmark:
         DEMO_BASE.benchmark
+    conda:
+        "../envs/quantmill.yaml"
     threads: 2
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        {python} {scripts}/demo_train.py base --text {input.text:q} --output "$OUT"
+        script demo_train.py base --text {input.text:q} --output "$OUT"
         commit
         """
 
@@ -58,17 +62,19 @@ rule demo_finetune:
     output:
         model=directory(DEMO_FINETUNE.path),
         recipe=DEMO_FINETUNE.record,
-    wildcard_constraints:
-        domain="code|prose",
     log:
         DEMO_FINETUNE.log,
     benchmark:
         DEMO_FINETUNE.benchmark
+    wildcard_constraints:
+        domain="code|prose",
+    conda:
+        "../envs/quantmill.yaml"
     threads: 2
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        {python} {scripts}/demo_train.py finetune \
+        script demo_train.py finetune \
             --base {input.base:q} \
             --text {input.text:q} \
             --domain {wildcards.domain:q} \

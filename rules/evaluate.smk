@@ -22,17 +22,20 @@ rule base_logits:
         BASE_LOGITS.log,
     benchmark:
         BASE_LOGITS.benchmark
-    params:
-        flags=BASE_LOGITS.flags(context_flags),
-        context=BASE_LOGITS.option("context"),
-        gpu_layers=lambda wildcards, resources: 99 if resources.gpu else 0,
+    conda:
+        "../envs/quantmill.yaml"
     threads: threads_for
     resources:
         **needs("base_logits"),
         gpu=0,
+    params:
+        flags=BASE_LOGITS.flags(context_flags),
+        context=BASE_LOGITS.option("context"),
+        gpu_layers=lambda wildcards, resources: 99 if resources.gpu else 0,
     shell:
         r"""
         begin {input.recipe:q} {log:q}
+        gpus {resources.gpu}
         {input.tools:q}/bin/llama-perplexity \
             --model {input.gguf:q} \
             --file {input.corpus:q} \
@@ -40,7 +43,7 @@ rule base_logits:
             --n-gpu-layers {params.gpu_layers} \
             --threads {threads} \
             --kl-divergence-base "$OUT"
-        {python} {scripts}/check_base_logits.py "$OUT" --context {params.context:q}
+        script check_base_logits.py "$OUT" --context {params.context:q}
         commit
         """
 
@@ -59,17 +62,20 @@ rule evaluate:
         EVALUATION.log,
     benchmark:
         EVALUATION.benchmark
-    params:
-        corpus=EVALUATION.option("corpus"),
-        context=EVALUATION.option("context"),
-        gpu_layers=lambda wildcards, resources: 99 if resources.gpu else 0,
+    conda:
+        "../envs/quantmill.yaml"
     threads: threads_for
     resources:
         **needs("evaluate"),
         gpu=0,
+    params:
+        corpus=EVALUATION.option("corpus"),
+        context=EVALUATION.option("context"),
+        gpu_layers=lambda wildcards, resources: 99 if resources.gpu else 0,
     shell:
         r"""
         begin {input.recipe:q} {log:q}
+        gpus {resources.gpu}
         until
             {input.tools:q}/bin/llama-perplexity \
                 --model {input.gguf:q} \
@@ -77,15 +83,15 @@ rule evaluate:
                 --n-gpu-layers {params.gpu_layers} \
                 --threads {threads} \
                 --kl-divergence-base {input.logits:q} \
-                --kl-divergence > "$STAGE/report.txt" &&
-            {python} {scripts}/kld_report.py "$STAGE/report.txt" \
-                --corpus {params.corpus:q} \
-                --context {params.context:q} \
-                --output "$OUT"
+                --kl-divergence >"$STAGE/report.txt" \
+                && script kld_report.py "$STAGE/report.txt" \
+                    --corpus {params.corpus:q} \
+                    --context {params.context:q} \
+                    --output "$OUT"
         do
             again
         done
-        {python} {scripts}/check_gguf.py {input.gguf:q} \
+        script check_gguf.py {input.gguf:q} \
             --completion-tool {input.tools:q}/bin/llama-completion \
             --json "$STAGE/notes.json"
         commit

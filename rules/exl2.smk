@@ -41,18 +41,20 @@ rule exl2_measure:
         EXL2_MEASUREMENT.log,
     benchmark:
         EXL2_MEASUREMENT.benchmark
+    conda:
+        "../envs/quantmill.yaml"
+    resources:
+        **needs("exl2_measure"),
+        gpu=1,
     params:
         flags=EXL2_MEASUREMENT.flags(exl2_flags),
         calibration=lambda wildcards, input: calibration_flag(input),
         digest=lambda wildcards: EXL2_MEASUREMENT.made(wildcards).digest,
-    resources:
-        **needs("exl2_measure"),
-        gpu=1,
     shell:
         r"""
         begin {input.recipe:q} {log:q}
         gpus {resources.gpu}
-        {python} {scripts}/exl2_convert.py measure \
+        script exl2_convert.py measure \
             --model {input.model:q} \
             {params.calibration:q} \
             {params.flags:q} \
@@ -77,18 +79,20 @@ rule exl2_quantize:
         EXL2.log,
     benchmark:
         EXL2.benchmark
+    conda:
+        "../envs/quantmill.yaml"
+    resources:
+        **needs("exl2_quantize"),
+        gpu=1,
     params:
         flags=EXL2.flags(exl2_flags),
         calibration=lambda wildcards, input: calibration_flag(input),
         digest=lambda wildcards: EXL2.made(wildcards).digest,
-    resources:
-        **needs("exl2_quantize"),
-        gpu=1,
     shell:
         r"""
         begin {input.recipe:q} {log:q}
         gpus {resources.gpu}
-        {python} {scripts}/exl2_convert.py quantize \
+        script exl2_convert.py quantize \
             --model {input.model:q} \
             --measurement {input.measurement:q} \
             {params.calibration:q} \
@@ -114,17 +118,19 @@ rule exl2_evaluate:
         EXL2_EVALUATION.log,
     benchmark:
         EXL2_EVALUATION.benchmark
-    params:
-        corpus=EXL2_EVALUATION.option("corpus"),
-        flags=EXL2_EVALUATION.flags(context_flags),
+    conda:
+        "../envs/quantmill.yaml"
     resources:
         **needs("exl2_evaluate"),
         gpu=1,
+    params:
+        corpus=EXL2_EVALUATION.option("corpus"),
+        flags=EXL2_EVALUATION.flags(context_flags),
     shell:
         r"""
         begin {input.recipe:q} {log:q}
         gpus {resources.gpu}
-        {python} {scripts}/exl2_evaluate.py \
+        script exl2_evaluate.py \
             --model {input.exl2:q} \
             --reference {input.model:q} \
             --text {input.corpus:q} \

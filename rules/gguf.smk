@@ -16,24 +16,27 @@ rule convert:
     output:
         gguf=reclaimable("bf16", CONVERSION.path),
         recipe=CONVERSION.record,
-    wildcard_constraints:
-        conversion=session.conversion_names(),
     log:
         CONVERSION.log,
     benchmark:
         CONVERSION.benchmark
-    params:
-        outtype=CONVERSION.option("outtype"),
+    wildcard_constraints:
+        conversion=session.conversion_names(),
+    conda:
+        "../envs/quantmill.yaml"
     resources:
         **needs("convert"),
+    params:
+        outtype=CONVERSION.option("outtype"),
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        {python} {input.tools:q}/convert_hf_to_gguf.py {input.model:q} \
+        gpus 0
+        "$QM_PYTHON" {input.tools:q}/convert_hf_to_gguf.py {input.model:q} \
             --outtype {params.outtype:q} \
             --model-name {wildcards.model:q} \
             --outfile "$OUT"
-        {python} {scripts}/check_gguf.py "$OUT" \
+        script check_gguf.py "$OUT" \
             --completion-tool {input.tools:q}/bin/llama-completion \
             --json "$STAGE/notes.json"
         commit

@@ -17,22 +17,25 @@ rule imatrix:
     output:
         imatrix=IMATRIX.path,
         recipe=IMATRIX.record,
-    wildcard_constraints:
-        format="dat|gguf",
     log:
         IMATRIX.log,
     benchmark:
         IMATRIX.benchmark
-    params:
-        flags=IMATRIX.flags(imatrix_flags),
-        gpu_layers=lambda wildcards, resources: 99 if resources.gpu else 0,
+    wildcard_constraints:
+        format="dat|gguf",
+    conda:
+        "../envs/quantmill.yaml"
     threads: threads_for
     resources:
         **needs("imatrix"),
         gpu=0,
+    params:
+        flags=IMATRIX.flags(imatrix_flags),
+        gpu_layers=lambda wildcards, resources: 99 if resources.gpu else 0,
     shell:
         r"""
         begin {input.recipe:q} {log:q}
+        gpus {resources.gpu}
         {input.tools:q}/bin/llama-imatrix \
             --model {input.gguf:q} \
             --file {input.corpus:q} \
@@ -41,6 +44,6 @@ rule imatrix:
             --n-gpu-layers {params.gpu_layers} \
             --threads {threads} \
             --output-file "$OUT"
-        {python} {scripts}/check_imatrix.py --imatrix "$OUT" --model {input.gguf:q}
+        script check_imatrix.py --imatrix "$OUT" --model {input.gguf:q}
         commit
         """

@@ -19,25 +19,32 @@ rule merge:
         MERGE.log,
     benchmark:
         MERGE.benchmark
-    params:
-        seed=lambda wildcards: MERGE.option("random_seed")(wildcards) or 0,
-        pickle=lambda wildcards: ["--allow-pickle"] if MERGE.option("allow_pickle")(wildcards) else [],
-        gpu=lambda wildcards, resources: ["--cuda", "--low-cpu-memory"] if resources.gpu else [],
+    conda:
+        "../envs/quantmill.yaml"
     threads: 4
     resources:
         **needs("merge"),
         gpu=0,
+    params:
+        seed=lambda wildcards: MERGE.option("random_seed")(wildcards) or 0,
+        pickle=lambda wildcards: (
+            ["--allow-pickle"] if MERGE.option("allow_pickle")(wildcards) else []
+        ),
+        gpu=lambda wildcards, resources: (
+            ["--cuda", "--low-cpu-memory"] if resources.gpu else []
+        ),
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        {python} {scripts}/merge_config.py {input.recipe:q} "$STAGE"
-        {python} {scripts}/merge.py \
+        gpus {resources.gpu}
+        script merge_config.py {input.recipe:q} "$STAGE"
+        script merge.py \
             --config "$STAGE/merge.yaml" \
             --verbatim "$STAGE/verbatim.yaml" \
             --names "$STAGE/names.json" \
             --seed {params.seed:q} \
             {params.pickle:q} {params.gpu:q} \
             --output "$OUT"
-        {python} {scripts}/count_parameters.py "$OUT" > "$STAGE/notes.json"
+        script count_parameters.py "$OUT" >"$STAGE/notes.json"
         commit
         """

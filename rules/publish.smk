@@ -12,11 +12,8 @@ from lib.publishing import manifest
 from lib.recipe import write_json
 from lib.references import hub_sources
 
-CARD_OF_KIND = pattern("results/{model}/README.{kind}.md")
-
 
 localrules:
-    card_of_kind,
     lock,
     preflight,
     publish_plan,
@@ -28,6 +25,12 @@ def asked_of(name, value):
     path = Path(RUN_STATE) / f"{name}.json"
     write_json(path, value)
     return str(path)
+
+
+def repository_cards(wildcards):
+    """The stale cards of the repositories: they alone depend on how a model is published."""
+    made = (card for card in session.graph if card.on_demand)
+    return [card.path for card in made if session.is_stale(card)]
 
 
 def publishing(wildcards):
@@ -57,70 +60,55 @@ def checked(wildcards):
     )
 
 
-rule card_of_kind:
-    """The model card of a further repository: EXL2 beside GGUF, or the merge's own."""
-    input:
-        recipe=CARD_OF_KIND.wanted,
-        made=made_from(CARD_OF_KIND, "report", "form", "evaluation", "model"),
-    output:
-        card=CARD_OF_KIND.path,
-        recipe=CARD_OF_KIND.record,
-    wildcard_constraints:
-        kind="gguf|exl2|safetensors",
-    log:
-        CARD_OF_KIND.log,
-    benchmark:
-        CARD_OF_KIND.benchmark
-    shell:
-        r"""
-        begin {input.recipe:q} {log:q}
-        {python} {scripts}/describe_forms.py {input.recipe:q} > "$STAGE/forms.json"
-        {python} {scripts}/describe_card.py {input.recipe:q} > "$STAGE/about.json"
-        {python} {scripts}/card.py \
-            --forms "$STAGE/forms.json" \
-            --about "$STAGE/about.json" \
-            --output "$OUT"
-        commit
-        """
-
-
 rule lock:
     """Ask the hub what the config's references mean now (--config only=org/name: that one alone)."""
+    conda:
+        "../envs/quantmill.yaml"
     params:
         wanted=wanted_references,
         only=["--only", ",".join(session.options.only)] if session.options.only else [],
     shell:
         r"""
-        {python} {scripts}/hub_lock.py --renew \
+        script hub_lock.py --renew \
             --wanted {params.wanted:q} {params.only:q}
         """
 
 
 rule preflight:
     """What would make a build fail later, in one table: sources, rights, architectures, merge partners, targets."""
+    conda:
+        "../envs/quantmill.yaml"
     params:
         request=checked,
     shell:
         r"""
-        {python} {scripts}/preflight.py --config-json {params.request:q}
+        script preflight.py --config-json {params.request:q}
         """
 
 
 rule publish_plan:
     """What `publish` would add, replace and leave on the hub, and what still stands in its way."""
+    input:
+        cards=repository_cards,
+    conda:
+        "../envs/quantmill.yaml"
     params:
         manifest=publishing,
     shell:
         r"""
-        {python} {scripts}/publish.py plan --manifest {params.manifest:q}
+        script publish.py plan --manifest {params.manifest:q}
         """
 
 
 rule publish:
     """Upload what `publish_plan` lists, and nothing else."""
+    input:
+        cards=repository_cards,
+    conda:
+        "../envs/quantmill.yaml"
     params:
         manifest=publishing,
     shell:
         r"""
-        {python} {scripts}/publish.py push --manifest {params.manifest:q}
+        script publish.py push --manifest {params.manifest:q}
         """

@@ -25,18 +25,21 @@ rule quantize:
         QUANT.log,
     benchmark:
         QUANT.benchmark
+    conda:
+        "../envs/quantmill.yaml"
+    threads: threads_for
+    resources:
+        **needs("quantize"),
     params:
         flags=QUANT.flags(quantize_flags),
         imatrix=lambda wildcards, input: [
             word for path in input.imatrix for word in ("--imatrix", path)
         ],
         type=QUANT.option("type"),
-    threads: threads_for
-    resources:
-        **needs("quantize"),
     shell:
         r"""
         begin {input.recipe:q} {log:q}
+        gpus 0
         {input.tools:q}/bin/llama-quantize \
             {params.imatrix:q} \
             {params.flags:q} \
@@ -58,16 +61,18 @@ rule split:
         SHARDS.log,
     benchmark:
         SHARDS.benchmark
-    params:
-        max_size=SHARDS.option("split_max_size"),
+    conda:
+        "../envs/quantmill.yaml"
     resources:
         **needs("split"),
+    params:
+        max_size=SHARDS.option("split_max_size"),
     shell:
         r"""
         begin {input.recipe:q} {log:q}
         mkdir "$OUT"
         {input.tools:q}/bin/llama-gguf-split --split --split-max-size {params.max_size:q} \
             {input.gguf:q} "$OUT"/{wildcards.model:q}-{wildcards.quant:q}
-        {python} {scripts}/check_shards.py --whole {input.gguf:q} --shards "$OUT"
+        script check_shards.py --whole {input.gguf:q} --shards "$OUT"
         commit
         """

@@ -5,7 +5,7 @@ makes: results/MODEL/report/quality.{csv,svg,html}, results/MODEL/README.md
 """
 
 REPORT = pattern("results/{model}/report/quality.csv")
-CARD = pattern("results/{model}/README.md")
+CARD = pattern("results/{model}/{card}.md")
 
 
 localrules:
@@ -34,11 +34,13 @@ rule report:
         REPORT.log,
     benchmark:
         REPORT.benchmark
+    conda:
+        "../envs/quantmill.yaml"
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        {python} {scripts}/describe_forms.py {input.recipe:q} > "$STAGE/forms.json"
-        {python} {scripts}/report.py \
+        script describe_forms.py {input.recipe:q} >"$STAGE/forms.json"
+        script report.py \
             --model {wildcards.model:q} \
             --forms "$STAGE/forms.json" \
             --csv "$STAGE/quality.csv" \
@@ -49,7 +51,7 @@ rule report:
 
 
 rule card:
-    """The model card: what it is, which file to take, how it was made."""
+    """A model card: what it is, which file to take, how it was made. README.KIND.md is that of a repository."""
     input:
         recipe=CARD.wanted,
         made=made_from(CARD, "report", "form", "evaluation", "model"),
@@ -60,10 +62,18 @@ rule card:
         CARD.log,
     benchmark:
         CARD.benchmark
+    wildcard_constraints:
+        card=r"README(\.(gguf|exl2|safetensors))?",
+    conda:
+        "../envs/quantmill.yaml"
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        {python} {scripts}/describe_forms.py {input.recipe:q} > "$STAGE/forms.json"
-        {python} {scripts}/card.py --forms "$STAGE/forms.json" --output "$OUT"
+        script describe_forms.py {input.recipe:q} >"$STAGE/forms.json"
+        script describe_card.py {input.recipe:q} >"$STAGE/about.json"
+        script card.py \
+            --forms "$STAGE/forms.json" \
+            --about "$STAGE/about.json" \
+            --output "$OUT"
         commit
         """

@@ -16,19 +16,21 @@ rule source:
     output:
         model=directory(SOURCE.path),
         recipe=SOURCE.record,
-    wildcard_constraints:
-        source="[^/]+",
     log:
         SOURCE.log,
     benchmark:
         SOURCE.benchmark
+    wildcard_constraints:
+        source="[^/]+",
+    conda:
+        "../envs/quantmill.yaml"
     resources:
         **needs("fetch"),
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        {python} {scripts}/source.py --recipe {input.recipe:q} --output "$OUT"
-        {python} {scripts}/count_parameters.py "$OUT" > "$STAGE/notes.json"
+        script source.py --recipe {input.recipe:q} --output "$OUT"
+        script count_parameters.py "$OUT" >"$STAGE/notes.json"
         commit
         """
 
@@ -41,17 +43,19 @@ rule corpus:
     output:
         corpus=CORPUS.path,
         recipe=CORPUS.record,
-    wildcard_constraints:
-        corpus=r"[^/]+\.(txt|parquet)",
     log:
         CORPUS.log,
     benchmark:
         CORPUS.benchmark
+    wildcard_constraints:
+        corpus=r"[^/]+\.(txt|parquet)",
+    conda:
+        "../envs/quantmill.yaml"
     params:
         origin=lambda wildcards: session.corpus_origin(wildcards.corpus),
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        {python} {scripts}/corpus.py {params.origin:q} --recipe {input.recipe:q} --output "$OUT"
+        script corpus.py {params.origin:q} --recipe {input.recipe:q} --output "$OUT"
         commit
         """

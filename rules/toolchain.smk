@@ -18,10 +18,12 @@ rule llama_cpp:
         LLAMA_CPP.log,
     benchmark:
         LLAMA_CPP.benchmark
+    conda:
+        "../envs/quantmill.yaml"
     threads: workflow.cores or 1
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        {python} {scripts}/install_llama_cpp.py --recipe {input.recipe:q} --output "$OUT" --jobs {threads}
+        script install_llama_cpp.py --recipe {input.recipe:q} --output "$OUT" --jobs {threads}
         commit
         """

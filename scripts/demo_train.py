@@ -22,8 +22,8 @@ from pathlib import Path
 # whatever the environment says, and each step's batch is divided between two replicas that run side
 # by side. (OpenMP's own threads would also spin: a second process on the same cores, and both take
 # ten times as long.) These are read when torch is loaded; cuBLAS wants the last to be deterministic.
-REPLICAS = 2
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -35,6 +35,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
+REPLICAS = 2
 SPACE = "\u2581"
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}  # ids 0, 1, 2
 BOS, EOS = 1, 2

@@ -3,7 +3,7 @@
 import argparse
 import json
 import shlex
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from lib import recipe as recipes
@@ -93,7 +93,7 @@ def gguf_commands(name: str, about: dict[str, Any], records: dict[str, Record]) 
                 commands.append(line("llama-quantize", *flags, gguf, target, options["type"]))
         if measured := recipes.read(f"results/{name}/evaluation/base.kld"):
             flags = context_flags(measured.recipe["options"])
-            text = f"{PurePosixPath(measured.recipe['options'].get('corpus', 'evaluation'))}.txt"
+            text = f"{about['evaluation']}.txt"
             commands.append(
                 line("llama-perplexity", "--model", gguf, "--file", text, *flags)
                 + " --kl-divergence-base base.kld"

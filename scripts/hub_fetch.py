@@ -24,7 +24,6 @@ from huggingface_hub import (
     snapshot_download,
     try_to_load_from_cache,
 )
-
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import hf_raise_for_status
 

@@ -270,9 +270,9 @@ class Preflight:
                     hint = "; give tokenizer_source" if key == "vocab_size" else ""
                     text = f"{key} is {config[key]} in {other}, {base[key]} in {first}{hint}"
                     problems.append(text)
-            if not has_tokenizer and base.get("vocab_size") == config.get("vocab_size"):
-                if clash := self.clash(first, other):
-                    problems.append(f"{clash}; give tokenizer_source")
+            compared = not has_tokenizer and base.get("vocab_size") == config.get("vocab_size")
+            if compared and (clash := self.clash(first, other)):
+                problems.append(f"{clash}; give tokenizer_source")
         yield from (Row(name, "problem", text) for text in problems)
         if base is not None and not problems:
             yield Row(name, "ok", f"its {len(others) + 1} models fit together")

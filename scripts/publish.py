@@ -8,7 +8,8 @@ The manifest, made by the planner:
                 "quantized": true}]}
     FILE: {"artifact": path, "name": its name in the repository (of a directory: what its files'
            names begin with, may be empty), "digest": of the wanted recipe, if it is to be
-           compared, "shards": the directory of its shards or null}
+           compared, "shards": the directory of its shards or null, "recipe": false where its
+           record stays here}
 
 Sizes and hashes are those of the artifacts' records. A whole file over max_file_size goes up as its
 shards alone. Records go up as recipes/NAME.recipe.json, those of `recipes` on main.
@@ -114,7 +115,8 @@ def items(file: dict[str, Any], limit: int, problems: list[str]) -> Iterator[Ite
             name + member: (f"{artifact}/{member}", size, sha)
             for member, (size, sha) in record.files.items()
         }
-    yield recipe_item(artifact, name.rstrip("/") or Path(artifact).name)
+    if file.get("recipe", True):
+        yield recipe_item(artifact, name.rstrip("/") or Path(artifact).name)
     shards = file.get("shards")
     if shards and (record.bytes > limit or len((recipes.read(shards) or record).files) > 1):
         folder = name.removesuffix(".gguf") + "/"

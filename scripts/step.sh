@@ -4,6 +4,7 @@
 #                       Sets OUT (where the artifact is to be made) and STAGE (the directory that OUT is in).
 #   commit              checks and hashes what was made, renames it into place, writes its recipe last.
 #
+#   script NAME ARGS    runs a program of scripts/.
 #   again               in the body of an `until` loop: once more where the status was 75, five times at most.
 #
 # A step that ends before `commit` leaves nothing behind but its log.
@@ -11,11 +12,11 @@
 begin() {
     local lock answer status
     exec 8>&2
-    lock=$("$QM_PYTHON" -I "$QM_STEP" lock "$1")
+    lock=$("$QM_PYTHON" -I "$QM_SCRIPTS/step.py" lock "$1")
     while true; do
         exec 9>>"$lock"
         status=0
-        answer=$("$QM_PYTHON" -I "$QM_STEP" begin "$1") || status=$?
+        answer=$("$QM_PYTHON" -I "$QM_SCRIPTS/step.py" begin "$1") || status=$?
         [ $status = 75 ] || break # the lock was removed by its last holder: take the new one
         mkdir -p "$(dirname "$lock")"
     done
@@ -29,8 +30,12 @@ begin() {
 }
 
 commit() {
-    "$QM_PYTHON" -I "$QM_STEP" commit "$QM_WANTED" "$SECONDS" 2>&8
+    "$QM_PYTHON" -I "$QM_SCRIPTS/step.py" commit "$QM_WANTED" "$SECONDS" 2>&8
     QM_WANTED=
+}
+
+script() {
+    "$QM_PYTHON" "$QM_SCRIPTS/$1" "${@:2}"
 }
 
 again() {

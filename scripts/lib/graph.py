@@ -17,12 +17,14 @@ from lib.code import code_digest
 from lib.config import Config, Corpus, Model, Quant, merge_references
 from lib.contents import Contents
 from lib.lock import Lock, Wanted
+from lib.publishing import card_options, card_paths
 from lib.tools import llama_version, package_version
 
 MERGE_TOOLS = ("mergekit", "torch", "transformers")
 # Methods of mergekit 0.1.5 whose result depends on random_seed: they drop or sample at random.
 DRAWING_METHODS = ("arcee_fusion", "dare_linear", "dare_ties", "della", "della_linear")
 DEMO = "resources/demo"
+CARD_SCRIPTS = ("describe_forms.py", "describe_card.py", "card.py", "templates/card.md.j2")
 
 
 @dataclass(eq=False)
@@ -33,6 +35,7 @@ class Artifact:
     temporary: it is deleted as soon as nothing in the run needs it.
     links: a directory of links to files that are kept elsewhere.
     reproducible: the same recipe gives the same bytes.
+    on_demand: it is built only where a target asks for it by name.
     """
 
     path: str
@@ -50,6 +53,7 @@ class Artifact:
     temporary: bool = False
     links: bool = False
     reproducible: bool = True
+    on_demand: bool = False
 
     def __post_init__(self):
         self.outputs = self.outputs or (self.path,)
@@ -71,7 +75,7 @@ class Artifact:
     @cached_property
     def digest(self) -> str:
         """sha256 of the recipe."""
-        return recipes.digest(self.recipe)
+        return recipes.digest(self.recipe, normal=True)
 
 
 class Graph:
@@ -256,8 +260,7 @@ class Graph:
             yield from self._exl2(name, model, weights, forms, evaluations)
         report = self._report(name, weights, forms, evaluations)
         yield report
-        if (Path(__file__).parent.parent / 'card.py').exists():  # XXX until it lands
-            yield self._card(name, model, report)
+        yield from self._cards(name, model, report, forms)
 
     def _gguf(self, name, model, weights, forms, evaluations) -> Iterator[Artifact]:
         gguf, here = model.gguf, f"results/{name}"
@@ -419,20 +422,34 @@ class Graph:
             name,
             {"model": name, "weights": weights.path, "forms": described},
             inputs=inputs or {"model": weights},
-            tools={tool: package_version(tool) for tool in ("pandas", "matplotlib")},
-            scripts=("describe_forms.py", "report.py", "templates/quality.html.j2"),
+            tools={"pandas": package_version("pandas")},
+            scripts=(
+                "describe_forms.py",
+                "report.py",
+                "templates/quality.html.j2",
+                "templates/quality.js",
+            ),
             outputs=outputs,
         )
 
-    def _card(self, name, model, report) -> Artifact:
-        return Artifact(
-            f"results/{name}/README.md",
-            "card",
-            name,
-            {**report.options, "merge": model.merge},
-            inputs={"report": report, **report.inputs},
-            scripts=("describe_forms.py", "card.py", "templates/card.md.j2"),
-        )
+    def _cards(self, name, model, report, forms) -> Iterator[Artifact]:
+        """The model's card, and one for each repository; only those depend on how the model is published."""
+        first = "gguf" if model.gguf else "exl2" if model.exl2 else "safetensors"
+        about = card_options(self.config, self.lock, name, first, forms)
+        private = {"repos": {}, "publish": {}, "template": None, "max_file_size": None}
+        cards = {f"results/{name}/README.md": about | private}
+        for kind, path in card_paths(name, model).items():
+            cards[path] = card_options(self.config, self.lock, name, kind, forms)
+        for path, said in cards.items():
+            yield Artifact(
+                path,
+                "card",
+                name,
+                {**report.options, "about": said},
+                inputs={"report": report, **report.inputs},
+                scripts=CARD_SCRIPTS,
+                on_demand=path in card_paths(name, model).values(),
+            )
 
 
 def is_conversion(quant: Quant, outtype: str) -> bool:

@@ -62,7 +62,7 @@ def explain(error: Exception, repo: str, kind: str, api: HfApi, write: bool = Fa
         )
     if isinstance(error, OfflineModeIsEnabled):
         return f"{name}: HF_HUB_OFFLINE is set, and what is needed is not in the cache"
-    if isinstance(error, LocalEntryNotFoundError) or isinstance(error, httpx2.TransportError):
+    if isinstance(error, LocalEntryNotFoundError | httpx2.TransportError):
         cause = error.__cause__ or error
         if isinstance(cause, OfflineModeIsEnabled):
             return explain(cause, repo, kind, api)

@@ -59,7 +59,7 @@ class Plan:
 
     def stale(self, artifacts: Iterable[Artifact]) -> list[Artifact]:
         """Those that have to be built."""
-        return [made for made in artifacts if self.state(made) is State.STALE]
+        return [made for made in artifacts if not made.on_demand and self.state(made) is State.STALE]
 
     def needs(self, made: Artifact) -> dict[str, Artifact]:
         """What has to be there while an artifact is built: its inputs; nothing where it is not built."""
@@ -138,27 +138,65 @@ class Plan:
                 lines.append(f"{up.path} has other bytes than when this was made from it")
         return lines
 
+    def builds(self, asked: Iterable[Artifact]) -> list[Artifact]:
+        """All that a run builds when it is asked for these, each after what it is made from."""
+        found: dict[str, Artifact] = {}
+
+        def visit(made: Artifact) -> None:
+            if made.path in found or self.state(made) is State.FRESH:
+                return
+            for up in (*made.uses.values(), *made.inputs.values()):
+                visit(up)
+            found[made.path] = made
+
+        for made in asked:
+            visit(made)
+        return list(found.values())
+
     def changes(self, made: Artifact, record: recipes.Record) -> list[str]:
         """The difference between the recipe that an artifact was built from and the wanted one, for people."""
-        return [
-            self._explain(made, line) for line in recipes.difference(record.recipe, made.recipe)
-        ] or ["its record's digest does not fit its recipe"]
+        old, new = record.recipe, made.recipe
+        lines = recipes.difference(old.get("options"), new["options"])
+        for name, before, now in _pairs(old, new, "sources"):
+            lines.append(f"{name}: {_content_change(before, now)}")
+        for name, before, now in _pairs(old, new, "tools"):
+            lines.append(f"tool {name} {before or '(none)'} -> {now or '(none)'}")
+        if old.get("code") != new["code"]:
+            lines.append("the code that makes it changed")
+        lines += dict.fromkeys(
+            self._input_change(made, role, before, now) for role, before, now in _pairs(old, new, "inputs")
+        )
+        return lines or ["its record's digest does not fit its recipe"]
 
-    def _explain(self, made: Artifact, line: str) -> str:
-        kind, _, rest = line.partition(".")
-        if kind == "inputs":
-            role = rest.rsplit(" ", 3)[0]
-            for role, up in made.inputs.items():
-                if rest.startswith(f"{role} "):
-                    return f"made from {up.path}, whose recipe changed" if "(nothing)" not in rest else f"input {rest}"
-            return f"input {rest}"
-        if kind == "sources":
-            return rest.split(".")[0].split(" sha256")[0].strip() + ": content changed"
-        if kind == "tools":
-            return f"tool {rest}"
-        if line.startswith("code "):
-            return "the code that makes it changed"
-        return line.removeprefix("options.")
+    def _input_change(self, made: Artifact, role: str, before: str | None, now: str | None) -> str:
+        if now is None:
+            return f"no longer made from its {role}"
+        if before is None:
+            return f"now made from {made.inputs[role].path} too"
+        return f"{MADE_FROM}{made.inputs[role].path}, whose recipe changed"
+
+
+MADE_FROM = "made from "  # how the reasons of what only follows another change begin
+
+
+def _pairs(old: dict, new: dict, key: str) -> list[tuple[str, Any, Any]]:
+    """(name, before, now) of the entries of a part of two recipes that differ; None where there is none."""
+    before, now = old.get(key) or {}, new.get(key) or {}
+    names = sorted(before.keys() | now.keys())
+    return [(n, before.get(n), now.get(n)) for n in names if before.get(n) != now.get(n)]
+
+
+def _content_change(before: Any, now: Any) -> str:
+    """How the identity of something from outside has changed."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return "new" if before is None else "no longer used"
+    if "commit" in before and "commit" in now and before["commit"] != now["commit"]:
+        return f"commit {before['commit'][:10]} -> {now['commit'][:10]}"
+    if "sha256" in before or "sha256" in now or "hub" in now:
+        return "content changed"
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"content changed ({', '.join(names[:3])}{more})"
 
 
 def wanted_path(made: Artifact) -> Path:

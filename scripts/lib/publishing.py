@@ -25,11 +25,8 @@ def repositories(model: Any) -> dict[str, str]:
 
 
 def card_paths(name: str, model: Any) -> dict[str, str]:
-    """{kind: path} of the model's cards. README.md is that of its first kind."""
-    first = "gguf" if model.gguf else "exl2" if model.exl2 else "safetensors"
-    others = [kind for kind in repositories(model) if kind != first]
-    here = f"results/{name}"
-    return {first: f"{here}/README.md"} | {kind: f"{here}/README.{kind}.md" for kind in others}
+    """{kind: path} of the cards of the model's repositories."""
+    return {kind: f"results/{name}/README.{kind}.md" for kind in repositories(model)}
 
 
 def card_options(config: Any, lock: Lock, name: str, kind: str, forms: dict) -> dict[str, Any]:
@@ -52,6 +49,7 @@ def card_options(config: Any, lock: Lock, name: str, kind: str, forms: dict) -> 
         "template": publish.card_template if publish else None,
         "hidden": [form for form, made in forms.items() if made.intermediate],
         "max_file_size": max_file_size(model) if publish else None,
+        "evaluation": model.evaluate.corpus if model.evaluate else None,
         "plot": PLOT,
         "recipes": RECIPES,
     }
@@ -128,7 +126,7 @@ def manifest(config: Any, models: dict[str, Iterable[Any]]) -> dict[str, Any]:
                     "private": model.publish.private,
                     "max_file_size": max_file_size(model),
                     "branches": branches,
-                    "recipes": origins(name, made),
+                    "recipes": origins(name, kind, made),
                 }
             )
             forms += gated(name, model, kind, made)
@@ -173,10 +171,11 @@ BRANCHES = {
 
 def support(name: str, model: Any, kind: str, made: dict[str, Any]) -> list[dict[str, Any]]:
     """The card and, beside quants, the plot."""
-    files = [entry(made[card_paths(name, model)[kind]], "README.md")]
+    files = [entry(made[card_paths(name, model)[kind]], "README.md") | {"recipe": False}]
     if kind != "safetensors":
         report = made[f"results/{name}/report/quality.csv"]
-        files.append({**entry(report, PLOT), "artifact": f"results/{name}/report/{PLOT}"})
+        plot = {"artifact": f"results/{name}/report/{PLOT}", "recipe": False}
+        files.append(entry(report, PLOT) | plot)
     return files
 
 
@@ -185,13 +184,15 @@ def entry(artifact: Any, name: str) -> dict[str, Any]:
     return {"artifact": artifact.path, "name": name, "digest": artifact.digest}
 
 
-def origins(name: str, made: dict[str, Any]) -> dict[str, str]:
-    """{name in the repository: artifact} of what is not published itself, but its recipe is."""
-    return {
-        (f"{name}-safetensors" if artifact.rule == "merge" else PurePosixPath(path).name): path
-        for path, artifact in made.items()
-        if artifact.rule in ("merge", "convert", "imatrix", "exl2_measure")
-    }
+def origins(name: str, kind: str, made: dict[str, Any]) -> dict[str, str]:
+    """{name in the repository: artifact} of what is not published there, but its recipe is."""
+    found = {}
+    for path, artifact in made.items():
+        if artifact.rule == "merge" and kind != "safetensors":
+            found[f"{name}-safetensors"] = path
+        elif artifact.rule == "convert" and kind == "gguf":
+            found[PurePosixPath(path).name] = path
+    return found
 
 
 def gated(name: str, model: Any, kind: str, made: dict[str, Any]) -> list[dict[str, Any]]:

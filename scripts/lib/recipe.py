@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,18 @@ def normalise(value: Any) -> Any:
 
 def canonical(value: Any) -> str:
     """One text for equal values: sorted keys, no white space. Raises ValueError for NaN and infinity."""
-    return json.dumps(
-        normalise(value),
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=False,
-        allow_nan=False,
-    )
+    return _written(normalise(value))
 
 
-def digest(recipe: Any) -> str:
-    """sha256 (hex) of the canonical form."""
-    return hashlib.sha256(canonical(recipe).encode()).hexdigest()
+# One encoder for all: json.dumps makes a new one for every call with options.
+_written = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+).encode
+
+
+def digest(recipe: Any, normal: bool = False) -> str:
+    """sha256 (hex) of the canonical form. normal: it was made by `normalise`, which need not be done again."""
+    return hashlib.sha256((_written if normal else canonical)(recipe).encode()).hexdigest()
 
 
 @dataclass(slots=True)
@@ -126,8 +127,8 @@ def difference(old: Any, new: Any, where: str = "") -> list[str]:
             at = f"{where}.{key}" if where else str(key)
             lines += difference(old.get(key, _ABSENT), new.get(key, _ABSENT), at)
         return lines
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
+    if isinstance(old, list) and isinstance(new, list):
+        pairs = enumerate(zip_longest(old, new, fillvalue=_ABSENT))
         return [line for i, (a, b) in pairs for line in difference(a, b, f"{where}[{i}]")]
     return [f"{where} {_show(old)} -> {_show(new)}"]
 

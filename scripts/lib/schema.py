@@ -364,10 +364,11 @@ class Options(Section):
         "build", description="`skip` leaves out EXL2, for machines without CUDA."
     )
     only: Words = Field([], description="Only these hub references, for `lock`.")
-    target: Words = Field([], description="Only these files or rules, for `why`.")
+    target: Words = Field([], description="Only these files or rules, for `why` and `plan`.")
     ignore_disk: Flag = Field(
         False, description="Build even if the plan's peak does not fit the disk."
     )
+    yes: Flag = Field(False, description="Delete what `clean_orphans` lists.")
 
     def models(self) -> list[str] | None:
         """The models to look at; None for all."""

@@ -5,6 +5,7 @@ processes that Snakemake starts for its jobs (on a cluster) the plan is not made
 it is an error when the config there asks for something else.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -18,11 +19,18 @@ from lib.contents import Contents
 from lib.graph import Artifact, Graph
 from lib.lock import Lock, LockError
 from lib.model_files import ModelFilesError
-from lib.plan import NEWEST, Plan, State, leave_wanted, wanted_path
+from lib.plan import NEWEST, RUN_STATE, Plan, State, leave_wanted, wanted_path
 from lib.run_lock import Busy, hold_directory
 from lib.tools import ToolError
 
-UserError = (Busy, ConfigError, LockError, ModelFilesError, ToolError)
+
+class DiskFull(Exception):
+    """What is to be built does not fit the disk."""
+
+
+UserError = (Busy, ConfigError, DiskFull, LockError, ModelFilesError, ToolError)
+# Targets that answer a question: they build nothing and may be asked while a build runs.
+ANSWERS = {"why", "plan", "verify", "orphans", "status", "lock", "preflight", "publish_plan"}
 
 
 class Session:
@@ -33,7 +41,8 @@ class Session:
         self.config: Config
         self.options: Options
         self.config, self.options = load(raw, Path.cwd())
-        self._settings, self.main = settings, main
+        self._raw, self._settings, self.main = raw, settings, main
+        self._building: dict[str, Artifact] = {}  # what this run was asked for and has to build
         self.contents = Contents()
         self.graph = Graph(
             self.config,
@@ -75,6 +84,7 @@ class Session:
         """The wanted recipe of a stale artifact, as a file."""
         if self.main:
             self.contents.save()
+            self._building[made.path] = made
             return leave_wanted(made)
         path = wanted_path(made)
         if f'"digest":"{made.digest}"' not in path.read_text():
@@ -90,13 +100,35 @@ class Session:
         wanted = (made for made in self.graph if made.rule in rules)
         return [made.path for made in wanted if self.plan.state(made) is not State.FRESH]
 
-    def start(self) -> None:
-        """Before the first job: no second run in this directory, and nothing left of a run that was killed."""
+    def start(self, cores: int) -> None:
+        """Before the first job: no second run in this directory, and a disk that what is to be built fits on."""
+        if self._only_answers():
+            return
         hold_directory()
+        if self._building and not self.options.ignore_disk:
+            # Imported for builds only: a dry run does without.
+            from lib.outlook import look
+
+            outlook = look(self.graph, self.plan.builds(self._building.values()), cores)
+            if not outlook.fits:
+                raise DiskFull(outlook.refusal(self.config.reclaim))
 
     def summary(self) -> None:
         """After the last job: what there is now, and where."""
-        print(summary(self.graph))
+        if not self._only_answers():
+            print(summary(self.graph))
+
+    def _only_answers(self) -> bool:
+        """Whether this run builds nothing, so that it may run beside one that does."""
+        targets = set(self._settings().targets)
+        return bool(targets) and targets <= ANSWERS
+
+    def leave_config(self) -> str:
+        """The config as Snakemake has it, options included, as a file for the scripts that answer questions."""
+        path = RUN_STATE / "config.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self._raw))
+        return str(path)
 
     def pattern(self, path: str) -> "Pattern":
         """The artifacts of a rule."""

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -47,6 +48,45 @@ def compare_imatrix(work: Path, model: Path, chunks: int) -> dict[str, float]:
     }
 
 
+def agree(reference: Path, text: Path) -> dict[str, float]:
+    """The unquantized model's perplexity through exllamav2 and through transformers.
+
+    Raises AssertionError where they differ by more than 1%: exllamav2 0.3.2 without flash-attn
+    and without the workaround of scripts/lib/exl2.py was 9% off on such a model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    scripts = Path(__file__).resolve().parents[2] / "scripts"
+    sys.path.insert(0, str(scripts))
+    from exl2_evaluate import bos_token, read_text, tokenize
+    from lib.divergence import scored, windows
+
+    answer = text.with_name("agree.json")
+    command = [sys.executable, scripts / "exl2_evaluate.py", "--model", reference]
+    command += ["--reference", reference, "--text", text, "--corpus", "evaluation"]
+    command += ["--ctx-size", "512", "--smoke", "64", "--output", answer]
+    subprocess.run([str(word) for word in command], check=True)
+    result = json.loads(answer.read_text())
+
+    bos = bos_token(reference)
+    rows = windows(tokenize(reference, read_text(text), bos), 512, None, bos)
+    model = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32).cuda()
+    losses = []
+    with torch.inference_mode():
+        for row in torch.from_numpy(rows).cuda():
+            logits = model(row[None]).logits[0, scored(512)]
+            losses.append(torch.nn.functional.cross_entropy(logits, row[257:]).item())
+    found = {
+        "exllamav2": result["perplexity"]["mean"],
+        "transformers": float(np.exp(np.mean(losses))),
+        "tokens_per_second": result["smoke"]["tokens_per_second"],
+    }
+    print(found)
+    assert abs(found["exllamav2"] / found["transformers"] - 1) < 0.01, "the engines disagree"
+    return found
+
+
 def steps(work: Path) -> list[tuple[str, float, float]]:
     """(artifact, wall seconds, largest resident memory in MB) of every step that was run."""
     found = []
@@ -59,7 +99,7 @@ def steps(work: Path) -> list[tuple[str, float, float]]:
     return found
 
 
-def table(work: Path, model: Path, imatrix: dict) -> str:
+def table(work: Path, model: Path, imatrix: dict, agreed: dict) -> str:
     """The figures as Markdown."""
     seconds = steps(work)
     lines = [
@@ -75,16 +115,17 @@ def table(work: Path, model: Path, imatrix: dict) -> str:
     measure = took[f"{name}/exl2/measurement.json"]
     bits = [took[f"{name}/exl2/{b}bpw"] for b in ("3.0", "4.0", "5.0")]
     shared, apart = measure + sum(bits), 3 * measure + sum(bits)
+    each = ", ".join(f"{s:.0f} s" for s in bits)
     lines += [
         *("", "## Three bits values", ""),
-        f"One measurement ({measure:.0f} s) and three conversions ({', '.join(f'{s:.0f} s' for s in bits)}): "
-        f"{shared:.0f} s. Three conversions that each measure first would take {apart:.0f} s "
-        f"(the same times added up, not run): {apart / shared:.2f} times as long.",
+        f"One measurement ({measure:.0f} s) and three conversions ({each}): {shared:.0f} s. Three "
+        f"conversions that each measure first would take {apart:.0f} s (the same times added up, "
+        f"not run): {apart / shared:.2f} times as long.",
         *("", "## imatrix on the GPU and on the CPU", ""),
-        f"{imatrix['chunks']} chunks of 512 tokens: {imatrix['gpu_seconds']} s with all layers on the GPU, "
-        f"{imatrix['cpu_seconds']} s on {imatrix['cores']} cores (both with loading the model). The values of a "
-        f"tensor differ by {imatrix['mean_difference']:.2e} of their sum on average, "
-        f"{imatrix['largest_difference']:.2e} at most.",
+        f"{imatrix['chunks']} chunks of 512 tokens: {imatrix['gpu_seconds']} s with all layers on "
+        f"the GPU, {imatrix['cpu_seconds']} s on {imatrix['cores']} cores (both with loading the "
+        f"model). The values of a tensor differ by {imatrix['mean_difference']:.2e} of their sum "
+        f"on average, {imatrix['largest_difference']:.2e} at most.",
     ]
 
     here = work / model / "evaluation"
@@ -92,7 +133,11 @@ def table(work: Path, model: Path, imatrix: dict) -> str:
     results = {form: result for form, result in results.items() if "kld" in result}
     bases = {r["engine"]: r["perplexity"]["base"] for r in results.values()}
     lines += ["", "## The unquantized model's perplexity", ""]
-    lines += [f"- {engine}: {value:.4f}" for engine, value in bases.items()]
+    lines += [f"- {engine}, the merge: {value:.4f}" for engine, value in bases.items()]
+    lines += [
+        f"- exllamav2 {agreed['exllamav2']:.4f} and transformers (float32) "
+        f"{agreed['transformers']:.4f}: a model of the merge"
+    ]
     lines += [
         "",
         "## EXL2",
@@ -103,9 +148,9 @@ def table(work: Path, model: Path, imatrix: dict) -> str:
     for form, r in results.items():
         if "smoke" in r:
             kld, top = r["kld"], r["same_top"]
-            speed = r["smoke"]["tokens_per_second"]
+            speed, ppl = r["smoke"]["tokens_per_second"], r["perplexity"]["mean"]
             lines.append(
-                f"| {form} | {kld['mean']:.5f} ± {kld['error']:.5f} | {r['perplexity']['mean']:.3f} "
+                f"| {form} | {kld['mean']:.5f} ± {kld['error']:.5f} | {ppl:.3f} "
                 f"| {top['mean']:.4f} ± {top['error']:.4f} | {speed:.0f} |"
             )
     return "\n".join(lines) + "\n"
@@ -113,20 +158,25 @@ def table(work: Path, model: Path, imatrix: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("imatrix", "table"))
-    parser.add_argument("--work", type=Path, required=True, help="working directory of the build")
-    parser.add_argument("--model", type=Path, required=True, help="results/MODEL")
+    parser.add_argument("what", choices=("agree", "imatrix", "table"))
+    parser.add_argument("--reference", type=Path, help="agree: model directory")
+    parser.add_argument("--text", type=Path, help="agree: evaluation text")
+    parser.add_argument("--work", type=Path, help="working directory of the build")
+    parser.add_argument("--model", type=Path, help="results/MODEL")
     parser.add_argument("--chunks", type=int, help="imatrix: chunks of the calibration text")
     parser.add_argument("--imatrix", type=Path, help="table: what imatrix wrote")
+    parser.add_argument("--agree", type=Path, help="table: what agree wrote")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    if args.what == "imatrix":
+    if args.what == "agree":
+        args.output.write_text(json.dumps(agree(args.reference, args.text)))
+    elif args.what == "imatrix":
         result = compare_imatrix(args.work, args.model, args.chunks)
         print(result)
         args.output.write_text(json.dumps(result))
     else:
-        imatrix = json.loads(args.imatrix.read_text())
-        args.output.write_text(table(args.work, args.model, imatrix))
+        parts = (json.loads(file.read_text()) for file in (args.imatrix, args.agree))
+        args.output.write_text(table(args.work, args.model, *parts))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,12 @@ mill() {
 }
 train() { "$python" "$root/scripts/demo_train.py" "$@" --text text --device cuda --batch 16; }
 
+# What was built after a file was touched, by the recipes beside it.
+made_since() {
+    (cd "$work/$model" && find . -name '*.recipe.json' -newer "$1") |
+        sed 's|^\./||; s|\.recipe\.json$||' | sort | paste -sd ' '
+}
+
 phase "machine"
 date -u +%FT%TZ
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
@@ -57,22 +63,30 @@ for domain in code prose; do
 done
 wait $extension || { tail -n 5 "$here/extension.log" && fail "exllamav2 cannot be imported"; }
 
+phase "exllamav2 and transformers on the unquantized model"
+"$python" "$root/tests/gpu/figures.py" agree --reference models/base --text text/evaluation.txt \
+    --output "$here/agree.json"
+
 phase "plan"
 mill --dry-run --quiet rules
 
 phase "build: merge, BF16, imatrix, quants, EXL2, quality, report"
-mill --set-threads llama_cpp=12 || { tail -n 40 "$work"/logs/Proof-317M/exl2/* && fail "the build"; }
+mill --keep-going --set-threads llama_cpp=12 || { tail -n 15 $(find "$work/logs" -newer "$config" -size +0) && fail "the build"; }
 
 phase "second run"
-mill | tee "$here/second.txt"
-grep -q "Nothing to be done" "$here/second.txt" || fail "the second run found something to do"
+touch "$here/marker"
+mill
+built=$(made_since "$here/marker")
+[ -z "$built" ] || fail "the second run built $built"
 cp "$model/report/quality.csv" "$proof/quality-before.csv"
 
 phase "one bits value added"
 sed -i 's/bits: \[3.0, 4.0, 5.0\]/bits: [3.0, 4.0, 5.0, 6.0]/' "$config"
-mill | tee "$here/added.txt"
-built=$(grep -oP '^build +\K\S+' "$here/added.txt" | sort | paste -sd ' ')
-wanted="$model/README.md $model/evaluation/6.0bpw.json $model/exl2/6.0bpw $model/report/quality.csv"
+touch "$here/marker"
+mill
+built=$(made_since "$here/marker")
+wanted="README.md evaluation/6.0bpw.json exl2/6.0bpw"
+wanted+=" report/quality.csv report/quality.html report/quality.svg"
 [ "$built" = "$wanted" ] || fail "built $built"$'\n'"in place of $wanted"
 
 phase "imatrix on the GPU and on the CPU"
@@ -81,7 +95,7 @@ phase "imatrix on the GPU and on the CPU"
 
 phase "figures"
 "$python" "$root/tests/gpu/figures.py" table --work "$work" --model "$model" \
-    --imatrix "$here/imatrix.json" --output "$proof/figures.md"
+    --imatrix "$here/imatrix.json" --agree "$here/agree.json" --output "$proof/figures.md"
 cat "$proof/figures.md"
 cp "$model"/report/quality.{csv,svg,html} "$proof/"
 tar -czf "$proof/logs.tar.gz" -C "$work" logs benchmarks "$model/evaluation" "$model/README.md"

@@ -160,10 +160,11 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             with hub.lock:
                 hub.log.append((self.command, self.route, dict(self.headers.items())))
                 self.fault = self.next_fault()
-                if self.fault and self.fault.status:
-                    return self.send(self.fault.status, b"{}", headers=self.fault.headers)
                 try:
-                    reply = self.dispatch()
+                    if self.fault and self.fault.status:
+                        reply = (self.fault.status, b"{}", self.fault.headers)
+                    else:
+                        reply = self.dispatch()
                 except Refused as refused:
                     headers = {"X-Error-Code": refused.code, "X-Error-Message": refused.message}
                     body = json.dumps({"error": refused.message}).encode()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ok, refused
+from hubtest import ok, refused
+
 from lib.license import License, combine, front_matter, of_facts
 
 APACHE, LLAMA = License("apache-2.0"), License("llama3.3")

@@ -4,8 +4,8 @@ import json
 
 import numpy
 import pytest
-from conftest import ok, refused
 from gguf import GGUFReader, GGUFWriter
+from hubtest import ok, refused
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import sys
 
 import pytest
 import yaml
-from conftest import MODEL, SCRIPTS, ok, refused
+from hubtest import MODEL, SCRIPTS, ok, refused
+from standin import Fault
+
 from lib import lock
 from lib.hubref import HubRef, parse
-from standin import Fault
 
 NEEDED = {"config.json", "tokenizer.json", "model.safetensors"}
 WEIGHTS = hashlib.sha256(MODEL["model.safetensors"]).hexdigest()

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import MODEL, ok, refused
+from hubtest import MODEL, ok, refused
 
 MERGE = {"merge_method": "sce", "base_model": "acme/base", "models": [{"model": "acme/tuned"}]}
 

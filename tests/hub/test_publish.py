@@ -4,9 +4,10 @@ import hashlib
 import json
 
 import pytest
-from conftest import ok, refused
-from lib import recipe as recipes
+from hubtest import ok, refused
 from standin import Fault
+
+from lib import recipe as recipes
 
 CARD = """---
 license: apache-2.0

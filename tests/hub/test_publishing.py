@@ -5,7 +5,8 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from conftest import ok
+from hubtest import ok
+
 from lib import recipe as recipes
 from lib.config import load
 from lib.license import front_matter
@@ -122,7 +123,8 @@ def test_repositories_are_laid_out_as_people_do_it(config):
     }  # fmt: skip
     assert names["Mix-Q8_0.gguf"]["shards"] == "results/Mix/shards/Q8_0"
     assert gguf["max_file_size"] == 3_000_000 and gguf["repo"] == "acme/Mix-GGUF"
-    assert set(gguf["recipes"]) >= {"Mix-safetensors", "Mix-BF16.gguf"}
+    assert set(gguf["recipes"]) == {"Mix-safetensors", "Mix-BF16.gguf"}
+    assert full["recipes"] == {} and set(exl2["recipes"]) == {"Mix-safetensors"}
     assert set(exl2["branches"]) == {"main", "5_0", "4_25"}
     main = {file["name"]: file["artifact"] for file in exl2["branches"]["main"]}
     assert main["measurement.json"] and main["README.md"] == "results/Mix/README.exl2.md"

@@ -1,0 +1,217 @@
+"""How long Quantmill, and other build systems, take to find out what is to be done in a large working directory.
+
+    python scripts/bench_plan.py --models 100 --quants 30 DIRECTORY [--tools quantmill make ninja dvc snakemake]
+
+Writes a working directory in which every artifact is a file of a few bytes with a true record, so that nothing has
+to be built; then measures CPU seconds (user + system, children included) and peak memory of: nothing to be done,
+one added quant, one model's target. The same graph is written for GNU make, ninja, DVC and plain Snakemake.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from lib import recipe as recipes
+from lib.session import Session
+
+ROOT = Path(__file__).resolve().parent.parent
+TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1")
+MEASURE = """
+import json, resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([done.returncode, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, done.stdout + done.stderr]))
+"""
+
+
+def config(models: int, quants: int) -> dict:
+    """A config of `models` merges of two small models, each in `quants` quants with imatrix and evaluation."""
+    names = [{"name": f"q{i:03d}", "type": TYPES[i % len(TYPES)]} for i in range(quants)]
+    merge = {
+        "merge_method": "linear",
+        "models": [
+            {"model": "./models/a", "parameters": {"weight": 0.3}},
+            {"model": "./models/b", "parameters": {"weight": 0.7}},
+        ],
+        "dtype": "bfloat16",
+    }
+    return {
+        "corpora": {"calibration": {"path": "calibration.txt"}, "evaluation": {"path": "evaluation.txt"}},
+        "models": {
+            f"model-{i:03d}": {
+                "merge": merge,
+                "random_seed": i,
+                "gguf": {"imatrix": {"chunks": 10 + i}, "quants": names},
+                "evaluate": {},
+            }
+            for i in range(models)
+        },
+    }
+
+
+def write_sources() -> None:
+    """What the config names: two model directories, two texts."""
+    for name in ("a", "b"):
+        directory = Path("models", name)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+        header = json.dumps({"x": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+        (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"1234")
+    for name in ("calibration", "evaluation"):
+        Path(f"{name}.txt").write_text(f"{name}\n" * 100)
+
+
+def pretend_built(session: Session) -> int:
+    """Write every artifact and its record as if it had been built. The number of artifacts."""
+    done: dict[str, recipes.Record] = {}
+
+    def build(made) -> recipes.Record:
+        if made.path in done:
+            return done[made.path]
+        inputs = {role: build(up).sha256 for role, up in made.inputs.items()}
+        for up in made.uses.values():
+            build(up)
+        for path in made.outputs:
+            text = f"{path} {made.digest}".encode()
+            record = recipes.Record(path, made.recipe, made.digest, len(text), sha256(text), inputs=inputs)
+            file = Path(path)
+            if made.directory:
+                file, record.files = file / "file", {"file": [len(text), sha256(text)]}
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(text)
+            # Not durably, as lib/recipe.py does it: thousands of fsync take minutes.
+            data = {"quantmill": recipes.SCHEMA, **{f: getattr(record, f) for f in record.__slots__}}
+            Path(recipes.path_of(path)).write_text(json.dumps(data, indent=1, sort_keys=True))
+            done.setdefault(made.path, record)
+        return done[made.path]
+
+    for made in session.graph:
+        build(made)
+    session.contents.save()
+    return len(done)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_others(session: Session) -> None:
+    """The same graph for make, ninja, DVC and plain Snakemake: a rule an artifact, `touch` as its command."""
+    rules = []
+    for made in session.graph:
+        rules.append((made.path, sorted({up.path for up in made.inputs.values()})))
+    known = {path for path, _ in rules}
+    rules = [
+        (path, [up if up in known else f"resources/{'m' if 'models' in up else 'c'}" for up in ups])
+        for path, ups in rules
+    ]
+    here = Path("others")
+    here.mkdir(exist_ok=True)
+    for path in ("resources/m", "resources/c", *(path for path, _ in rules)):
+        file = here / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(path)
+    make = ["all: " + " ".join(path for path, _ in rules)]
+    ninja = ["rule t", " command = touch $out"]
+    plain = ["rule all:\n    input: " + ",\n        ".join(f"{path!r}" for path, _ in rules)]
+    dvc: dict = {"stages": {}}
+    for number, (path, ups) in enumerate(rules):
+        make.append(f"{path}: {' '.join(ups)}\n\ttouch $@")
+        ninja.append(f"build {path}: t {' '.join(ups)}")
+        quoted = ", ".join(f"{up!r}" for up in ups)
+        plain.append(f"rule r{number}:\n    input: {quoted}\n    output: {path!r}\n    shell: 'touch {{output}}'")
+        dvc["stages"][f"s{number}"] = {"cmd": f"touch {path}", "deps": ups, "outs": [path]}
+    (here / "Makefile").write_text("\n".join(make) + "\n")
+    (here / "build.ninja").write_text("\n".join(ninja) + "\n")
+    # As people write it: one rule a stage with wildcards would be as many jobs; what counts is jobs.
+    (here / "Snakefile").write_text("\n\n".join(plain) + "\n")
+    (here / "dvc.yaml").write_text(json.dumps(dvc))
+
+
+def measure(name: str, command: list[str], directory: Path, repeat: int = 3) -> None:
+    """Print CPU seconds (the best of `repeat`), memory and the last line that the command says."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    best = None
+    for _ in range(repeat):
+        answer = subprocess.run(
+            [sys.executable, "-c", MEASURE, *command],
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        status, seconds, memory, said = json.loads(answer.stdout)
+        if best is None or seconds < best[0]:
+            best = (seconds, memory, status, said)
+    seconds, memory, status, said = best
+    last = (said.strip().splitlines() or [""])[-1]
+    print(f"{name:<44} {seconds:7.2f} s CPU {memory:6.0f} MB  rc {status}  {last[:60]}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, help="made anew: what is in it is deleted")
+    parser.add_argument("--models", type=int, default=100)
+    parser.add_argument("--quants", type=int, default=30)
+    parser.add_argument("--repeat", type=int, default=3, help="measure so often, print the best")
+    parser.add_argument(
+        "--tools", nargs="*", default=["quantmill", "make", "ninja", "dvc", "snakemake"], metavar="TOOL"
+    )
+    arguments = parser.parse_args()
+    here = arguments.directory.resolve()
+    if here.exists() and any(here.iterdir()) and not (here / "bench.yaml").exists():
+        sys.exit(f"{here} is not empty and was not made by this script")
+    shutil.rmtree(here, ignore_errors=True)
+    here.mkdir(parents=True)
+    os.chdir(here)
+    wanted = config(arguments.models, arguments.quants)
+    Path("bench.yaml").write_text(json.dumps(wanted))
+    write_sources()
+    session = Session(wanted, None, True)
+    print(f"{pretend_built(session)} artifacts of {arguments.models} models x {arguments.quants} quants")
+    first = next(iter(wanted["models"].values()))
+    first["gguf"] = {**first["gguf"], "quants": [*first["gguf"]["quants"], {"name": "new", "type": "Q3_K_M"}]}
+    Path("added.yaml").write_text(json.dumps(wanted))
+    Path("empty.smk").write_text("rule all:\n")
+    snakemake = [sys.executable, "-m", "snakemake", "--cores", "1", "-n", "-q", "rules"]
+    mine = [*snakemake, "-s", str(ROOT / "Snakefile")]
+    if "quantmill" in arguments.tools:
+        profile = ["--workflow-profile", str(ROOT / "profiles" / "default")]
+        measure("an empty Snakefile", [*snakemake, *profile, "-s", "empty.smk"], here, arguments.repeat)
+        for name, extra in (
+            ("Quantmill, nothing to be done", ["--configfile", "bench.yaml"]),
+            ("Quantmill, one quant added", ["--configfile", "added.yaml"]),
+            ("Quantmill, one model of the config", ["--configfile", "bench.yaml", "--config", "model=model-042"]),
+            ("Quantmill, one file", ["results/model-042/gguf/model-042-q007.gguf", "--configfile", "bench.yaml"]),
+        ):
+            measure(name, [*mine, *extra], here, arguments.repeat)
+    write_others(session)
+    others = {
+        "make": ["make", "-n"],
+        "ninja": ["ninja", "-n"],
+        "dvc": ["dvc", "status"],
+        "snakemake": [*snakemake, "-s", "Snakefile"],
+    }
+    for name, command in others.items():
+        if name not in arguments.tools:
+            continue
+        if shutil.which(command[0]) is None:
+            print(f"{name:<44} is not installed")
+            continue
+        if name == "dvc":
+            subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd="others", check=True)
+            subprocess.run(["dvc", "commit", "-f", "-q"], cwd="others", check=True)
+        if name == "ninja":
+            subprocess.run(["ninja", "-t", "restat"], cwd="others", check=True, capture_output=True)
+            subprocess.run(["ninja"], cwd="others", check=True, capture_output=True)
+        measure(f"{name}, nothing to be done", command, here / "others", 1)
+
+
+if __name__ == "__main__":
+    main()

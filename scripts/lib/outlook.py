@@ -1,0 +1,87 @@
+"""What a build will take: the files that it makes, their sizes and times, the most of the disk that it fills."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lib import recipe as recipes
+from lib.console import human
+from lib.graph import Artifact, Graph
+from lib.schedule import Job, Peak, peak
+from lib.sizes import Size, Sizes
+from lib.times import Times
+
+# A disk that is full to the last byte stops more than this build.
+RESERVE = 500_000_000
+THREADED = {"imatrix", "quantize", "base_logits", "evaluate"}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """sizes and seconds by path, in the order of the build; free: bytes that the disk has now."""
+
+    artifacts: list[Artifact]
+    sizes: dict[str, Size]
+    seconds: dict[str, float | None]
+    peak: Peak
+    free: int
+
+    @property
+    def fits(self) -> bool:
+        return self.peak.bytes + RESERVE <= self.free
+
+    def refusal(self, reclaim: list[str]) -> str:
+        """One line: the figures, and what to do."""
+        advice = "free some space"
+        if could := [kind for kind in ("safetensors", "bf16") if kind not in reclaim]:
+            advice += f", or let intermediates go as soon as they can (`reclaim: [{', '.join([*reclaim, *could])}]`)"
+        return (
+            f"This build does not fit the disk: it needs {human(self.peak.bytes)} at its fullest (while "
+            f"{self.peak.at} is made) and {human(RESERVE)} to spare, and {human(self.free)} are free in "
+            f"{os.getcwd()}. {advice[0].upper()}{advice[1:]}, or build some models only (--config model=NAME). "
+            "`snakemake plan` shows the files; --config ignore_disk=true builds all the same."
+        )
+
+
+def look(graph: Graph, building: Iterable[Artifact], cores: int) -> Outlook:
+    """The outlook of building these artifacts, which are in the order of the build."""
+    artifacts = list(building)
+    paths = {made.path for made in artifacts}
+    sizes = Sizes(graph, graph.lock)
+    times = Times(graph, sizes)
+    found = {made.path: sizes.of(made) for made in artifacts}
+    seconds = {made.path: times.seconds(made) for made in artifacts}
+    jobs = []
+    for made in artifacts:
+        size, reads = found[made.path].bytes, times.reads(made)
+        guess = max(1.0, (size + reads) / 100e6)
+        jobs.append(
+            Job(
+                made.path,
+                size,
+                replaces=_on_disk(made),
+                scratch=round(reads * 1.1) if made.rule == "exl2_quantize" else 0,
+                reads=reads,
+                inputs=tuple(up.path for up in made.inputs.values() if up.path in paths),
+                temporary=made.temporary,
+                threads=_threads(made.rule, reads),
+                seconds=seconds[made.path] or guess,
+            )
+        )
+    return Outlook(artifacts, found, seconds, peak(jobs, cores), shutil.disk_usage(".").free)
+
+
+def _on_disk(made: Artifact) -> int:
+    """Bytes of the old version, which goes when the new one is there."""
+    if made.links or not os.path.exists(made.path):
+        return 0
+    record = recipes.read(made.path)
+    return record.bytes if record else 0
+
+
+def _threads(rule: str, reads: int) -> int:
+    """As rules/ have it."""
+    if rule in THREADED:
+        return 1 if reads < 1e9 else 4 if reads < 2e10 else 8
+    return 4 if rule == "merge" else 2 if rule.startswith("demo_") else 1

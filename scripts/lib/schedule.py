@@ -1,0 +1,84 @@
+"""How full the disk becomes over a build: the jobs in the order in which Snakemake takes them, on so many cores.
+
+Of the jobs that can start Snakemake takes first those that read the largest temporary files (and so let them be
+deleted), then those with the largest input; the greedy scheduler of 9.27.1, which profiles/default asks for.
+"""
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Job:
+    """One artifact that is built. bytes: what it will take; replaces: what its old version takes until then;
+    scratch: what the step needs besides while it runs; reads: the bytes of all its inputs.
+    inputs: those that are built in the same run. temporary: it goes when its last consumer is done."""
+
+    path: str
+    bytes: int
+    replaces: int = 0
+    scratch: int = 0
+    reads: int = 0
+    inputs: tuple[str, ...] = ()
+    temporary: bool = False
+    threads: int = 1
+    seconds: float = 1.0
+    waiting: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """bytes: the most that a build adds to what lies on the disk now; at: the job that was started then;
+    after: what is left of it in the end."""
+
+    bytes: int
+    at: str
+    after: int
+
+
+def peak(jobs: Iterable[Job], cores: int) -> Peak:
+    """Play the build. cores: threads that may run at once."""
+    known = {job.path: job for job in jobs}
+    consumers: dict[str, set[str]] = {path: set() for path in known}
+    for job in known.values():
+        job.waiting = {up for up in job.inputs if up in known}
+        for up in job.waiting:
+            consumers[up].add(job.path)
+    needed = {path: set(users) for path, users in consumers.items()}
+    ready = [job for job in known.values() if not job.waiting]
+    running: list[tuple[float, str]] = []
+    free, now, used = max(1, cores), 0.0, 0
+    most, at = 0, ""
+    while ready or running:
+        ready.sort(key=lambda job: _reward(job, known))
+        while ready:
+            job = ready[-1]
+            threads = min(job.threads, max(1, cores))
+            if threads > free:
+                break
+            ready.pop()
+            free -= threads
+            used += job.bytes + job.scratch
+            if used > most:
+                most, at = used, job.path
+            heapq.heappush(running, (now + job.seconds, job.path))
+        now, path = heapq.heappop(running)
+        job = known[path]
+        free += min(job.threads, max(1, cores))
+        used -= job.scratch + job.replaces
+        for up in job.inputs:
+            if up in known:
+                needed[up].discard(path)
+                if known[up].temporary and not needed[up]:
+                    used -= known[up].bytes
+        for user in consumers[path]:
+            known[user].waiting.discard(path)
+            if not known[user].waiting:
+                ready.append(known[user])
+    return Peak(most, at, used)
+
+
+def _reward(job: Job, known: dict[str, Job]) -> tuple[int, int]:
+    temporary = sum(known[up].bytes for up in job.inputs if up in known and known[up].temporary)
+    return temporary, job.reads

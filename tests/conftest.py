@@ -1,0 +1,71 @@
+"""What the tests share: the workflow's modules, llama.cpp's tools, and one built project to work on copies of."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+for place in (ROOT / "scripts", ROOT / "tests"):
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
+
+from project import Project, snakemake  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def toolchain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """resources/llama.cpp, made by the workflow's own rule: compiled if this machine's cache has none yet."""
+    here = tmp_path_factory.mktemp("toolchain")
+    (here / "c.yaml").write_text("models: {}\n")
+    done = snakemake(here, "--configfile", "c.yaml", "resources/llama.cpp", timeout=3600)
+    assert done.returncode == 0, done.stdout
+    return here / "resources/llama.cpp"
+
+
+@pytest.fixture(scope="session")
+def llama_bin(request: pytest.FixtureRequest) -> Path:
+    """The directory of llama.cpp's tools: $QUANTMILL_TOOLS, or those that the workflow compiles."""
+    if own := os.environ.get("QUANTMILL_TOOLS"):
+        return Path(own)
+    return request.getfixturevalue("toolchain") / "bin"
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The small project of project.py, built from nothing. Tests work on copies of it."""
+    project = Project.create(tmp_path_factory.mktemp("project"))
+    project.build()
+    return project
+
+
+@pytest.fixture
+def project(built: Project, tmp_path: Path) -> Project:
+    """A copy of the built project, as `cp -a` makes it."""
+    return built.copy(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """resources/demo of the embedded default (minutes to train). $QUANTMILL_DEMO names one that is there."""
+    if own := os.environ.get("QUANTMILL_DEMO"):
+        return Path(own)
+    here = tmp_path_factory.mktemp("default")
+    models = [f"resources/demo/{name}" for name in ("base", "code", "prose")]
+    done = snakemake(here, *models, timeout=3600)
+    assert done.returncode == 0, done.stdout
+    return here / "resources/demo"
+
+
+@pytest.fixture
+def git(monkeypatch: pytest.MonkeyPatch):
+    """Run git in a directory, as somebody, without the machine's own settings."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+
+    def run(where: Path, *words: str) -> None:
+        who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *who, *words], cwd=where, check=True, capture_output=True)
+
+    return run

@@ -1,0 +1,236 @@
+"""A small project with real tools: two merges, one of them of the other, and a model that is not merged.
+
+Its models are random Llamas of 1.4 million parameters, so that no step takes more than its tool's start.
+"""
+
+import copy
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tiny_models import TEXT, make_llama, make_sentencepiece
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG: dict[str, Any] = {
+    "corpora": {
+        "calibration": {"path": "data/calibration.txt"},
+        "evaluation": {"path": "data/evaluation.txt"},
+    },
+    "models": {
+        "Base": {"source": "./m/base"},
+        "Mix": {
+            "merge": {
+                "merge_method": "dare_linear",  # drops weights at random, so that the seed matters
+                "base_model": "Base",
+                "models": [
+                    {"model": "./m/code", "parameters": {"weight": 0.6, "density": 0.5}},
+                    {"model": "./m/prose", "parameters": {"weight": 0.4, "density": 0.7}},
+                ],
+                "dtype": "bfloat16",
+            },
+            "random_seed": 42,
+            "gguf": {
+                "imatrix": {"chunks": 4, "context": 128},
+                "quants": [
+                    "Q8_0",
+                    {
+                        "name": "mixed",
+                        "type": "Q4_K_M",
+                        "token_embedding_type": "q8_0",
+                        "output_tensor_type": "q5_0",
+                    },
+                    {"name": "static", "type": "Q4_0", "imatrix": False},
+                ],
+                "split_max_size": "1M",
+            },
+            "evaluate": {"context": 128, "chunks": 3},
+        },
+        "Two": {
+            "merge": {
+                "merge_method": "slerp",
+                "base_model": "Mix",
+                "models": [{"model": "Mix"}, {"model": "./m/prose"}],
+                "parameters": {"t": 0.4},
+                "dtype": "bfloat16",
+            },
+            "gguf": {"imatrix": False, "quants": ["Q8_0"]},
+        },
+        "Plain": {"source": "./m/prose", "gguf": {"imatrix": False, "quants": ["Q4_0"]}},
+    },
+}
+FORMS = {"Mix": ["Q8_0", "mixed", "static"], "Two": ["Q8_0"], "Plain": ["Q4_0"]}
+
+
+def of(model: str, *names: str) -> set[str]:
+    """Paths of a model's artifacts. `Q8_0` is a quant or the conversion, `Q8_0/shards` what is made from it."""
+    places = {
+        "merge": "safetensors",
+        "imatrix": "imatrix.dat",
+        "base": "evaluation/base.kld",
+        "report": "report/quality.csv",
+        "card": "README.md",
+    }
+
+    def place(name: str) -> str:
+        form, _, kind = name.partition("/")
+        if kind:
+            return f"shards/{form}" if kind == "shards" else f"evaluation/{form}.json"
+        return places.get(name) or f"gguf/{model}-{name}.gguf"
+
+    return {f"results/{model}/{place(name)}" for name in names}
+
+
+def evaluations(model: str = "Mix") -> set[str]:
+    """Every evaluation of a model, the base logits, and what shows them."""
+    forms = [f"{form}/evaluation" for form in ["BF16", *FORMS[model]]]
+    return of(model, "base", *forms, "report", "card")
+
+
+def shards(model: str = "Mix", *forms: str) -> set[str]:
+    return of(model, *(f"{form}/shards" for form in forms or FORMS[model]))
+
+
+def everything(model: str) -> set[str]:
+    """All that is built of a model but its sources."""
+    made = of(model, "BF16", *FORMS[model], "report", "card")
+    if model != "Plain":
+        made |= of(model, "merge")
+    if model == "Mix":
+        made |= of(model, "imatrix") | evaluations() | shards()
+    return made
+
+
+def snakemake(
+    directory: Path, *arguments: str, repository: Path = ROOT, timeout: float = 900
+) -> subprocess.CompletedProcess:
+    """Run Snakemake on two cores; stdout has stderr too."""
+    command = [*command_line(directory, repository), *arguments]
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
+    )
+
+
+def command_line(directory: Path, repository: Path = ROOT) -> list[str]:
+    """How Snakemake is called, without a target."""
+    start = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile")]
+    return [*start, "--directory", str(directory), "--cores", "2"]
+
+
+class Project:
+    """A working directory with its config, which is written before each run."""
+
+    def __init__(self, path: Path, config: dict[str, Any], repository: Path = ROOT):
+        self.path, self.config, self.repository = path, config, repository
+        self.text: str | None = None  # the config as it is to be spelt; None: as YAML writes it
+        self.more_configs: list[str] = []
+
+    @classmethod
+    def create(cls, path: Path) -> "Project":
+        """The models and texts, nothing built."""
+        base = make_llama(path / "m/base")
+        make_sentencepiece(base)
+        for seed, name in enumerate(("code", "prose"), 1):
+            model = make_llama(path / "m" / name, seed=seed, near=base)
+            for file in base.glob("tokenizer*"):
+                shutil.copy(file, model)
+        (path / "data").mkdir()
+        (path / "data/calibration.txt").write_text("\n".join(TEXT * 100))
+        (path / "data/evaluation.txt").write_text("\n".join(list(reversed(TEXT)) * 100))
+        return cls(path, copy.deepcopy(CONFIG))
+
+    def copy(self, to: Path) -> "Project":
+        """All of it elsewhere: attributes kept, as `cp -a` does; other inodes and ctimes."""
+        subprocess.run(["cp", "-a", self.path, to], check=True)
+        return Project(to, copy.deepcopy(self.config), self.repository)
+
+    def model(self, name: str) -> dict[str, Any]:
+        return self.config["models"][name]
+
+    @property
+    def quants(self) -> list:
+        """Mix's."""
+        return self.model("Mix")["gguf"]["quants"]
+
+    def __truediv__(self, path: str) -> Path:
+        return self.path / path
+
+    def write(self) -> None:
+        (self / "c.yaml").write_text(self.text or yaml.safe_dump(self.config, sort_keys=False))
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line of a run, with the config written."""
+        self.write()
+        configs = [str(self / name) for name in ("c.yaml", *self.more_configs)]
+        return [*command_line(self.path, self.repository), *arguments, "--configfile", *configs]
+
+    def run(self, *arguments: str, check: bool = True) -> str:
+        """Run Snakemake; what it wrote."""
+        done = subprocess.run(
+            self.command(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=900,
+        )
+        assert not check or done.returncode == 0, done.stdout
+        return done.stdout
+
+    def build(self, *arguments: str) -> str:
+        return self.run(*arguments)
+
+    def plan(self, *arguments: str) -> set[str]:
+        """The artifacts that a run would build: the first output of every job of a dry run."""
+        output = self.run("--quiet", "host", "--dry-run", *arguments)
+        found = re.findall(r"^ +output: ([^,\n]+)", output, re.M)
+        assert len(found) == len(set(found)), output
+        return set(found)
+
+    def files(self) -> dict[str, tuple]:
+        """{path: (inode, mtime, ctime)} of all that lies under results and resources, links not followed."""
+        found = {}
+        for top in ("results", "resources"):
+            for path in (self / top).rglob("*"):
+                if not path.is_dir() or path.is_symlink():
+                    stat = path.lstat()
+                    name = path.relative_to(self.path).as_posix()
+                    found[name] = (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
+        found.pop("resources/contents.json", None)
+        return found
+
+    def digests(self) -> dict[str, str]:
+        """{path: sha256} of every weight file, importance matrix and evaluation."""
+        suffixes = (".safetensors", ".gguf", ".dat")
+        paths = (p for p in (self / "results").rglob("*") if p.suffix in suffixes)
+        return {p.relative_to(self.path).as_posix(): sha256(p) for p in sorted(paths)}
+
+
+def owner(path: str, artifacts: set[str]) -> str | None:
+    """The artifact of this set to which a file belongs: as its content, its record, or one of its outputs."""
+    plain = path.removesuffix(".recipe.json")
+    for made in artifacts:
+        stem = made.removesuffix(".csv") if made.endswith("/quality.csv") else None
+        if plain == made or path.startswith(f"{made}/") or (stem and plain.startswith(stem)):
+            return made
+    return None
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def lie_about_mtimes(directory: Path) -> None:
+    """Give every file another mtime, in an order that has nothing to do with what was made when."""
+    for number, path in enumerate(sorted(directory.rglob("*"), key=lambda p: sha_of_name(p))):
+        if path.is_file() or path.is_symlink():
+            seconds = 1_500_000_000 + number * 100_000
+            os.utime(path, (seconds, seconds), follow_symlinks=False)
+
+
+def sha_of_name(path: Path) -> str:
+    return hashlib.sha256(path.name.encode()).hexdigest()

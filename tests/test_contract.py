@@ -1,0 +1,899 @@
+"""The staleness contract of the design, a row a case: what is built again after a change, and what is not.
+
+Each row changes a copy of a project that was built with the real tools, and compares the jobs of a dry run with the
+exact set. Rows marked `builds` are built too: afterwards there is nothing to be done, and no other file was touched.
+"""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import lib.graph
+import pytest
+import yaml
+from lib import recipe as recipes
+from lib.graph import Artifact
+from lib.plan import State
+from lib.session import Session
+from lib.tools import CONVERTER, LLAMA_TOOLS
+from project import FORMS, ROOT, Project, evaluations, everything, lie_about_mtimes, of, owner, shards
+
+NOTHING: set[str] = set()
+CARDS = of("Mix", "report", "card") | of("Two", "report", "card") | of("Plain", "report", "card")
+Row = Callable[[Project], set[str]]
+ROWS: list = []
+
+
+def row(*arguments: str, builds: bool = False) -> Callable[[Row], Row]:
+    """A case: a function that makes a change and returns what must be built. `arguments` are Snakemake's."""
+
+    def add(change: Row) -> Row:
+        ROWS.append(pytest.param(change, arguments, builds, id=change.__name__))
+        return change
+
+    return add
+
+
+@pytest.mark.parametrize(("change", "arguments", "builds"), ROWS)
+def test_exactly_what_a_change_makes_stale_is_built(project, change, arguments, builds):
+    expected = change(project)
+    assert project.plan(*arguments) == expected
+    if builds:
+        rebuilt_exactly(project, expected, *arguments)
+
+
+def rebuilt_exactly(project: Project, expected: set[str], *arguments: str) -> None:
+    """Build: only files of the expected artifacts change, each of those has a new record, and all is fresh."""
+    before = project.files()
+    project.build(*arguments)
+    after = project.files()
+    touched = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert {path for path in touched if owner(path, expected) is None} == set()
+    assert {path.removesuffix(".recipe.json") for path in touched if path.endswith(".recipe.json")} >= expected
+    assert project.plan() == NOTHING
+
+
+# What the config says
+
+
+@row()
+def nothing_was_changed(p):
+    return NOTHING
+
+
+@row(builds=True)
+def a_quant_added(p):
+    p.quants.append("Q5_K_M")
+    return of("Mix", "Q5_K_M", "Q5_K_M/shards", "base", "Q5_K_M/evaluation", "report", "card")
+
+
+@row(builds=True)
+def a_quant_removed(p):
+    p.quants.remove("Q8_0")
+    return of("Mix", "report", "card")
+
+
+@row()
+def a_quant_removed_and_brought_back(p):
+    p.quants.remove("Q8_0")
+    p.plan()
+    p.quants.insert(0, "Q8_0")
+    return NOTHING
+
+
+@row()
+def a_quant_renamed(p):
+    p.quants[2]["name"] = "plain"
+    return of("Mix", "plain", "plain/shards", "base", "plain/evaluation", "report", "card")
+
+
+@row()
+def another_type_under_the_same_name(p):
+    p.quants[2]["type"] = "Q5_0"
+    return of("Mix", "static", "static/shards", "base", "static/evaluation", "report", "card")
+
+
+@row()
+def two_options_of_a_quant_swapped(p):
+    quant = p.quants[1]
+    quant["token_embedding_type"], quant["output_tensor_type"] = "q5_0", "q8_0"
+    return of("Mix", "mixed", "mixed/shards", "base", "mixed/evaluation", "report", "card")
+
+
+@row()
+def an_option_set_to_what_another_has(p):
+    p.quants[1]["output_tensor_type"] = p.quants[1]["token_embedding_type"]
+    return of("Mix", "mixed", "mixed/shards", "base", "mixed/evaluation", "report", "card")
+
+
+@row()
+def two_quants_swapped_under_their_names(p):
+    p.quants[1], p.quants[2] = {**p.quants[2], "name": "mixed"}, {**p.quants[1], "name": "static"}
+    forms = ("mixed", "static")
+    made = of("Mix", *forms, *(f"{form}/evaluation" for form in forms), "base", "report", "card")
+    return made | shards("Mix", *forms)
+
+
+@row()
+def a_merge_weight(p):
+    p.model("Mix")["merge"]["models"][0]["parameters"]["weight"] = 0.5
+    return everything("Mix") | everything("Two")
+
+
+@row()
+def two_merge_weights_swapped(p):
+    first, second = (m["parameters"] for m in p.model("Mix")["merge"]["models"])
+    first["weight"], second["weight"] = second["weight"], first["weight"]
+    return everything("Mix") | everything("Two")
+
+
+@row()
+def two_models_of_a_merge_swapped(p):
+    p.model("Mix")["merge"]["models"].reverse()
+    return everything("Mix") | everything("Two")
+
+
+@row()
+def a_merge_of_a_merge(p):
+    p.model("Two")["merge"]["parameters"]["t"] = 0.5
+    return everything("Two")
+
+
+@row()
+def the_seed_of_a_method_that_draws(p):
+    p.model("Mix")["random_seed"] = 43
+    return everything("Mix") | everything("Two")
+
+
+@row()
+def the_seed_of_a_method_that_does_not_draw(p):
+    p.model("Two")["random_seed"] = 43
+    return NOTHING
+
+
+@row()
+def split_max_size(p):
+    p.model("Mix")["gguf"]["split_max_size"] = "2M"
+    return shards()
+
+
+@row()
+def the_chunks_of_the_imatrix(p):
+    p.model("Mix")["gguf"]["imatrix"]["chunks"] = 3
+    return of("Mix", "imatrix", "Q8_0", "mixed") | shards("Mix", "Q8_0", "mixed") | with_imatrix()
+
+
+def with_imatrix() -> set[str]:
+    return of("Mix", "base", "Q8_0/evaluation", "mixed/evaluation", "report", "card")
+
+
+@row()
+def the_context_of_the_evaluation(p):
+    p.model("Mix")["evaluate"]["context"] = 256
+    return evaluations()
+
+
+@row()
+def the_outtype(p):
+    p.model("Plain")["gguf"]["outtype"] = "f16"
+    return of("Plain", "F16", "Q4_0", "report", "card")
+
+
+@row()
+def two_edits_at_once(p):
+    p.quants.append("Q5_K_M")
+    p.model("Mix")["gguf"]["split_max_size"] = "2M"
+    new = of("Mix", "Q5_K_M", "Q5_K_M/shards", "Q5_K_M/evaluation", "base", "report", "card")
+    return new | shards()
+
+
+@row()
+def a_model_added(p):
+    p.config["models"]["More"] = copy.deepcopy(p.model("Two"))
+    return of("More", "merge", "BF16", "Q8_0", "report", "card")
+
+
+@row()
+def a_model_removed(p):
+    del p.config["models"]["Two"]
+    return NOTHING
+
+
+@row()
+def the_same_said_otherwise(p):
+    """Keys and quants in another order, comments, flow style, 4.0 for 4, "1M" for 1M, a file in another spelling."""
+    mix = p.model("Mix")
+    mix["gguf"]["imatrix"]["chunks"] = 4.0
+    mix["merge"]["models"][0]["parameters"] = {"density": 0.50, "weight": 6e-1}
+    p.quants.reverse()
+    p.config["corpora"]["calibration"]["path"] = "./data/calibration.txt"
+    p.config["models"] = dict(reversed(p.config["models"].items()))
+    p.text = "# mine\n" + yaml.safe_dump(p.config, default_flow_style=True, sort_keys=True, width=40)
+    p.text = p.text.replace("split_max_size: 1M", 'split_max_size: "1M"')
+    assert '"1M"' in p.text
+    return NOTHING
+
+
+@row()
+def publish_settings(p):
+    p.model("Mix")["publish"] = {"gguf": "org/Mix-GGUF", "private": True}
+    return NOTHING
+
+
+@row()
+def a_config_in_two_files(p):
+    more = {"models": {"Mix": {"gguf": {"quants": [*p.quants, "Q5_K_M"]}}}}
+    (p / "second.yaml").write_text(yaml.safe_dump(more))
+    p.more_configs.append("second.yaml")
+    return of("Mix", "Q5_K_M", "Q5_K_M/shards", "base", "Q5_K_M/evaluation", "report", "card")
+
+
+@row("--config", "models={Mix: {gguf: {split_max_size: 2M}}}")
+def one_key_on_the_command_line(p):
+    return shards()
+
+
+@row("--config", "model=Two")
+def one_model_alone(p):
+    p.model("Mix")["gguf"]["split_max_size"] = "2M"
+    p.model("Two")["gguf"]["quants"].append("Q4_0")
+    return of("Two", "Q4_0", "report", "card")
+
+
+@row("--cores", "1", "--set-threads", "quantize=2", "--set-resources", "evaluate:mem_mb=9000")
+def cores_threads_and_memory(p):
+    return NOTHING
+
+
+@row("--profile", str(ROOT / "profiles/gpu"))
+def another_profile(p):
+    return NOTHING
+
+
+# What comes from outside
+
+
+def change(path: Path, at: int = -200) -> None:
+    """Another content of the same size and the same mtime, as an editor that keeps times would leave it."""
+    data, stat = bytearray(path.read_bytes()), path.stat()
+    data[at] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def calibrated() -> set[str]:
+    made = of("Mix", "imatrix", "Q8_0", "mixed") | shards("Mix", "Q8_0", "mixed") | with_imatrix()
+    return made | {"resources/corpora/calibration.txt"}
+
+
+@row(builds=True)
+def the_calibration_text(p):
+    change(p / "data/calibration.txt")
+    return calibrated()
+
+
+@row()
+def the_evaluation_text(p):
+    change(p / "data/evaluation.txt")
+    return evaluations() | {"resources/corpora/evaluation.txt"}
+
+
+@row()
+def the_calibration_text_with_an_older_mtime(p):
+    (p / "data/calibration.txt").write_text("Old text of another length.\n" * 500)
+    os.utime(p / "data/calibration.txt", (1_000_000_000, 1_000_000_000))
+    return calibrated()
+
+
+def links(p: Project, name: str) -> str:
+    """The directory of links to a source."""
+    (found,) = (p / "resources/models").glob(f"m--{name}-??????")
+    return found.relative_to(p.path).as_posix()
+
+
+@row()
+def a_source_with_an_older_mtime(p):
+    """As `cp -p` and `rsync -t` leave it."""
+    change(p / "m/code/model.safetensors")
+    os.utime(p / "m/code/model.safetensors", (1_000_000_000, 1_000_000_000))
+    return everything("Mix") | everything("Two") | {links(p, "code")}
+
+
+@row()
+def a_source_that_several_models_use(p):
+    change(p / "m/prose/model.safetensors")
+    return everything("Mix") | everything("Two") | everything("Plain") | {links(p, "prose")}
+
+
+@row()
+def a_file_that_rsync_brought(p):
+    other = p / "other"
+    shutil.copytree(p / "m/code", other)
+    change(other / "config.json", 1)
+    (other / "config.json").write_text((p / "m/code/config.json").read_text().replace("1024", "2048"))
+    os.utime(other / "config.json", (1_000_000_000, 1_000_000_000))
+    subprocess.run(["rsync", "-rt", f"{other}/", p / "m/code"], check=True)
+    return everything("Mix") | everything("Two") | {links(p, "code")}
+
+
+@row()
+def a_card_or_a_stray_file_beside_a_source(p):
+    (p / "m/code/README.md").write_text("# Read me\n")
+    (p / "m/code/old.bin").write_bytes(b"old")
+    return NOTHING
+
+
+@row()
+def sources_touched(p):
+    for path in [*(p / "data").iterdir(), *(p / "m").rglob("*")]:
+        os.utime(path)
+    return NOTHING
+
+
+@row()
+def sources_copied(p):
+    for name in ("m", "data"):
+        shutil.copytree(p / name, p / f"{name}2", copy_function=shutil.copyfile)
+        shutil.rmtree(p / name)
+        (p / f"{name}2").rename(p / name)
+    return NOTHING
+
+
+@row()
+def the_working_directory_moved_through_tar_and_every_mtime_lost(p):
+    archive = p.path.with_suffix(".tar")
+    subprocess.run(["tar", "-C", p.path, "--mtime=2001-01-01", "-cf", archive, "."], check=True)
+    p.path = p.path.with_name("unpacked")
+    p.path.mkdir()
+    subprocess.run(["tar", "-C", p.path, "-xmf", archive], check=True)
+    lie_about_mtimes(p.path)
+    return NOTHING
+
+
+@row()
+def copied_to_another_machine_without_the_sources_of_links(p):
+    """Links lead to the first directory's models: gone there, they are made again only when something needs them."""
+    for path in (p / "resources/models").glob("*/*"):
+        if path.is_symlink():
+            path.unlink()
+            path.symlink_to(f"/nowhere/{path.name}")
+    return NOTHING
+
+
+# What lies in the working directory
+
+
+@row()
+def dot_snakemake_deleted(p):
+    shutil.rmtree(p / ".snakemake")
+    return NOTHING
+
+
+@row(builds=True)
+def dot_snakemake_deleted_and_an_option_changed(p):
+    shutil.rmtree(p / ".snakemake")
+    p.quants[2]["type"] = "Q5_0"
+    return of("Mix", "static", "static/shards", "base", "static/evaluation", "report", "card")
+
+
+@row()
+def logs_benchmarks_and_remembered_digests_deleted(p):
+    for name in ("logs", "benchmarks"):
+        shutil.rmtree(p / name)
+    (p / "resources/contents.json").unlink()
+    return NOTHING
+
+
+def delete(p: Project, *artifacts: str) -> None:
+    """Delete what was made; records stay, as reclaiming leaves them."""
+    for name in set().union(*artifacts) if artifacts and isinstance(artifacts[0], set) else artifacts:
+        path = p / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@row()
+def intermediates_deleted(p):
+    delete(p, of("Mix", "merge", "BF16", "base") | of("Two", "merge", "BF16") | of("Plain", "BF16"))
+    return NOTHING
+
+
+@row(builds=True)
+def intermediates_deleted_and_a_quant_added(p):
+    delete(p, of("Mix", "merge", "BF16") | of("Two", "merge", "BF16"))
+    p.model("Two")["gguf"]["quants"].append("Q4_0")
+    return of("Mix", "merge") | of("Two", "merge", "BF16", "Q4_0", "report", "card")
+
+
+@row(builds=True)
+def reclaimed_and_a_quant_added(p):
+    p.config["reclaim"] = ["safetensors", "bf16"]
+    delete(p, of("Mix", "merge", "BF16", "base") | of("Two", "merge", "BF16") | of("Plain", "BF16"))
+    assert p.plan() == NOTHING
+    p.quants.append("Q5_K_M")
+    new = of("Mix", "Q5_K_M", "Q5_K_M/shards", "Q5_K_M/evaluation", "base", "report", "card")
+    return new | of("Mix", "merge", "BF16")
+
+
+@row()
+def reclaim_was_turned_on(p):
+    p.config["reclaim"] = ["safetensors", "bf16"]
+    return NOTHING
+
+
+@row()
+def a_reclaimed_intermediate_whose_recipe_changed(p):
+    """Nothing needs it but what is made from it, and all of that is stale."""
+    p.config["reclaim"] = ["safetensors", "bf16"]
+    delete(p, of("Mix", "merge", "BF16") | of("Two", "merge", "BF16"))
+    p.model("Two")["merge"]["parameters"]["t"] = 0.5
+    return everything("Two") | of("Mix", "merge")
+
+
+@row(builds=True)
+def a_finished_quant_deleted(p):
+    delete(p, *of("Mix", "static"))
+    return of("Mix", "static")
+
+
+@row()
+def a_finished_quant_and_its_recipe_deleted(p):
+    delete(p, *of("Mix", "static"))
+    (p / "results/Mix/gguf/Mix-static.gguf.recipe.json").unlink()
+    return of("Mix", "static")
+
+
+@row()
+def the_imatrix_deleted(p):
+    delete(p, *of("Mix", "imatrix"))
+    return of("Mix", "imatrix")
+
+
+@row()
+def a_page_of_the_report_deleted(p):
+    (p / "results/Mix/report/quality.html").unlink()
+    return of("Mix", "report")
+
+
+@row(builds=True)
+def a_shard_deleted(p):
+    (p / "results/Mix/shards/Q8_0/Mix-Q8_0-00002-of-00002.gguf").unlink()
+    return shards("Mix", "Q8_0")
+
+
+@row()
+def a_file_of_a_merge_deleted(p):
+    (p / "results/Two/safetensors/tokenizer.model").unlink()
+    return everything("Two")
+
+
+@row(builds=True)
+def a_quant_truncated(p):
+    path = p / "results/Mix/gguf/Mix-static.gguf"
+    os.truncate(path, path.stat().st_size - 1)
+    return of("Mix", "static", "static/shards", "base", "static/evaluation", "report", "card")
+
+
+@row()
+def a_quant_that_grew(p):
+    with open(p / "results/Plain/gguf/Plain-Q4_0.gguf", "ab") as file:
+        file.write(b"x")
+    return of("Plain", "Q4_0", "report", "card")
+
+
+@row()
+def a_truncated_merge_spoils_what_is_made_from_it(p):
+    os.truncate(p / "results/Mix/safetensors/model.safetensors", 1000)
+    return everything("Mix") | everything("Two")
+
+
+@row()
+def a_page_of_the_report_truncated(p):
+    os.truncate(p / "results/Mix/report/quality.svg", 10)
+    return of("Mix", "report", "card")
+
+
+@row()
+def bits_flipped_in_place(p):
+    """Only `verify` reads every byte."""
+    change(p / "results/Mix/gguf/Mix-Q8_0.gguf")
+    return NOTHING
+
+
+# Recipes
+
+
+def record(p: Project, artifact: str) -> Path:
+    return p / f"{artifact}.recipe.json"
+
+
+def half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@row(builds=True)
+def a_recipe_missing(p):
+    record(p, *of("Mix", "imatrix")).unlink()
+    return of("Mix", "imatrix")
+
+
+@row()
+def a_recipe_empty(p):
+    os.truncate(record(p, *of("Mix", "merge")), 0)
+    return of("Mix", "merge")
+
+
+@row()
+def a_recipe_half_written(p):
+    half(record(p, *shards("Mix", "Q8_0")))
+    return shards("Mix", "Q8_0")
+
+
+@row()
+def a_recipe_that_is_no_recipe(p):
+    record(p, *of("Mix", "card")).write_text("[1, 2]\n")
+    return of("Mix", "card")
+
+
+@row()
+def a_recipe_of_another_artifact(p):
+    shutil.copy(record(p, *of("Mix", "Q8_0")), record(p, *of("Mix", "static")))
+    return of("Mix", "static")
+
+
+@row()
+def a_recipe_of_the_same_quant_of_another_model(p):
+    shutil.copy(record(p, *of("Two", "Q8_0")), record(p, *of("Mix", "Q8_0")))
+    return of("Mix", "Q8_0")
+
+
+@row()
+def a_recipe_of_a_later_schema(p):
+    path = record(p, *of("Plain", "Q4_0"))
+    path.write_text(path.read_text().replace('"quantmill": 1', '"quantmill": 2'))
+    return of("Plain", "Q4_0")
+
+
+@row()
+def the_recipe_of_a_source_missing(p):
+    record(p, links(p, "code")).unlink()
+    return NOTHING
+
+
+@row()
+def a_recipe_of_one_page_of_the_report_missing(p):
+    record(p, "results/Mix/report/quality.html").unlink()
+    return of("Mix", "report")
+
+
+@row()
+def an_artifact_built_again_with_other_bytes(p):
+    """What is made from it is judged by the bytes that it was made from."""
+    path = record(p, *of("Mix", "static"))
+    data = json.loads(path.read_text())
+    data["sha256"] = "0" * 64
+    path.write_text(json.dumps(data))
+    return of("Mix", "static/shards", "base", "static/evaluation", "report", "card")
+
+
+def test_what_was_made_from_a_swapped_file_follows_when_its_recipe_is_lost(project):
+    """The quant is made again first; its bytes differ from those that its consumers were made from."""
+    for name in (*of("Plain", "report"), *of("Plain", "card")):
+        path = record(project, name)
+        data = json.loads(path.read_text())
+        data["inputs"]["form Q4_0"] = "0" * 64
+        path.write_text(json.dumps(data))
+    record(project, *of("Plain", "Q4_0")).unlink()
+    assert project.plan() == of("Plain", "Q4_0", "report", "card")
+
+
+# What is asked for
+
+
+@row("results/Mix/gguf/Mix-Q6_K.gguf")
+def one_file_alone(p):
+    p.quants += ["Q6_K", "Q5_K_M"]
+    return of("Mix", "Q6_K")
+
+
+@row("results/Mix/gguf/Mix-Q8_0.gguf")
+def one_file_alone_that_is_fresh(p):
+    p.quants.append("Q6_K")
+    return NOTHING
+
+
+@row("results/Mix/report/quality.html")
+def a_page_alone(p):
+    p.quants.append("Q6_K")
+    return of("Mix", "Q6_K", "base", "Q6_K/evaluation", "report")
+
+
+@row("--until", "quantize")
+def until_a_rule(p):
+    p.quants.append("Q6_K")
+    return of("Mix", "Q6_K")
+
+
+@row("quants")
+def a_target(p):
+    p.quants.append("Q6_K")
+    p.model("Mix")["gguf"]["split_max_size"] = "2M"
+    return of("Mix", "Q6_K")
+
+
+@row("gguf")
+def a_target_of_reclaimed_intermediates(p):
+    p.config["reclaim"] = ["safetensors", "bf16"]
+    delete(p, of("Mix", "merge", "BF16") | of("Two", "merge", "BF16"))
+    return of("Mix", "merge", "BF16") | of("Two", "merge", "BF16")
+
+
+@row("--forcerun", "imatrix")
+def forcerun_of_a_rule(p):
+    return of("Mix", "imatrix", "Q8_0", "mixed") | shards("Mix", "Q8_0", "mixed") | with_imatrix()
+
+
+@row("--forcerun", "results/Mix/gguf/Mix-static.gguf")
+def forcerun_of_a_file(p):
+    return of("Mix", "static", "static/shards", "base", "static/evaluation", "report", "card")
+
+
+@row("-R", "quantize")
+def forcerun_with_reclaimed_intermediates(p):
+    p.config["reclaim"] = ["safetensors", "bf16"]
+    made = of("Mix", "merge", "BF16") | of("Two", "merge", "BF16") | of("Plain", "BF16")
+    delete(p, made)
+    quants = set().union(*(of(model, *forms) for model, forms in FORMS.items()))
+    return made | quants | CARDS | shards() | evaluations() - of("Mix", "BF16/evaluation")
+
+
+@row("--forceall")
+def forceall(p):
+    made = everything("Mix") | everything("Two") | everything("Plain")
+    corpora = {f"resources/corpora/{name}.txt" for name in ("calibration", "evaluation")}
+    sources = {links(p, name) for name in ("base", "code", "prose")}
+    return made | corpora | sources | {"resources/llama.cpp"}
+
+
+@row("--force", "results/Plain/gguf/Plain-Q4_0.gguf")
+def force_of_a_target(p):
+    return of("Plain", "Q4_0")
+
+
+@row("--forceall", "results/Plain/gguf/Plain-Q4_0.gguf")
+def forceall_of_a_target(p):
+    return of("Plain", "BF16", "Q4_0") | {links(p, "prose"), "resources/llama.cpp"}
+
+
+def test_texts_that_git_checks_out_again(project, git):
+    """git gives what it checks out the time of now: the same content makes nothing stale, another one does."""
+    git(project.path, "init", "--quiet")
+    git(project.path, "add", "data", "m")
+    git(project.path, "commit", "--quiet", "--message", "as built")
+    change(project / "data/evaluation.txt")
+    git(project.path, "commit", "--quiet", "--all", "--message", "another text")
+    git(project.path, "checkout", "--quiet", "HEAD~1")
+    assert project.plan() == NOTHING
+    git(project.path, "checkout", "--quiet", "-")
+    assert project.plan() == evaluations() | {"resources/corpora/evaluation.txt"}
+
+
+# The code
+
+
+@pytest.fixture
+def edited(project, tmp_path) -> Project:
+    """The project with a copy of the workflow of its own."""
+    project.repository = tmp_path / "workflow"
+    for name in ("scripts", "rules", "profiles", "config"):
+        shutil.copytree(ROOT / name, project.repository / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", project.repository)
+    return project
+
+
+def append(path: Path, line: str) -> None:
+    with open(path, "a") as file:
+        file.write(line)
+
+
+def judged(*models: str) -> set[str]:
+    return set().union(*(of(model, "report", "card") for model in models))
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        pytest.param(None, NOTHING, id="a clone elsewhere"),
+        pytest.param("scripts/kld_report.py", evaluations() - of("Mix", "base"), id="a script"),
+        pytest.param("scripts/lib/divergence.py", NOTHING, id="a module of something else"),
+        pytest.param("scripts/lib/forms.py", judged(*FORMS), id="a module that scripts import"),
+        pytest.param("scripts/templates/card.md.j2", set().union(*(of(m, "card") for m in FORMS)), id="a template"),
+        pytest.param("scripts/lib/graph.py", NOTHING, id="the planner"),
+        pytest.param("rules/split.txt", NOTHING, id="a stray file"),
+    ],
+)
+def test_an_edit_of_the_code_makes_stale_what_it_makes(edited, file, expected):
+    if file:
+        append(edited.repository / file, "\n# edited\n")
+    base = of("Mix", "base") if any("/evaluation/" in path for path in expected) else NOTHING
+    assert edited.plan() == expected | base
+
+
+def test_an_edit_of_a_shell_block_makes_stale_what_it_makes(edited):
+    path = edited.repository / "rules/quantize.smk"
+    path.write_text(path.read_text().replace("llama-gguf-split --split --split", "llama-gguf-split  --split -v --split"))
+    assert edited.plan() == shards()
+
+
+def test_layout_and_resources_of_a_rule_make_nothing_stale(edited):
+    path = edited.repository / "rules/quantize.smk"
+    text = path.read_text()
+    assert "    threads: threads_for" in text
+    path.write_text(text.replace("    threads: threads_for", "    threads: 1").replace(" \\\n            ", " \\\n    "))
+    assert edited.plan() == NOTHING
+
+
+# Rows that only concern planning: no GPU, no other version of a tool is at hand
+
+EXL2 = {
+    "merge": {
+        "merge_method": "linear",
+        "models": [{"model": f"./m/{name}", "parameters": {"weight": 0.5}} for name in ("code", "prose")],
+        "dtype": "bfloat16",
+    },
+    "exl2": {"bits": [3, 5.0]},
+    "evaluate": {},
+}
+
+
+class Planned:
+    """A working directory in which everything is marked as built, from whatever recipe the config gives."""
+
+    def __init__(self, config: dict):
+        self.config = config
+        for made in self.session().graph:
+            self.mark(made)
+
+    def session(self) -> Session:
+        settings = SimpleNamespace(forceall=False, forcetargets=False, forcerun=set(), targets=set())
+        return Session(copy.deepcopy(self.config), lambda: settings, True)
+
+    def mark(self, made: Artifact) -> None:
+        """Write stand-ins for an artifact and all that it is made from, with their records."""
+        if recipes.read(made.path):
+            return
+        for up in (*made.inputs.values(), *made.uses.values()):
+            self.mark(up)
+        inputs = {role: recipes.read(up.path).sha256 for role, up in made.inputs.items()}
+        for path in made.outputs:
+            files = {}
+            if made.directory:
+                Path(path).mkdir(parents=True)
+                Path(path, "file").write_text(path)
+                files = {"file": [len(path), ""]}
+            else:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                Path(path).write_text(path)
+            content = (path, made.recipe, made.digest, len(path), made.digest, files, inputs)
+            recipes.write(recipes.Record(*content))
+
+    def plan(self) -> set[str]:
+        """What a run would build: what is stale, and what has to be there for it."""
+        session, found = self.session(), set()
+        todo = [session.find(path) for path in session.asked()]
+        while todo:
+            made = todo.pop()
+            if made.path not in found:
+                found.add(made.path)
+                needed = (*made.inputs.values(), *made.uses.values())
+                todo += [up for up in needed if session.plan.state(up) is not State.FRESH]
+        return found
+
+
+@pytest.fixture
+def planned(built: Project, tmp_path, monkeypatch) -> Callable[[dict], Planned]:
+    """Make a Planned of one model, in a directory with the built project's sources."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "data"):
+        (tmp_path / name).symlink_to(built / name)
+    corpora = copy.deepcopy(built.config["corpora"])
+    return lambda model: Planned({"corpora": corpora, "models": {"M": copy.deepcopy(model)}})
+
+
+def exl2(*names: str) -> set[str]:
+    return {f"results/M/{name}" for name in names}
+
+
+SHOWN = ("report/quality.csv", "README.md")
+
+
+def test_exl2_a_bits_value_added_needs_no_measurement(planned):
+    p = planned(EXL2)
+    assert p.plan() == NOTHING
+    p.config["models"]["M"]["exl2"]["bits"] = [3.0, 4.25, 5]
+    assert p.plan() == exl2("exl2/4.25bpw", "evaluation/4.25bpw.json", *SHOWN)
+
+
+def test_exl2_after_the_merge_was_reclaimed_it_comes_back_for_one_bits_value(planned):
+    p = planned(EXL2)
+    p.config["reclaim"] = ["safetensors"]
+    shutil.rmtree("results/M/safetensors")
+    assert p.plan() == NOTHING
+    p.config["models"]["M"]["exl2"]["bits"].append(6)
+    assert p.plan() == exl2("safetensors", "exl2/6.0bpw", "evaluation/6.0bpw.json", *SHOWN)
+
+
+def test_exl2_the_head_of_the_quants_is_no_part_of_the_measurement(planned):
+    p = planned(EXL2)
+    p.config["models"]["M"]["exl2"]["head_bits"] = 8
+    forms = ("3.0bpw", "5.0bpw")
+    made = [f"exl2/{form}" for form in forms] + [f"evaluation/{form}.json" for form in forms]
+    assert p.plan() == exl2(*made, *SHOWN)
+
+
+def test_exl2_a_lost_measurement_never_comes_out_the_same_twice(planned):
+    p = planned(EXL2)
+    Path("results/M/exl2/measurement.json").unlink()
+    forms = ("3.0bpw", "5.0bpw")
+    made = [f"exl2/{form}" for form in forms] + [f"evaluation/{form}.json" for form in forms]
+    assert p.plan() == exl2("exl2/measurement.json", *made, *SHOWN)
+
+
+GGUF = {
+    "source": "./m/code",
+    "gguf": {"imatrix": {"chunks": 4}, "quants": ["Q8_0"], "split_max_size": "1M"},
+    "evaluate": {},
+}
+BY_LLAMA_CPP = (
+    *("gguf/M-BF16.gguf", "imatrix.dat", "gguf/M-Q8_0.gguf", "shards/Q8_0", "evaluation/base.kld"),
+    *("evaluation/BF16.json", "evaluation/Q8_0.json", *SHOWN),
+)
+
+
+def test_another_version_of_llama_cpp_makes_stale_what_it_makes(planned, monkeypatch):
+    p = planned(GGUF)
+    assert p.plan() == NOTHING
+    monkeypatch.setattr(lib.graph, "llama_version", lambda path, contents: "b99999")
+    assert p.plan() == exl2(*BY_LLAMA_CPP)
+
+
+def test_another_version_of_mergekit_makes_stale_the_merge_and_what_is_made_from_it(planned, monkeypatch):
+    p = planned({"merge": EXL2["merge"], "gguf": {"quants": ["Q8_0"], "imatrix": False}})
+    version = lib.graph.package_version
+    monkeypatch.setattr(lib.graph, "package_version", lambda name: "9.9" if name == "mergekit" else version(name))
+    assert p.plan() == exl2("safetensors", "gguf/M-BF16.gguf", "gguf/M-Q8_0.gguf", *SHOWN)
+
+
+def test_another_version_of_matplotlib_makes_stale_the_reports(planned, monkeypatch):
+    p = planned(GGUF)
+    version = lib.graph.package_version
+    monkeypatch.setattr(lib.graph, "package_version", lambda name: "9.9" if name == "matplotlib" else version(name))
+    assert p.plan() == exl2(*SHOWN)
+
+
+def own_tools(directory: Path, version: str) -> str:
+    """A directory of tools that say one version and do nothing."""
+    directory.mkdir()
+    for name in (*LLAMA_TOOLS, CONVERTER):
+        (directory / name).write_text(f"#!/bin/sh\necho 'version: {version}'\n")
+        (directory / name).chmod(0o755)
+    return str(directory)
+
+
+def test_own_tools_elsewhere_make_nothing_stale_and_a_new_version_does(planned, tmp_path):
+    p = planned(GGUF)
+    p.config["llama_cpp"] = {"path": own_tools(tmp_path / "a", "10605 (abc)")}
+    shutil.rmtree("results")
+    shutil.rmtree("resources")
+    p = Planned(p.config)
+    assert p.plan() == NOTHING
+    p.config["llama_cpp"]["path"] = own_tools(tmp_path / "b", "10605 (abc)")
+    assert p.plan() == NOTHING
+    own_tools(tmp_path / "c", "10606 (def)")
+    for name in LLAMA_TOOLS:
+        os.replace(tmp_path / "c" / name, tmp_path / "b" / name)
+    assert p.plan() == exl2(*BY_LLAMA_CPP) | {"resources/llama.cpp"}

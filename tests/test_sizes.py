@@ -1,0 +1,129 @@
+"""Predicted sizes against the tools' own figures: a build that is said to fit the disk must fit it."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from gguf import GGMLQuantizationType, GGUFWriter
+from lib.mixture import Shape, quant_bytes, quant_types
+from lib.quants import QUANT_TYPES
+from lib.sizes import Weights, base_logits_bytes, gguf_tensors, llama_weights
+
+
+LLAMA_1B = {"layers": 16, "hidden": 2048, "ffn": 8192, "vocabulary": 128256, "heads": 32, "kv_heads": 8}
+LLAMA_8B = {"layers": 32, "hidden": 4096, "ffn": 14336, "vocabulary": 128256, "heads": 32, "kv_heads": 8}
+LLAMA_70B = {"layers": 80, "hidden": 8192, "ffn": 28672, "vocabulary": 128256, "heads": 64, "kv_heads": 8}
+ODD = {"layers": 6, "hidden": 896, "ffn": 4864, "vocabulary": 32000, "heads": 14, "kv_heads": 2}
+
+
+def sparse_gguf(path: Path, weights: Weights, sizes: dict, tied: bool = False) -> dict:
+    """A GGUF file in BF16 of which only the header is written; the rest is a hole. Its tensors' shapes."""
+    tensors = dict(gguf_tensors(weights))
+    if tied:
+        del tensors["output.weight"]
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(sizes["layers"])
+    writer.add_context_length(2048)
+    writer.add_embedding_length(sizes["hidden"])
+    writer.add_feed_forward_length(sizes["ffn"])
+    writer.add_head_count(sizes["heads"])
+    writer.add_head_count_kv(sizes["kv_heads"])
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(sizes["vocabulary"])
+    writer.add_tokenizer_model("no_vocab")
+    if weights.shape.experts:
+        writer.add_expert_count(weights.shape.experts)
+        writer.add_expert_used_count(2)
+    total = 0
+    for name, dims in tensors.items():
+        kind = GGMLQuantizationType.BF16 if len(dims) > 1 and "gate_inp" not in name else GGMLQuantizationType.F32
+        width = 2 if kind == GGMLQuantizationType.BF16 else 4
+        count = 1
+        for size in dims:
+            count *= size
+        writer.add_tensor_info(name, dims[::-1], "float32", count * width, raw_dtype=kind)
+        total += -(-count * width // 32) * 32
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + total + 64)
+    return tensors
+
+
+def dry_run(llama_bin: Path, gguf: Path, type_: str, *flags: str) -> float | None:
+    """MiB that llama-quantize says."""
+    command = [llama_bin / "llama-quantize", "--dry-run", *flags, gguf, type_]
+    said = subprocess.run(command, capture_output=True, text=True)
+    found = re.search(r"quant size\s*=\s*([\d.]+) MiB", said.stdout + said.stderr)
+    return float(found[1]) if found else None
+
+
+def mixtral() -> Weights:
+    """Eight experts a layer, as Mixtral names them."""
+    like = llama_weights(8, 1024, 2048, 32000, 16, 4)
+    tensors = {name: dims for name, dims in like.tensors.items() if ".mlp." not in name}
+    for layer in range(8):
+        moe = f"model.layers.{layer}.block_sparse_moe"
+        tensors[f"{moe}.gate.weight"] = (8, 1024)
+        for expert in range(8):
+            for name, dims in (("w1", (2048, 1024)), ("w2", (1024, 2048)), ("w3", (2048, 1024))):
+                tensors[f"{moe}.experts.{expert}.{name}.weight"] = dims
+    return Weights(tensors, Shape(8, 4, 8, "llama"))
+
+
+CASES = {
+    "1B, tied": (LLAMA_1B, True),
+    "8B": (LLAMA_8B, False),
+    "70B": (LLAMA_70B, False),
+    "widths that are no multiple of 256": (ODD, False),
+}
+
+
+@pytest.mark.parametrize("case", [*CASES, "experts"])
+def test_every_type_is_predicted_within_three_percent(case, tmp_path, llama_bin):
+    if case == "experts":
+        weights, tied = mixtral(), False
+        sizes = {"layers": 8, "hidden": 1024, "ffn": 2048, "vocabulary": 32000, "heads": 16, "kv_heads": 4}
+    else:
+        sizes, tied = CASES[case]
+        weights = llama_weights(**sizes)
+    gguf = tmp_path / "sparse.gguf"
+    tensors = sparse_gguf(gguf, weights, sizes, tied)
+    wrong, compared = [], 0
+    for type_ in QUANT_TYPES:
+        said = dry_run(llama_bin, gguf, type_)
+        if said is None:
+            continue
+        compared += 1
+        types = quant_types(tensors, weights.shape, type_, {}, imatrix=False)
+        kept = [(name, 16 if len(dims) > 1 and "gate_inp" not in name else 32) for name, dims in tensors.items()]
+        predicted = quant_bytes(tensors, types, kept) / 2**20
+        if abs(predicted / said - 1) > 0.001:
+            wrong.append(f"{type_}: {predicted:.1f} MiB predicted, {said} said")
+    assert not wrong
+    assert compared >= 25
+
+
+def test_overrides_of_a_quant_are_predicted(tmp_path, llama_bin):
+    weights = llama_weights(**LLAMA_1B)
+    gguf = tmp_path / "sparse.gguf"
+    tensors = sparse_gguf(gguf, weights, LLAMA_1B)
+    kept = [(name, 16 if len(dims) > 1 else 32) for name, dims in tensors.items()]
+    for options, flags in (
+        ({"token_embedding_type": "q8_0", "output_tensor_type": "q8_0"}, ["--token-embedding-type", "q8_0", "--output-tensor-type", "q8_0"]),
+        ({"pure": True}, ["--pure"]),
+        ({"leave_output_tensor": True}, ["--leave-output-tensor"]),
+        ({"tensor_types": ["ffn_down=q8_0"]}, ["--tensor-type", "ffn_down=q8_0"]),
+    ):
+        types = quant_types(tensors, weights.shape, "Q4_K_M", options, imatrix=False)
+        said = dry_run(llama_bin, gguf, "Q4_K_M", *flags)
+        assert quant_bytes(tensors, types, kept) / 2**20 == pytest.approx(said, rel=0.001), options
+
+
+def test_base_logits_of_a_128k_vocabulary_are_predicted():
+    # llama-perplexity b10605 on a vocabulary of 2048, context 256, 8 chunks; and the rule of thumb of 65 MB a chunk.
+    assert base_logits_bytes(8, 256, 2048) == 4177876
+    assert base_logits_bytes(1, 512, 128256) == pytest.approx(65.4e6, rel=0.01)
