@@ -54,7 +54,7 @@ rule reports:
 
 
 onstart:
-    session.start()
+    session.start(workflow.cores if workflow.local_exec else 8 * workflow.nodes)
 
 
 onsuccess:

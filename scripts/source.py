@@ -23,9 +23,9 @@ def main() -> None:
     here = Path(__file__).parent
     if reference.startswith((".", "/")):
         command = [here / "model_view.py", "--source", reference]
-        command += ["--allow-pickle"] if recipe["options"].get("allow_pickle") else []
     else:
         command = [here / "hub_fetch.py", reference, "--lock", LOCK_FILE]
+    command += ["--allow-pickle"] if recipe["options"].get("allow_pickle") else []
     command += ["--output", arguments.output]
     sys.exit(subprocess.run([sys.executable, *map(str, command)]).returncode)
 

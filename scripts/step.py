@@ -30,7 +30,7 @@ def main() -> None:
         stage(wanted).mkdir(parents=True, exist_ok=True)
         print(stage(wanted) / "lock")
     elif verb == "begin":
-        begin(wanted)
+        begin(wanted, wanted_path)
     elif verb == "commit":
         commit(wanted, float(rest[0]))
         os.utime(wanted_path, (0, 0))
@@ -42,13 +42,14 @@ def stage(wanted: dict) -> Path:
     return path.parent / f".{path.name}.building"
 
 
-def begin(wanted: dict) -> None:
+def begin(wanted: dict, wanted_path: str) -> None:
     """Take the lock, check the inputs, and print OUT and STAGE for the shell."""
     here, name = stage(wanted), wanted["artifact"]
     take_lock(here / "lock", name)
     if is_built(wanted):
         say(f"ready   {name}: another run has just built it")
         shutil.rmtree(here)
+        os.utime(wanted_path, (0, 0))
         print("exit 0")
         return
     made_from = {role: input_sha256(name, *up) for role, up in wanted["inputs"].items()}

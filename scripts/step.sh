@@ -11,6 +11,10 @@
 
 begin() {
     local lock answer status
+    if [ $# != 2 ]; then # on a cluster, where the config is read again for each job
+        echo "FAILED  the config was changed after this run was planned. Run the same command again." >&2
+        exit 1
+    fi
     exec 8>&2
     lock=$("$QM_PYTHON" -I "$QM_SCRIPTS/step.py" lock "$1")
     while true; do
@@ -47,7 +51,7 @@ again() {
 _ended() {
     local status=$?
     [ -n "$QM_WANTED" ] || exit $status
-    rm -rf "$STAGE"
+    rm -rf "$(dirname "$STAGE")" # the lock in it is still held
     {
         printf 'FAILED  %s, after %s s. The end of %s:\n' "$OUT_NAME" "$SECONDS" "$QM_LOG"
         tail -n 15 "$QM_LOG" | sed 's/^/    /'

@@ -171,13 +171,14 @@ def submit(flags: list[str], script: str, marks: list[str]) -> str:
     return done.stdout.strip().split(";")[0]
 
 
-def link_status(program: Path) -> None:
-    """Put status.py where the profile's relative path finds it, wherever Snakemake was started."""
-    link = STATE / "status.py"
-    if not link.is_symlink() or os.readlink(link) != str(program):
-        part = STATE / f"status.{os.getpid()}"
-        part.symlink_to(program)
-        part.replace(link)
+def link_status(home: Path) -> None:
+    """Put status.{sh,py} where the profile's relative path finds them."""
+    for name in ("status.sh", "status.py"):
+        link, program = STATE / name, str(home / name)
+        if not link.is_symlink() or os.readlink(link) != program:
+            part = STATE / f"{name}.{os.getpid()}"
+            part.symlink_to(program)
+            part.replace(link)
 
 
 def main() -> None:
@@ -185,7 +186,7 @@ def main() -> None:
     here = Path(__file__).resolve().parent
     STATE.mkdir(parents=True, exist_ok=True)
     LOGS.mkdir(parents=True, exist_ok=True)
-    link_status(here / "status.py")
+    link_status(here)
     site = read_site(Path(os.environ.get("QUANTMILL_SLURM_SITE") or here / "site.yaml"))
     jobscript = Path(sys.argv[1]).read_text()
     job = properties(jobscript)

@@ -12,8 +12,8 @@ from lib.schedule import Job, Peak, peak
 from lib.sizes import Size, Sizes
 from lib.times import Times
 
-# A disk that is full to the last byte stops more than this build.
-RESERVE = 500_000_000
+# Sizes are predicted within some per cent, and a disk that is full to the last byte stops more than this build.
+RESERVE = 0.03
 THREADED = {"imatrix", "quantize", "base_logits", "evaluate"}
 
 
@@ -29,7 +29,7 @@ class Outlook:
 
     @property
     def fits(self) -> bool:
-        return self.peak.bytes + RESERVE <= self.free
+        return self.peak.bytes * (1 + RESERVE) <= self.free
 
     def refusal(self, reclaim: list[str]) -> str:
         """One line: the figures, and what to do."""
@@ -38,7 +38,7 @@ class Outlook:
             advice += f", or let intermediates go as soon as they can (`reclaim: [{', '.join([*reclaim, *could])}]`)"
         return (
             f"This build does not fit the disk: it needs {human(self.peak.bytes)} at its fullest (while "
-            f"{self.peak.at} is made) and {human(RESERVE)} to spare, and {human(self.free)} are free in "
+            f"{self.peak.at} is made), and {human(self.free)} are free in "
             f"{os.getcwd()}. {advice[0].upper()}{advice[1:]}, or build some models only (--config model=NAME). "
             "`snakemake plan` shows the files; --config ignore_disk=true builds all the same."
         )

@@ -1,6 +1,8 @@
 """What is stale, and why: the recipes that the config wants against the records on disk. A stat a file, no hashing."""
 
+import json
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -121,7 +123,7 @@ class Plan:
 
     def _tainted(self, made: Artifact) -> list[str]:
         return [
-            f"{up.path}, from which it is made, is damaged"
+            f"{up.path}{FROM_DAMAGED}"
             for up in made.inputs.values()
             if self.verdict(up).damaged
         ]
@@ -176,7 +178,9 @@ class Plan:
         return f"{MADE_FROM}{made.inputs[role].path}, whose recipe changed"
 
 
-MADE_FROM = "made from "  # how the reasons of what only follows another change begin
+# What the reasons of that have in common which only follows another change.
+MADE_FROM = "made from "
+FROM_DAMAGED = ", from which it is made, is damaged"
 
 
 def _pairs(old: dict, new: dict, key: str) -> list[tuple[str, Any, Any]]:
@@ -200,14 +204,20 @@ def _content_change(before: Any, now: Any) -> str:
 
 
 def wanted_path(made: Artifact) -> Path:
-    """Where the wanted recipe of a stale artifact is left for the step that builds it."""
-    return RUN_STATE / "wanted" / f"{made.path}.json"
+    """Where the wanted recipe of a stale artifact is left for the step that builds it.
+
+    Each in a directory of its own: Snakemake (9.27.1) lists a directory once, and takes a file that comes into it
+    later for missing.
+    """
+    return RUN_STATE / "wanted" / made.path / "recipe.json"
 
 
 def leave_wanted(made: Artifact) -> str:
     """Write the wanted recipe, as a file that is newer than any output, so that Snakemake runs the step.
 
     `commit` sets its mtime back when the artifact is there, because Snakemake checks that outputs are newer.
+    `left` makes its content another one each time: Snakemake does not run a step again for an input file that has the
+    checksum that it had when the step ran last.
     """
     path = wanted_path(made)
     wanted: dict[str, Any] = {
@@ -220,12 +230,13 @@ def leave_wanted(made: Artifact) -> str:
         "recipe": made.recipe,
         "inputs": {role: [up.path, up.digest] for role, up in made.inputs.items()},
     }
-    text = recipes.canonical(wanted)
     try:
-        same = path.read_text() == text and path.stat().st_mtime == NEWEST
-    except OSError:
+        old = json.loads(path.read_text())
+        same = path.stat().st_mtime == NEWEST and old == wanted | {"left": old["left"]}
+    except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
+        text = recipes.canonical(wanted | {"left": time.time_ns()})
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.{os.getpid()}")
         part.write_text(text)

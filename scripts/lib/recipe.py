@@ -66,10 +66,13 @@ def path_of(artifact: str) -> str:
     return artifact + SUFFIX
 
 
-def read(artifact: str) -> Record | None:
-    """The record beside an artifact; None where it is missing, empty, half written or another artifact's."""
+def read(artifact: str, top: str | os.PathLike = "") -> Record | None:
+    """The record beside an artifact; None where it is missing, empty, half written or another artifact's.
+
+    top: the working directory, if it is not this one.
+    """
     try:
-        with open(path_of(artifact), "rb") as file:
+        with open(os.path.join(top, path_of(artifact)), "rb") as file:
             data = json.loads(file.read())
         if data["quantmill"] != SCHEMA or data["artifact"] != artifact:
             return None

@@ -1,6 +1,8 @@
 """One run at a time in a working directory: a lock that a killed run cannot leave behind."""
 
 import fcntl
+import os
+import shutil
 from pathlib import Path
 
 LOCK = Path(".snakemake/quantmill/run.lock")
@@ -22,3 +24,23 @@ def hold_directory() -> None:
             f"Another run is at work in {Path.cwd()}. Wait until it ends, or end it."
         ) from error
     _held.append(file)
+
+
+def clear_abandoned(tops: tuple[str, ...] = ("results", "resources")) -> None:
+    """Remove the directories in which killed runs' steps were at work; not those of steps that still run."""
+    for top in tops:
+        for directory, names, _ in os.walk(top):
+            hidden = [name for name in names if name.startswith(".")]
+            names[:] = [name for name in names if name not in hidden]
+            for name in hidden:
+                if name.endswith(".building"):
+                    _remove_unlocked(Path(directory, name))
+
+
+def _remove_unlocked(stage: Path) -> None:
+    with open(stage / "lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return
+        shutil.rmtree(stage)

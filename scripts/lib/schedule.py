@@ -30,11 +30,12 @@ class Job:
 @dataclass(frozen=True)
 class Peak:
     """bytes: the most that a build adds to what lies on the disk now; at: the job that was started then;
-    after: what is left of it in the end."""
+    after: what is left of it in the end; seconds: from start to end."""
 
     bytes: int
     at: str
     after: int
+    seconds: float
 
 
 def peak(jobs: Iterable[Job], cores: int) -> Peak:
@@ -76,7 +77,7 @@ def peak(jobs: Iterable[Job], cores: int) -> Peak:
             known[user].waiting.discard(path)
             if not known[user].waiting:
                 ready.append(known[user])
-    return Peak(most, at, used)
+    return Peak(most, at, used, now)
 
 
 def _reward(job: Job, known: dict[str, Job]) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 In the main process an artifact is stale when the plan says so, and its wanted recipe is left for the step. In the
 processes that Snakemake starts for its jobs (on a cluster) the plan is not made again: what was left is obeyed, and
-it is an error when the config there asks for something else.
+`begin` fails when the config there asks for something else, for which nothing was left.
 """
 
 import json
@@ -17,10 +17,11 @@ from lib.config import Config, ConfigError, Options, load
 from lib.console import summary
 from lib.contents import Contents
 from lib.graph import Artifact, Graph
-from lib.lock import Lock, LockError
+from lib.lock import Lock, LockError, lock_missing
 from lib.model_files import ModelFilesError
 from lib.plan import NEWEST, RUN_STATE, Plan, State, leave_wanted, wanted_path
-from lib.run_lock import Busy, hold_directory
+from lib.references import hub_sources
+from lib.run_lock import Busy, clear_abandoned, hold_directory
 from lib.tools import ToolError
 
 
@@ -44,6 +45,8 @@ class Session:
         self._raw, self._settings, self.main = raw, settings, main
         self._building: dict[str, Artifact] = {}  # what this run was asked for and has to build
         self.contents = Contents()
+        if main:
+            lock_missing(hub_sources(self.config, self.options.models()), Path())
         self.graph = Graph(
             self.config,
             self.contents,
@@ -86,12 +89,7 @@ class Session:
             self.contents.save()
             self._building[made.path] = made
             return leave_wanted(made)
-        path = wanted_path(made)
-        if f'"digest":"{made.digest}"' not in path.read_text():
-            raise ConfigError(
-                [f"{made.path}: the config was changed after this run was planned; start it again"]
-            )
-        return str(path)
+        return str(wanted_path(made))
 
     def asked(self, *rules: str) -> list[str]:
         """What a target asks for: all that is stale; of named rules also the intermediates that are not there."""
@@ -105,6 +103,7 @@ class Session:
         if self._only_answers():
             return
         hold_directory()
+        clear_abandoned()
         if self._building and not self.options.ignore_disk:
             # Imported for builds only: a dry run does without.
             from lib.outlook import look

@@ -28,7 +28,7 @@ BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 OUTTYPE_BITS = {"f32": 32.0, "q8_0": 8.5}
 # What has no formula, and is small.
-SMALL = {"evaluate": 1_000, "exl2_evaluate": 1_000, "report": 400_000, "card": 12_000, "card_of_kind": 12_000}
+SMALL = {"evaluate": 1_000, "exl2_evaluate": 1_000, "report": 40_000, "card": 4_000, "card_of_kind": 4_000}
 SMALL |= {"demo_text": 4_200_000, "exl2_measure": 1_000_000}
 # The demo's models: what scripts/demo_train.py makes by default.
 DEMO = {"layers": 4, "hidden": 256, "ffn": 768, "vocabulary": 2048, "heads": 4, "kv_heads": 2}

@@ -100,7 +100,7 @@ def artifacts(name: str = "Mix") -> dict[str, SimpleNamespace]:
         add(f"exl2/{bits}bpw", "exl2_quantize")
         add(f"evaluation/{bits}bpw.json", "exl2_evaluate")
     add("report/quality.csv", "report")
-    for kind in ("README.md", "README.exl2.md", "README.safetensors.md"):
+    for kind in ("README.gguf.md", "README.exl2.md", "README.safetensors.md"):
         add(kind, "card")
     return found
 
@@ -206,9 +206,9 @@ def test_card_written_from_the_records_passes_the_gates_of_publishing(config, lo
     parameters = {"model": "Mix", "parameters": 4_000_000}
     (here / "forms.json").write_text(json.dumps(parameters | {"forms": entries}))
     given = ("--forms", "forms.json", "--about", "about.json")
-    ok(workdir.run("card.py", *given, "--output", "results/Mix/README.md"))
-    card = (here / "results/Mix/README.md").read_text()
-    record("results/Mix/README.md", "card", card.encode())
+    ok(workdir.run("card.py", *given, "--output", "results/Mix/README.gguf.md"))
+    card = (here / "results/Mix/README.gguf.md").read_text()
+    record("results/Mix/README.gguf.md", "card", card.encode())
     for part in (
         "| Q8_0 in 2 parts: Mix-Q8_0/ |",
         "[Mix-Q4_K_M.gguf](Mix-Q4_K_M.gguf), also in 2 parts: Mix-Q4_K_M/",
@@ -235,10 +235,10 @@ def test_card_written_from_the_records_passes_the_gates_of_publishing(config, lo
     assert "Mix-Q8_0.gguf\n" not in done.stdout, "a file over the limit would be uploaded whole"
 
 
-def test_cards_of_further_repositories_have_their_own_path(config):
+def test_every_repository_has_a_card_of_its_own(config):
     assert card_paths("Mix", config.models["Mix"]) == {
-        "gguf": "results/Mix/README.md",
+        "gguf": "results/Mix/README.gguf.md",
         "exl2": "results/Mix/README.exl2.md",
         "safetensors": "results/Mix/README.safetensors.md",
     }
-    assert card_paths("Inner", config.models["Inner"]) == {"safetensors": "results/Inner/README.md"}
+    assert card_paths("Inner", config.models["Inner"]) == {}

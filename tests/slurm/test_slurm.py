@@ -53,27 +53,26 @@ def trace(here: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def assert_one_writer(here: Path) -> None:
-    """Between start and end of a quant's writer no other one starts."""
+def assert_one_writer(here: Path, dead: tuple[str, ...] = ()) -> None:
+    """No job begins to write a quant while another does; `dead` jobs ended without saying so."""
     at_work: dict[str, str] = {}
-    for verb, quant, writer in trace(here):
+    for verb, quant, job in trace(here):
         if verb == "start":
-            alive = at_work.get(quant)
-            assert alive is None or not Path(f"/proc/{alive}").exists(), trace(here)
-            at_work[quant] = writer
-        elif at_work.get(quant) == writer:
-            del at_work[quant]
+            assert at_work.get(quant) in (None, *dead), trace(here)
+            at_work[quant] = job
+        else:
+            assert at_work.pop(quant) == job, trace(here)
 
 
 # Each quantization writes what it does into `trace`; hooks/TYPE may be lines that hurt it, once.
 NOTED = """\
-quant=$(basename "${@: -3:1}"); pid=$$
+quant=$(basename "${@: -3:1}")
 mkdir -p hooks
-echo "start $quant $pid" >> trace
+echo "start $quant $SLURM_JOB_ID" >> trace
 hook=hooks/$(basename "${@: -2:1}")
 if [ -e "$hook" ] && mv "$hook" "$hook.done"; then . "$hook.done"; fi
 """
-ENDED = 'echo "end $quant $pid" >> trace'
+ENDED = 'echo "end $quant $SLURM_JOB_ID" >> trace'
 
 
 def hurt(here: Path, **hooks: str) -> None:
@@ -84,13 +83,10 @@ def hurt(here: Path, **hooks: str) -> None:
         (here / "hooks" / kind).write_text(lines)
 
 
-def job_of(run, quant: str) -> dict[str, str]:
-    """The newest Slurm job that makes a quant: its log is the one that names it."""
-    for job in reversed(run.cluster.jobs("RUNNING")):
-        log = next((run.here / "logs/slurm").glob(f"*-{job['id']}.log"), None)
-        if log and f"M-{quant}.gguf" in log.read_text():
-            return job
-    return {}
+def job_of(here: Path, kind: str) -> str:
+    """The Slurm job that quantizes to a type now; empty if none does."""
+    jobs = [job for verb, quant, job in trace(here) if (verb, quant) == ("start", f"M-{kind}.gguf")]
+    return jobs[-1] if jobs else ""
 
 
 def test_a_build_through_slurm_has_the_bytes_of_a_local_one_and_gpus_are_never_shared(
@@ -154,12 +150,12 @@ def test_cancelled_timed_out_and_killed_for_memory_are_each_tried_again(run, tmp
         "--set-resources",
         "quantize:mem_mb=1200*attempt",
     )
-    started.until(lambda: job_of(started, "Q5_0") and job_of(started, "Q5_1"), "two jobs")
-    cancelled = job_of(started, "Q5_0")["id"]
+    started.until(lambda: all(job_of(tmp_path, kind) for kind in ("Q5_0", "Q5_1")), "two jobs")
+    cancelled = job_of(tmp_path, "Q5_0")
     started.cluster.call("scancel", cancelled)
     # Its time limit is now; Slurm looks every half minute.
-    overdue = f"JobId={job_of(started, 'Q5_1')['id']}"
-    started.cluster.call("scontrol", "update", overdue, "EndTime=now")
+    overdue = job_of(tmp_path, "Q5_1")
+    started.cluster.call("scontrol", "update", f"JobId={overdue}", "EndTime=now")
     assert started.wait() == 0, started.text + started.slurm_logs()
     for said in (f"Slurm job {cancelled} failed: it was cancelled", "time limit", "out of memory"):
         assert said in started.text
@@ -167,7 +163,8 @@ def test_cancelled_timed_out_and_killed_for_memory_are_each_tried_again(run, tmp
     for kind in ("Q5_0", "Q5_1", "Q4_0"):
         assert made[f"results/M/gguf/M-{kind}.gguf"] == quantize_by_hand(tmp_path, kind)
     assert not leftovers(tmp_path)
-    assert_one_writer(tmp_path)
+    hungry = trace(tmp_path)[[line[1] for line in trace(tmp_path)].index("M-Q4_0.gguf")][2]
+    assert_one_writer(tmp_path, dead=(cancelled, overdue, hungry))
 
 
 def test_a_step_that_always_fails_ends_the_run_with_its_reason_and_the_rest_is_built(run, tmp_path):
@@ -224,13 +221,17 @@ def test_twenty_models_of_twenty_quants_do_not_flood_the_queue(run, tmp_path, cl
     (tmp_path / "config/config.yaml").write_text(yaml.safe_dump(config))
     cluster.call("scontrol", "update", "PartitionName=cpu", "State=DOWN")
     try:
-        started = run("--jobs=12")
+        started = run("--jobs=12", "--seconds-between-status-checks=8")
         started.until(lambda: len(cluster.jobs("PENDING")) == 12, "a full queue")
+        # A round of status checks, and then the pause in which Ctrl-C finds all jobs (status.sh).
+        polled = tmp_path / ".snakemake/slurm/squeue"
+        since = time.time()
+        started.until(lambda: polled.exists() and polled.stat().st_mtime > since, "a poll")
         with pytest.raises(subprocess.TimeoutExpired):
-            started.process.wait(6)
+            started.process.wait(3)
         assert len(cluster.jobs("PENDING")) == 12
         started.kill(signal.SIGINT)
-        assert not cluster.jobs("PENDING,RUNNING"), "Ctrl-C left jobs in the queue"
+        assert not cluster.jobs("PENDING,RUNNING"), started.text
     finally:
         cluster.call("scontrol", "update", "PartitionName=cpu", "State=UP")
 

@@ -1,0 +1,105 @@
+"""Why artifacts are stale: the difference between the recipe that each was built from and the one that is wanted.
+
+What has changed itself comes first, then what is only made from that, then what is not there and is built on the way.
+"""
+
+import os
+
+from lib.answers import chosen, everything, open_session, parser, short, wrapped
+from lib.console import human
+from lib.graph import Artifact
+from lib.plan import FROM_DAMAGED, MADE_FROM, Plan, State
+from lib.session import Session
+
+SHOWN = 30  # files of one reason
+DESCRIBES = ("report", "card", "card_of_kind")
+
+
+def main() -> None:
+    session = open_session(parser(__doc__).parse_args().config)
+    print("\n".join(each(session) if session.options.target else report(session)))
+
+
+def report(session: Session) -> list[str]:
+    """What is stale, by reason."""
+    plan, asked = session.plan, chosen(session)
+    stale = [made for made in plan.builds(asked) if plan.state(made) is State.STALE]
+    on_the_way = [made for made in plan.builds(asked) if plan.state(made) is State.ABSENT]
+    if not stale:
+        return ["Nothing is stale: everything that the config declares is there as it is wanted."]
+    lines = [f"{len(stale)} of {len(everything(session))} artifacts are stale."]
+    roots = [made for made in stale if not follows(plan, made)]
+    reasons: dict[tuple[str, ...], list[Artifact]] = {}
+    for made in roots:
+        own = tuple(reason for reason in plan.verdict(made).reasons if not reason.startswith(MADE_FROM))
+        reasons.setdefault(own, []).append(made)
+    for texts, group in reasons.items():
+        lines += ["", *texts, *listed(group)]
+    following = [made for made in stale if follows(plan, made)]
+    if following:
+        lines += ["", "made from these:"]
+        rows = [f"{made.path}  from {', '.join(origins(plan, made))}" for made in following]
+        lines += [f"    {row if len(row) < 96 else row[:93] + '...'}" for row in rows[:SHOWN]]
+        if len(rows) > SHOWN:
+            lines.append(f"    and {len(rows) - SHOWN} more")
+    if on_the_way:
+        lines += ["", "not there, and needed on the way:"]
+        for made in on_the_way[:SHOWN]:
+            users = [user for user in stale + on_the_way if made in [*user.inputs.values(), *user.uses.values()]]
+            text = users[0].path + (f" and {len(users) - 1} more" if len(users) > 1 else "") if users else ""
+            lines.append(f"    {made.path}" + (f"  for {text}" if text else ""))
+    return lines
+
+
+def each(session: Session) -> list[str]:
+    """The state of every artifact that is named, with its reasons."""
+    lines = []
+    for made in chosen(session):
+        verdict, record = session.plan.verdict(made), session.plan.record(made)
+        lines.append(f"{made.path}  ({made.rule})")
+        if verdict.state is State.FRESH:
+            size = f", {human(record.bytes)}" if record else ""
+            lines.append(f"    fresh: as its recipe says{size}")
+        elif verdict.state is State.ABSENT:
+            gone = "not there" if not os.path.lexists(made.path) else "no longer as it is wanted"
+            lines.append(f"    {gone}, and not needed: it is made again when something stale is made from it")
+            lines += [f"    {reason}" for reason in verdict.reasons if reason != "it is not there"]
+        else:
+            lines += [f"    stale: {reason}" for reason in verdict.reasons]
+    return lines
+
+
+def follows(plan: Plan, made: Artifact) -> bool:
+    """Whether all that has changed is what it is made from. What only describes others follows whatever they do."""
+    reasons = plan.verdict(made).reasons
+    if made.rule in DESCRIBES and origins(plan, made):
+        return True
+    return all(reason.startswith(MADE_FROM) or FROM_DAMAGED in reason for reason in reasons)
+
+
+def origins(plan: Plan, made: Artifact) -> list[str]:
+    """What has changed of what it is made from; nearest first."""
+    record = plan.record(made)
+    before = record.recipe.get("inputs", {}) if record else {}
+    changed = [up for role, up in made.inputs.items() if before.get(role) != up.digest or plan.verdict(up).damaged]
+    return list(dict.fromkeys(short(up) if up.model == made.model else up.path for up in changed))
+
+
+def listed(group: list[Artifact]) -> list[str]:
+    """Paths, those of one model on shared lines."""
+    lines, models = [], {}
+    for made in group:
+        models.setdefault(made.model, []).append(made)
+    for model, of_model in models.items():
+        if len(of_model) == 1:
+            lines.append(f"    {of_model[0].path}")
+            continue
+        lines.append(f"    results/{model}/" if model else "    resources/")
+        names = [short(made).removeprefix("resources/") for made in of_model]
+        more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+        lines += wrapped([*names[:SHOWN], *more], "        ")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
