@@ -58,7 +58,7 @@ rule verify_rebuild:
     params:
         config=left_config,
         cores=workflow.cores or 1,
-        snakefile=workflow.snakefile,
+        snakefile=f"{workflow.basedir}/Snakefile",
     shell:
         r"""
         {python} {scripts}/verify_rebuild.py \

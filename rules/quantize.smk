@@ -2,9 +2,13 @@
 
 needs: the unquantized GGUF, the imatrix for those quants that use it
 makes: results/MODEL/gguf/MODEL-NAME.gguf, results/MODEL/shards/NAME/
+       results/MODEL/labelled/MODEL-NAME.gguf, where the config sets header fields (gguf.metadata)
 """
 
+import json
+
 QUANT = pattern("results/{model}/gguf/{model}-{quant}.gguf")
+LABELLED = pattern("results/{model}/labelled/{gguf}.gguf")
 SHARDS = pattern("results/{model}/shards/{quant}")
 
 
@@ -44,6 +48,34 @@ rule quantize:
             {params.imatrix:q} \
             {params.flags:q} \
             {input.gguf:q} "$OUT" {params.type:q} {threads}
+        commit
+        """
+
+
+rule label:
+    """Set header fields in a finished GGUF, with gguf's own tools: the tensors stay as they are."""
+    input:
+        recipe=LABELLED.wanted,
+        gguf=made_from(LABELLED, "gguf"),
+    output:
+        gguf=LABELLED.path,
+        recipe=LABELLED.record,
+    log:
+        LABELLED.log,
+    benchmark:
+        LABELLED.benchmark
+    wildcard_constraints:
+        gguf="[^/]+",
+    conda:
+        "../envs/quantmill.yaml"
+    resources:
+        **needs("split"),
+    params:
+        fields=lambda wildcards: json.dumps(LABELLED.made(wildcards).options["metadata"]),
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        script gguf_metadata.py {input.gguf:q} "$OUT" --json {params.fields:q}
         commit
         """
 

@@ -61,8 +61,9 @@ def totals(outlook: Outlook, cores: int) -> list[str]:
     if temporary:
         lines.append(f"*     {human(sum(temporary))} of them are deleted as soon as nothing needs them")
     end = f"{human(abs(peak.after))} {'more' if peak.after >= 0 else 'less'} than now in the end"
-    lines += [f"disk  {human(peak.bytes)} more than now at the fullest, while {peak.at} is made; {end}"]
-    lines += [f"      {human(outlook.free)} are free here: {'it fits' if outlook.fits else 'IT DOES NOT FIT'}"]
+    fits = "it fits" if outlook.fits else "IT DOES NOT FIT"
+    lines += [f"disk  {human(peak.bytes)} more than now at the fullest, while {peak.at} is made;"]
+    lines += [f"      {end}; {human(outlook.free)} are free: {fits}"]
     unknown = sorted({made.rule for made in outlook.artifacts if outlook.seconds[made.path] is None})
     known = [seconds for seconds in outlook.seconds.values() if seconds is not None]
     if unknown:

@@ -82,7 +82,8 @@ def origins(plan: Plan, made: Artifact) -> list[str]:
     record = plan.record(made)
     before = record.recipe.get("inputs", {}) if record else {}
     changed = [up for role, up in made.inputs.items() if before.get(role) != up.digest or plan.verdict(up).damaged]
-    return list(dict.fromkeys(short(up) if up.model == made.model else up.path for up in changed))
+    names = list(dict.fromkeys(short(up) if up.model == made.model else up.path for up in changed))
+    return names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} more"]
 
 
 def listed(group: list[Artifact]) -> list[str]:

@@ -30,8 +30,18 @@ LOST_S = 60.0
 PATIENCE_S = float(os.environ.get("QUANTMILL_SLURM_PATIENCE") or 1800)
 
 ALIVE = frozenset(
-    "PENDING CONFIGURING RUNNING COMPLETING SUSPENDED REQUEUED RESIZING SIGNALING STAGE_OUT"
-    " STOPPED".split()
+    [
+        "PENDING",
+        "CONFIGURING",
+        "RUNNING",
+        "COMPLETING",
+        "SUSPENDED",
+        "REQUEUED",
+        "RESIZING",
+        "SIGNALING",
+        "STAGE_OUT",
+        "STOPPED",
+    ]
 )
 # A pending job with one of these will never start.
 HOPELESS = re.compile(

@@ -11,7 +11,9 @@ def is_news(record: logging.LogRecord) -> bool:
     """A filter for Snakemake's log: steps say themselves what is built, so its routine lines only hide that."""
     event = getattr(record, "event", None)
     routine = getattr(event, "value", event) in ("job_started", "job_finished")
-    return not routine and not str(record.msg).startswith("Select jobs to execute")
+    text = str(record.msg)
+    # A script that answers a question has said itself what is wrong; its command line explains nothing.
+    return not routine and not text.startswith("Select jobs to execute") and "rules/answers.smk" not in text
 
 
 def human(size: float) -> str:

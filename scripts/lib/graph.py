@@ -297,14 +297,17 @@ class Graph:
         for quant in quants:
             forms[quant.name] = made = self._quant(name, quant, conversion, imatrix)
             yield made
-        if gguf.split_max_size:
-            for form in [outtype] * kept + [quant.name for quant in quants]:
+        for form in [outtype] * kept + [quant.name for quant in quants]:
+            finished = forms[form]
+            if gguf.metadata:
+                yield (finished := self._labelled(name, finished, gguf.metadata))
+            if gguf.split_max_size:
                 yield Artifact(
                     f"{here}/shards/{form}",
                     "split",
                     name,
                     {"split_max_size": str(gguf.split_max_size)},
-                    inputs={"gguf": forms[form]},
+                    inputs={"gguf": finished},
                     **self._by_llama_cpp(),
                     directory=True,
                 )
@@ -322,6 +325,18 @@ class Graph:
             quant.model_dump(exclude={"name", "imatrix"}, exclude_defaults=True),
             inputs=inputs,
             **self._by_llama_cpp(),
+        )
+
+    def _labelled(self, name: str, gguf: Artifact, metadata: dict[str, Any]) -> Artifact:
+        """A finished GGUF with the config's header fields: what is split and published, and never quantized anew."""
+        return Artifact(
+            f"results/{name}/labelled/{PurePosixPath(gguf.path).name}",
+            "label",
+            name,
+            {"metadata": metadata},
+            inputs={"gguf": gguf},
+            tools={"gguf": package_version("gguf")},
+            scripts=("gguf_metadata.py",),
         )
 
     def _evaluate_gguf(self, name, model, conversion, forms, evaluations) -> Iterator[Artifact]:
@@ -447,9 +462,13 @@ class Graph:
                 name,
                 {**report.options, "about": said},
                 inputs={"report": report, **report.inputs},
+                sources=self._template(said["template"]),
                 scripts=CARD_SCRIPTS,
                 on_demand=path in card_paths(name, model).values(),
             )
+
+    def _template(self, path: str | None) -> dict[str, Any]:
+        return {"card template": lambda: {"sha256": self.contents.file(path)}} if path else {}
 
 
 def is_conversion(quant: Quant, outtype: str) -> bool:

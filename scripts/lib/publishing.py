@@ -139,7 +139,9 @@ def gguf_branches(name: str, made: dict[str, Any]) -> dict[str, list[dict[str, A
         if is_published_gguf(artifact):
             shards = f"results/{name}/shards/{form_of(name, path)}"
             shards = shards if shards in made else None
-            files.append(entry(artifact, PurePosixPath(path).name) | {"shards": shards})
+            file = PurePosixPath(path).name
+            finished = made.get(f"results/{name}/labelled/{file}", artifact)
+            files.append(entry(finished, file) | {"shards": shards})
         elif artifact.rule == "imatrix":
             files.append(entry(artifact, PurePosixPath(path).name))
     return {"main": files}

@@ -7,6 +7,7 @@ processes that Snakemake starts for its jobs (on a cluster) the plan is not made
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -99,9 +100,18 @@ class Session:
         return [made.path for made in wanted if self.plan.state(made) is not State.FRESH]
 
     def start(self, cores: int) -> None:
-        """Before the first job: no second run in this directory, and a disk that what is to be built fits on."""
+        """Before the first job: no second run in this directory, and a disk that what is to be built fits on.
+
+        SystemExit with one line where that is not so: Snakemake would put a traceback around any other exception.
+        """
         if self._only_answers():
             return
+        try:
+            self._check(cores)
+        except UserError as error:
+            sys.exit(str(error))
+
+    def _check(self, cores: int) -> None:
         hold_directory()
         clear_abandoned()
         if self._building and not self.options.ignore_disk:

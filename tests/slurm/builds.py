@@ -38,9 +38,11 @@ CONFIG = {
     },
 }
 TOOLS = "resources/llama.cpp/bin"
-# Runs a tool's real program after the test's own lines, which see the arguments and may end it.
+# Runs a tool's real program after the test's own lines, which see the arguments and may end it. The
+# plan asks the tools for sizes on the login node.
 WRAPPER = """\
 #!/bin/bash
+[ -n "$SLURM_JOB_ID" ] || exec {real} "$@"
 {before}
 {real} "$@"
 status=$?

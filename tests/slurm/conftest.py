@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from builds import Run, snakemake, write_config
 from cluster import Cluster, why_not
+
 from tiny_models import TEXT, make_llama, make_sentencepiece
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from builds import REPOSITORY, wrap, write_config
+
 from lib import resources
 
 PROFILE = REPOSITORY / "profiles/slurm"
@@ -299,9 +300,9 @@ class TestResources:
         sizes = [0, 10**7, 10**9, 2 * 10**10, 140 * 10**9, 10**12]
         for size in sizes:
             first, second = (resources.mem_mb(step, size, attempt) for attempt in (1, 2))
-            assert 1000 <= first and abs(second - 2 * first) <= 1
+            assert first >= 1000 and abs(second - 2 * first) <= 1
             first, second = (resources.runtime_min(step, size, attempt) for attempt in (1, 2))
-            assert 10 <= first and abs(second - 2 * first) <= 1
+            assert first >= 10 and abs(second - 2 * first) <= 1
         needs = [resources.mem_mb(step, size) for size in sizes[1:]]
         assert needs == sorted(needs)
 
