@@ -10,7 +10,6 @@ import sys
 from functools import partial
 from shlex import quote
 
-from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.shell import shell as snakemake_shell
 
@@ -18,7 +17,7 @@ sys.path.insert(0, f"{workflow.basedir}/scripts")
 
 from lib.console import is_news
 from lib.flags import context_flags, imatrix_flags, quantize_flags
-from lib.session import Session, UserError, needs_of, size_of
+from lib.session import Session, needs_of, size_of
 
 # The conda environment's Python where there is one, else the one that runs Snakemake.
 with_conda = "conda" in map(str, workflow.deployment_settings.deployment_method)
@@ -32,10 +31,7 @@ snakemake_shell.prefix(
 
 logger.addFilter(is_news)
 
-try:
-    session = Session(config, lambda: workflow.dag_settings, workflow.is_main_process)
-except UserError as error:
-    raise WorkflowError(str(error)) from None
+session = Session(config, lambda: workflow.dag_settings, workflow.is_main_process)
 
 pattern = session.pattern
 

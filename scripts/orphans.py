@@ -85,9 +85,11 @@ def declared(session: Session, path: str) -> bool:
 
 
 def content(path: Path, record: recipes.Record) -> tuple[list[Path], list[Path]]:
-    """Files of an artifact as its record lists them, and others that lie among them."""
+    """Files of an artifact as its record lists them, and others that lie among them or have taken its place."""
     if not path.is_dir():
-        return ([path] if os.path.lexists(path) else []), []
+        there = [path] if os.path.lexists(path) else []
+        is_ours = there and path.lstat().st_size == record.bytes
+        return (there, []) if is_ours else ([], there)
     inside = [file for file in path.rglob("*") if file.is_symlink() or not file.is_dir()]
     ours = [f for f in inside if f.relative_to(path).as_posix() in record.files or f.name == SNAKEMAKE_MARK]
     return ours, [file for file in inside if file not in ours]

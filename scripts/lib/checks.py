@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lib.merges import MODEL_NAME, TOKENIZER_WORDS, check_merge, merge_references, reference_kind
+from lib.model_files import ModelFilesError, model_files
 from lib.quants import QUANT_TYPES, TENSOR_ABORTS_WITHOUT_IMATRIX, TENSOR_NEEDS_IMATRIX
 from lib.schema import Config, Corpus, Exl2, Gguf, LlamaCpp, Model, Quant
+from lib.tools import CONVERTER, LLAMA_TOOLS, own_tool
 from lib.values import show, suggestion
 
 KeyPath = tuple[Any, ...]
@@ -77,6 +79,11 @@ class Checks:
         if not os.path.isdir(self._place(section.path)):
             message = f"no directory {show(section.path)} in {self.workdir}"
             self._add(("llama_cpp", "path"), message)
+        else:
+            tools = (*LLAMA_TOOLS, CONVERTER)
+            missing = [tool for tool in tools if own_tool(self._place(section.path), tool) is None]
+            if missing:
+                self._add(("llama_cpp", "path"), f"{section.path} has no {', '.join(missing)}")
         for key in ("cuda", "portable"):
             if key in section.model_fields_set:
                 message = "has no effect together with path, which is built already"
@@ -176,6 +183,11 @@ class Checks:
                 self._add(at, f"no directory {show(text)} in {self.workdir}")
             elif not _is_demo(text) and not os.path.isfile(self._place(f"{text}/{needed}")):
                 self._add(at, f"{show(text)} has no {needed}, so it is no model directory")
+            elif not _is_demo(text):
+                try:
+                    model_files(Path(self._place(text)), self.config.models[at[1]].allow_pickle)
+                except ModelFilesError as error:
+                    self._add(at, str(error))
         elif kind == "hub":
             if "@" not in text and os.path.isdir(self._place(text)):
                 choice = f"write ./{text} for the directory, {text}@main for the hub"

@@ -8,8 +8,8 @@ processes that Snakemake starts for its jobs (on a cluster) the plan is not made
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from functools import cached_property, wraps
 from pathlib import Path
 
 from lib import recipe as recipes
@@ -33,11 +33,27 @@ class DiskFull(Exception):
 UserError = (Busy, ConfigError, DiskFull, LockError, ModelFilesError, ToolError)
 # Targets that answer a question: they build nothing and may be asked while a build runs.
 ANSWERS = {"why", "plan", "verify", "orphans", "status", "lock", "preflight", "publish_plan"}
+# Targets that do something else than build.
+ACTIONS = {"clean_orphans", "verify_rebuild", "publish"}
+
+
+def plainly(ask: Callable) -> Callable:
+    """A user's mistake ends Snakemake with its message alone: no traceback, no wrapping exception."""
+
+    @wraps(ask)
+    def asked(*args, **kwargs):
+        try:
+            return ask(*args, **kwargs)
+        except UserError as error:
+            sys.exit(str(error))
+
+    return asked
 
 
 class Session:
     """The config, the graph and the plan of this run."""
 
+    @plainly
     def __init__(self, raw: dict, settings: Callable, main: bool):
         """`settings()` gives Snakemake's DAG settings, which are not known while the Snakefile is read."""
         self.config: Config
@@ -92,6 +108,7 @@ class Session:
             return leave_wanted(made)
         return str(wanted_path(made))
 
+    @plainly
     def asked(self, *rules: str) -> list[str]:
         """What a target asks for: all that is stale; of named rules also the intermediates that are not there."""
         if not rules:
@@ -99,19 +116,11 @@ class Session:
         wanted = (made for made in self.graph if made.rule in rules)
         return [made.path for made in wanted if self.plan.state(made) is not State.FRESH]
 
+    @plainly
     def start(self, cores: int) -> None:
-        """Before the first job: no second run in this directory, and a disk that what is to be built fits on.
-
-        SystemExit with one line where that is not so: Snakemake would put a traceback around any other exception.
-        """
-        if self._only_answers():
+        """Before the first job: no second run in this directory, and a disk that what is to be built fits on."""
+        if self._asked_only(ANSWERS):
             return
-        try:
-            self._check(cores)
-        except UserError as error:
-            sys.exit(str(error))
-
-    def _check(self, cores: int) -> None:
         hold_directory()
         clear_abandoned()
         if self._building and not self.options.ignore_disk:
@@ -124,13 +133,13 @@ class Session:
 
     def summary(self) -> None:
         """After the last job: what there is now, and where."""
-        if not self._only_answers():
+        if not self._asked_only(ANSWERS | ACTIONS):
             print(summary(self.graph))
 
-    def _only_answers(self) -> bool:
-        """Whether this run builds nothing, so that it may run beside one that does."""
+    def _asked_only(self, names: set[str]) -> bool:
+        """Whether this run was asked for nothing else."""
         targets = set(self._settings().targets)
-        return bool(targets) and targets <= ANSWERS
+        return bool(targets) and targets <= names
 
     def leave_config(self) -> str:
         """The config as Snakemake has it, options included, as a file for the scripts that answer questions."""
@@ -175,18 +184,20 @@ class Pattern:
         """The artifact that the wildcards stand for."""
         return self._session.find(self.path.format(**dict(wildcards.items())))
 
+    @plainly
     def wanted(self, wildcards) -> list[str]:
         """The wanted recipe; nothing where the artifact is fresh."""
         made = self.made(wildcards)
         return [self._session.wanted(made)] if self._session.is_stale(made) else []
 
-    def inputs(self, wildcards, *roles: str) -> Iterator[Artifact]:
+    @plainly
+    def inputs(self, wildcards, *roles: str) -> list[Artifact]:
         """What a stale artifact is made from, in these roles (`model` is every role that begins with it)."""
         made = self.made(wildcards)
-        if self._session.is_stale(made):
-            for role, up in {**made.inputs, **made.uses}.items():
-                if role.split(" ")[0] in roles:
-                    yield up
+        if not self._session.is_stale(made):
+            return []
+        needed = {**made.inputs, **made.uses}
+        return [up for role, up in needed.items() if role.split(" ")[0] in roles]
 
     def option(self, name: str) -> Callable:
         """A params function: one of the artifact's options, nothing where the config leaves it out."""

@@ -81,8 +81,5 @@ def llama_version(path: str | None, contents) -> str:
     """The version of llama.cpp that the config asks for. `contents` remembers the answer of a user's own tool."""
     if path is None:
         return bundled_version()
-    missing = [tool for tool in (*LLAMA_TOOLS, CONVERTER) if own_tool(path, tool) is None]
-    if missing:
-        raise ToolError(f"llama_cpp.path: {path} has no {', '.join(missing)}")
     tool = own_tool(path, "llama-imatrix")
     return contents.remembered(str(tool), "version", lambda: ask_version(tool))
