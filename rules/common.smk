@@ -36,11 +36,6 @@ session = Session(config, lambda: workflow.dag_settings, workflow.is_main_proces
 pattern = session.pattern
 
 
-def reclaimable(kind, path):
-    """Mark an intermediate as temporary where the config's `reclaim` says so."""
-    return temp(path) if kind in session.config.reclaim else path
-
-
 wildcard_constraints:
     model="[^/]+",
     quant="[^/]+",

@@ -14,7 +14,7 @@ rule convert:
         tools=made_from(CONVERSION, "llama.cpp"),
         model=made_from(CONVERSION, "model"),
     output:
-        gguf=reclaimable("bf16", CONVERSION.path),
+        gguf=CONVERSION.path,
         recipe=CONVERSION.record,
     log:
         CONVERSION.log,
@@ -41,3 +41,14 @@ rule convert:
             --json "$STAGE/notes.json"
         commit
         """
+
+
+use rule convert as convert_reclaimed with:
+    output:
+        gguf=temp(CONVERSION.path),
+        recipe=CONVERSION.record,
+    wildcard_constraints:
+        conversion=session.reclaimed("convert"),
+
+
+ruleorder: convert_reclaimed > convert

@@ -13,7 +13,7 @@ rule merge:
         recipe=MERGE.wanted,
         models=made_from(MERGE, "model"),
     output:
-        model=reclaimable("safetensors", directory(MERGE.path)),
+        model=directory(MERGE.path),
         recipe=MERGE.record,
     log:
         MERGE.log,
@@ -48,3 +48,14 @@ rule merge:
         script count_parameters.py "$OUT" >"$STAGE/notes.json"
         commit
         """
+
+
+use rule merge as merge_reclaimed with:
+    output:
+        model=temp(directory(MERGE.path)),
+        recipe=MERGE.record,
+    wildcard_constraints:
+        model=session.reclaimed("merge"),
+
+
+ruleorder: merge_reclaimed > merge

@@ -12,7 +12,7 @@ LABELLED = pattern("results/{model}/labelled/{gguf}.gguf")
 SHARDS = pattern("results/{model}/shards/{quant}")
 
 
-ruleorder: convert > quantize
+ruleorder: convert_reclaimed > convert > quantize
 
 
 rule quantize:
@@ -71,7 +71,9 @@ rule label:
     resources:
         **needs("split"),
     params:
-        fields=lambda wildcards: json.dumps(LABELLED.made(wildcards).options["metadata"]),
+        fields=lambda wildcards: json.dumps(
+            LABELLED.made(wildcards).options["metadata"]
+        ),
     shell:
         r"""
         begin {input.recipe:q} {log:q}

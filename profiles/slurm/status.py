@@ -132,7 +132,7 @@ def failed(job: str, why: str) -> str:
     """Report a failure, with the reason that the log gives if it gives one."""
     log = log_of(job)
     if log:
-        with open(log, "rb") as file:
+        with Path(log).open("rb") as file:
             file.seek(max(0, os.path.getsize(log) - 20_000))
             if NO_MEMORY.search(file.read().decode(errors="replace")):
                 why += "; it ran out of memory"

@@ -61,16 +61,14 @@ class Artifact:
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """All that decides the bytes."""
-        return recipes.normalise(
-            {
-                "step": self.rule,
-                "options": self.options,
-                "inputs": {role: made.digest for role, made in self.inputs.items()},
-                "sources": {name: identify() for name, identify in self.sources.items()},
-                "tools": self.tools,
-                "code": code_digest(self.rule, self.scripts),
-            }
-        )
+        return {
+            "step": self.rule,
+            "options": recipes.normalise(self.options),
+            "inputs": {role: made.digest for role, made in self.inputs.items()},
+            "sources": recipes.normalise({name: ask() for name, ask in self.sources.items()}),
+            "tools": self.tools,
+            "code": code_digest(self.rule, self.scripts),
+        }
 
     @cached_property
     def digest(self) -> str:
@@ -230,6 +228,8 @@ class Graph:
             options["random_seed"] = model.random_seed
         if model.allow_pickle:
             options["allow_pickle"] = True
+        intermediate = model.gguf is not None or model.exl2 is not None
+        published = model.publish is not None and model.publish.safetensors is not None
         made = Artifact(
             path,
             "merge",
@@ -239,8 +239,8 @@ class Graph:
             tools={tool: package_version(tool) for tool in MERGE_TOOLS},
             scripts=("merge.py",),
             directory=True,
-            intermediate=model.gguf is not None or model.exl2 is not None,
-            temporary="safetensors" in self.config.reclaim,
+            intermediate=intermediate,
+            temporary="safetensors" in self.config.reclaim and intermediate and not published,
         )
         self._shared[path] = made
         return made
@@ -275,7 +275,7 @@ class Graph:
             inputs={"model": weights},
             **self._by_llama_cpp(),
             intermediate=bool(quants) and not kept,
-            temporary="bf16" in self.config.reclaim and not kept,
+            temporary="bf16" in self.config.reclaim and bool(quants) and not kept,
         )
         yield conversion
         forms[outtype] = conversion

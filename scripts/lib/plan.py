@@ -71,6 +71,8 @@ class Plan:
         if self.forced(made):
             return Verdict(State.STALE, ["forced"])
         record = self.record(made)
+        if record and any(recipes.read(path) is None for path in made.outputs[1:]):
+            record = None
         there = all(map(os.path.lexists, made.outputs))
         idle = made.intermediate and (not there or made.temporary)
         if record is None:
@@ -206,10 +208,11 @@ def _content_change(before: Any, now: Any) -> str:
 def wanted_path(made: Artifact) -> Path:
     """Where the wanted recipe of a stale artifact is left for the step that builds it.
 
-    Each in a directory of its own: Snakemake (9.27.1) lists a directory once, and takes a file that comes into it
-    later for missing.
+    One for each recipe: a dry run with another config must not change what the steps of a run under way obey. Each in
+    a directory of its own: Snakemake (9.27.1) lists a directory once, and takes a file that comes into it later for
+    missing.
     """
-    return RUN_STATE / "wanted" / made.path / "recipe.json"
+    return RUN_STATE / "wanted" / made.path / made.digest[:16] / "recipe.json"
 
 
 def leave_wanted(made: Artifact) -> str:

@@ -5,6 +5,7 @@ processes that Snakemake starts for its jobs (on a cluster) the plan is not made
 `begin` fails when the config there asks for something else, for which nothing was left.
 """
 
+import gc
 import json
 import re
 import sys
@@ -71,6 +72,8 @@ class Session:
             self.options.models(),
             exl2=self.options.exl2 != "skip",
         )
+        # What Snakemake and its plugins have loaded stays: the collector need not go through it while the plan is made.
+        gc.freeze()
 
     @cached_property
     def plan(self) -> Plan:
@@ -160,6 +163,14 @@ class Session:
         if corpus.url:
             return ["--url", corpus.url, "--sha256", corpus.sha256]
         return ["--hub", corpus.reference(), "--file", corpus.file]
+
+    def reclaimed(self, rule: str) -> str:
+        """A regular expression for the merges' models or the conversions' names that are deleted once nothing needs them."""
+        if not self.config.reclaim:
+            return "(?!)"
+        found = [made for made in self.graph if made.rule == rule and made.temporary]
+        names = [made.model if rule == "merge" else Path(made.path).stem for made in found]
+        return "|".join(map(re.escape, names)) or "(?!)"
 
     def conversion_names(self) -> str:
         """A regular expression for the conversions' file names, which look like quants' otherwise."""

@@ -83,7 +83,7 @@ class Run:
             "PATH": f"{Path(sys.executable).parent}:{cluster.env['PATH']}",
         }
         self.log = here / f"run-{time.monotonic_ns()}.log"
-        with open(self.log, "wb") as log:
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
                     *snakemake(here),

@@ -170,7 +170,7 @@ class Cluster:
                 self._stop(name)
 
     def _daemon(self, name: str, *command: str) -> None:
-        with open(self.base / "log" / name, "ab") as log:
+        with (self.base / "log" / name).open("ab") as log:
             self.daemons[name] = subprocess.Popen(
                 command,
                 stdout=log,

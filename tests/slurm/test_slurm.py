@@ -100,7 +100,7 @@ def test_a_build_through_slurm_has_the_bytes_of_a_local_one_and_gpus_are_never_s
     wrap(
         tmp_path,
         "llama-quantize",
-        'echo "cpu gpu${CUDA_VISIBLE_DEVICES:-none} $SLURM_CPUS_PER_TASK" >> trace',
+        'echo "cpu gpu${CUDA_VISIBLE_DEVICES:-none} $SLURM_CPUS_PER_TASK" >> trace; touch "$TMPDIR/x"',
     )
     busiest = 0
     started = run(
@@ -138,6 +138,7 @@ def test_a_build_through_slurm_has_the_bytes_of_a_local_one_and_gpus_are_never_s
         elif verb == "off":
             taken.discard(gpu)
     assert used == {"gpu0", "gpu1"}
+    assert not list((tmp_path / "scratch").iterdir()), "a job's local scratch was left"
     # A step without a GPU holds none, and the CPUs of a job are not those of the login node.
     assert {tuple(line[1:]) for line in trace(tmp_path) if line[0] == "cpu"} == {("gpunone", "5")}
 
