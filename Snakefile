@@ -19,6 +19,9 @@ if not workflow.configfiles:
     configfile: default_config
 
 
+report: "report/workflow.rst"
+
+
 include: "rules/common.smk"
 
 

@@ -36,7 +36,12 @@ rule imatrix:
         r"""
         begin {input.recipe:q} {log:q}
         gpus {resources.gpu}
-        {input.tools:q}/bin/llama-imatrix \
+        tool=({input.tools:q}/bin/llama-imatrix)
+        # On several GPUs: ranges of chunks side by side.
+        if [ {resources.gpu} -gt 1 ]; then
+            tool=(script imatrix_ranges.py --tool "${{tool[0]}}" --devices "$CUDA_VISIBLE_DEVICES")
+        fi
+        "${{tool[@]}}" \
             --model {input.gguf:q} \
             --file {input.corpus:q} \
             {params.flags:q} \

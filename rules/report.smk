@@ -19,13 +19,24 @@ rule report:
         recipe=REPORT.wanted,
         made=made_from(REPORT, "form", "evaluation", "model"),
     output:
-        csv=report(REPORT.path, category="Quality", labels={"model": "{model}"}),
+        csv=report(
+            REPORT.path,
+            caption="../report/quality-table.rst",
+            category="Quality",
+            labels={"model": "{model}", "shows": "table"},
+        ),
         svg=report(
             "results/{model}/report/quality.svg",
+            caption="../report/quality-plot.rst",
             category="Quality",
-            labels={"model": "{model}"},
+            labels={"model": "{model}", "shows": "plot"},
         ),
-        html="results/{model}/report/quality.html",
+        html=report(
+            "results/{model}/report/quality.html",
+            caption="../report/quality-page.rst",
+            category="Quality",
+            labels={"model": "{model}", "shows": "page"},
+        ),
         records=expand(
             "results/{{model}}/report/quality.{kind}.recipe.json",
             kind=["csv", "svg", "html"],

@@ -48,9 +48,9 @@ rule evaluations:
 
 
 rule reports:
-    """Every report and model card."""
+    """Every report and model card; with --report FILE.html, also what is fresh, in Snakemake's own report."""
     input:
-        stale("report", "card"),
+        lambda wildcards: session.every("report", "card") or [workflow.snakefile],
 
 
 onstart:

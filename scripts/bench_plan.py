@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -133,25 +134,37 @@ def write_others(session: Session) -> None:
     (here / "dvc.yaml").write_text(json.dumps(dvc))
 
 
-def measure(name: str, command: list[str], directory: Path, repeat: int = 3) -> None:
-    """Print CPU seconds (the best of `repeat`), memory and the last line that the command says."""
+def measure(commands: dict[str, list[str]], directory: Path, repeat: int) -> None:
+    """Print for each command CPU seconds (the best of `repeat` rounds, all commands in each), memory, what it said.
+
+    A command that fails ends the benchmark: its figures would mean nothing.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    best = None
+    best: dict[str, tuple[float, float, str]] = {}
     for _ in range(repeat):
-        answer = subprocess.run(
-            [sys.executable, "-c", MEASURE, *command],
-            cwd=directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        status, seconds, memory, said = json.loads(answer.stdout)
-        if best is None or seconds < best[0]:
-            best = (seconds, memory, status, said)
-    seconds, memory, status, said = best
-    last = (said.strip().splitlines() or [""])[-1]
-    print(f"{name:<44} {seconds:7.2f} s CPU {memory:6.0f} MB  rc {status}  {last[:60]}", flush=True)
+        for name, command in commands.items():
+            answer = subprocess.run(
+                [sys.executable, "-c", MEASURE, *command],
+                cwd=directory,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            status, seconds, memory, said = json.loads(answer.stdout)
+            if status:
+                sys.exit(f"{name}: {said}")
+            best[name] = min(best.get(name, (seconds, memory, said)), (seconds, memory, said))
+    for name, (seconds, memory, said) in best.items():
+        print(f"{name:<40} {seconds:6.2f} s CPU {memory:5.0f} MB  {outcome(said)}", flush=True)
+
+
+def outcome(said: str) -> str:
+    """The number of jobs that Snakemake would run besides the target itself, or a tool's last line."""
+    if "snakemake" in said or "Building DAG" in said:
+        found = re.search(r"^total +(\d+)$", said, re.M)
+        return f"{int(found[1]) - 1 if found else 0} jobs"
+    return (said.strip().splitlines() or [""])[-1][:40]
 
 
 def main() -> None:
@@ -175,42 +188,42 @@ def main() -> None:
     write_sources()
     session = Session(wanted, None, True)
     print(f"{pretend_built(session)} artifacts of {arguments.models} models x {arguments.quants} quants")
-    first = next(iter(wanted["models"].values()))
+    name, first = next(iter(wanted["models"].items()))
     first["gguf"] = {**first["gguf"], "quants": [*first["gguf"]["quants"], {"name": "new", "type": "Q3_K_M"}]}
     Path("added.yaml").write_text(json.dumps(wanted))
     Path("empty.smk").write_text("rule all:\n")
-    snakemake = [sys.executable, "-m", "snakemake", "--cores", "1", "-n", "-q", "rules"]
-    mine = [*snakemake, "-s", str(ROOT / "Snakefile")]
+    snakemake = [sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run", "--quiet", "host", "progress"]
+    mine = [*snakemake, "--snakefile", str(ROOT / "Snakefile")]
+    profile = ["--workflow-profile", str(ROOT / "profiles/default")]
+    empty = {"an empty Snakefile": [*snakemake, *profile, "--snakefile", "empty.smk"]}
+    questions = {
+        "Quantmill, nothing to be done": ["--configfile", "bench.yaml"],
+        "Quantmill, one quant added": ["--configfile", "added.yaml"],
+        "Quantmill, one model of the config": ["--configfile", "bench.yaml", "--config", f"model={name}"],
+        "Quantmill, one file": [f"results/{name}/gguf/{name}-q001.gguf", "--configfile", "bench.yaml"],
+    }
     if "quantmill" in arguments.tools:
-        profile = ["--workflow-profile", str(ROOT / "profiles" / "default")]
-        measure("an empty Snakefile", [*snakemake, *profile, "-s", "empty.smk"], here, arguments.repeat)
-        for name, extra in (
-            ("Quantmill, nothing to be done", ["--configfile", "bench.yaml"]),
-            ("Quantmill, one quant added", ["--configfile", "added.yaml"]),
-            ("Quantmill, one model of the config", ["--configfile", "bench.yaml", "--config", "model=model-042"]),
-            ("Quantmill, one file", ["results/model-042/gguf/model-042-q007.gguf", "--configfile", "bench.yaml"]),
-        ):
-            measure(name, [*mine, *extra], here, arguments.repeat)
+        commands = empty | {name: [*mine, *extra] for name, extra in questions.items()}
+        measure(commands, here, arguments.repeat)
     write_others(session)
     others = {
-        "make": ["make", "-n"],
+        "make": ["make", "--dry-run"],
         "ninja": ["ninja", "-n"],
         "dvc": ["dvc", "status"],
-        "snakemake": [*snakemake, "-s", "Snakefile"],
+        "snakemake": [*snakemake, "--snakefile", "Snakefile"],
     }
     for name, command in others.items():
         if name not in arguments.tools:
             continue
         if shutil.which(command[0]) is None:
-            print(f"{name:<44} is not installed")
+            print(f"{name:<40} is not installed")
             continue
         if name == "dvc":
             subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd="others", check=True)
             subprocess.run(["dvc", "commit", "-f", "-q"], cwd="others", check=True)
         if name == "ninja":
-            subprocess.run(["ninja", "-t", "restat"], cwd="others", check=True, capture_output=True)
-            subprocess.run(["ninja"], cwd="others", check=True, capture_output=True)
-        measure(f"{name}, nothing to be done", command, here / "others", 1)
+            subprocess.run(["ninja"], cwd="others", check=True, capture_output=True)  # so that it has its log
+        measure({f"{name}, nothing to be done": command}, here / "others", 1)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,11 @@ def run_all(commands: list[tuple[list[str], str, Path]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="All other options (--model and --file among them) go to llama-imatrix as they are.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--tool", required=True, help="llama-imatrix")
     parser.add_argument("--devices", required=True, help="CUDA devices, as 0,1: a range for each")
     parser.add_argument("--chunks", type=int, default=-1, help="limit; -1: all of the text")
@@ -70,11 +74,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=2048, help="tokens in a batch")
     parser.add_argument("--output-format", choices=("dat", "gguf"), required=True)
     parser.add_argument("--output-file", type=Path, required=True)
-    parser.add_argument("rest", nargs="+", help="after --: --model, --file and other options")
-    args = parser.parse_args()
+    args, rest = parser.parse_known_args()
 
     sizes = ["--ctx-size", str(args.ctx_size), "--batch-size", str(args.batch_size)]
-    base = [args.tool, *args.rest, *sizes]
+    base = [args.tool, *rest, *sizes]
     batch = max(1, args.batch_size // args.ctx_size)
     devices = args.devices.split(",")
     try:

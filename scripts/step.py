@@ -52,7 +52,11 @@ def begin(wanted: dict, wanted_path: str) -> None:
         os.utime(wanted_path, (0, 0))
         print("exit 0")
         return
-    made_from = {role: input_sha256(name, *up) for role, up in wanted["inputs"].items()}
+    try:
+        made_from = {role: input_sha256(name, *up) for role, up in wanted["inputs"].items()}
+    except SystemExit:
+        shutil.rmtree(here)
+        raise
     for old in here.iterdir():
         if old.name != "lock":
             shutil.rmtree(old)

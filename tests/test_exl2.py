@@ -366,7 +366,7 @@ def test_imatrix_in_ranges_equals_one_run(measured, tools):
     script = [sys.executable, SCRIPTS / "imatrix_ranges.py", "--tool", tools / "llama-imatrix"]
     for command in (
         [tools / "llama-imatrix", *model, *size, "--output-file", single],
-        [*script, "--devices", "0,1,2", *size, "--output-file", ranges, "--", *model],
+        [*script, "--devices", "0,1,2", *model, *size, "--output-file", ranges],
     ):
         subprocess.run([str(word) for word in command], check=True, capture_output=True)
     one, many = imatrix(single), imatrix(ranges)

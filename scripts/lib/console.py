@@ -7,6 +7,9 @@ from lib import recipe as recipes
 from lib.graph import Graph
 
 
+FORMS = ("merge", "convert", "quantize", "label", "split", "exl2_quantize")
+
+
 def is_news(record: logging.LogRecord) -> bool:
     """A filter for Snakemake's log: steps say themselves what is built, so its routine lines only hide that."""
     event = getattr(record, "event", None)
@@ -26,24 +29,15 @@ def human(size: float) -> str:
 
 
 def summary(graph: Graph) -> str:
-    """A few lines: for each model its forms, their size, and the page to open."""
-    lines = ["", "Quantmill has made:"]
+    """A few lines: for each model the weights that there are now, and the page to open."""
+    lines = []
     for name in graph.names:
-        made = graph.of(name)
-        records = [recipes.read(a.path) for a in made.values() if a.rule in FORMS and there(a.path)]
-        records = [record for record in records if record]
-        if not made:
-            continue
-        size = human(sum(record.bytes for record in records))
-        lines.append(f"  {name}: {len(records)} files and directories of weights, {size}")
+        forms = [made for made in graph.of(name).values() if made.rule in FORMS]
+        records = [recipes.read(made.path) for made in forms if os.path.exists(made.path)]
+        sizes = [record.bytes for record in records if record]
+        if sizes:
+            lines.append(f"  {name}: {len(sizes)} files and directories of weights, {human(sum(sizes))}")
         page = f"results/{name}/report/quality.html"
-        if there(page):
-            lines.append(f"      quality  {page}")
-    return "\n".join(lines)
-
-
-FORMS = ("merge", "convert", "quantize", "split", "exl2_quantize")
-
-
-def there(path: str) -> bool:
-    return os.path.exists(path)
+        if os.path.exists(page):
+            lines.append(f"    {page}")
+    return "\n".join(["", "Quantmill: there are now", *lines]) if lines else ""

@@ -291,6 +291,7 @@ class Graph:
                 {"context": wanted.context, **options},
                 inputs={"gguf": conversion, "corpus": self.corpus(wanted.corpus)},
                 **self._by_llama_cpp(),
+                scripts=("imatrix_ranges.py",),
             )
             yield imatrix
 

@@ -119,6 +119,11 @@ class Session:
         wanted = (made for made in self.graph if made.rule in rules)
         return [made.path for made in wanted if self.plan.state(made) is not State.FRESH]
 
+    def every(self, *rules: str) -> list[str]:
+        """All files of some rules, fresh or stale; those that are built on demand only are left out."""
+        wanted = (made for made in self.graph if made.rule in rules and not made.on_demand)
+        return [path for made in wanted for path in made.outputs]
+
     @plainly
     def start(self, cores: int) -> None:
         """Before the first job: no second run in this directory, and a disk that what is to be built fits on."""
@@ -138,6 +143,10 @@ class Session:
         """After the last job: what there is now, and where."""
         if not self._asked_only(ANSWERS | ACTIONS):
             print(summary(self.graph))
+            left = len(Plan(self.graph).stale(self.graph))
+            if left:
+                # Not asked for, or made from what has come out with other bytes than before.
+                print(f"{left} artifact{'s are' if left > 1 else ' is'} not up to date: `snakemake why` says why.")
 
     def _asked_only(self, names: set[str]) -> bool:
         """Whether this run was asked for nothing else."""

@@ -1,0 +1,224 @@
+"""What people ask before and after a run, each on a copy of a project that was built with the real tools."""
+
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from lib.schedule import Job, peak
+from project import ROOT, Project
+
+
+def ask(project: Project, target: str, *arguments: str, fails: bool = False) -> str:
+    """What a target prints; the exit status must be as expected, and there is no traceback."""
+    done = subprocess.run(project.command(target, *arguments), capture_output=True, text=True, timeout=900)
+    assert bool(done.returncode) == fails, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert max(map(len, done.stdout.splitlines() or [""])) <= 100, done.stdout
+    return done.stdout if not fails else done.stdout + done.stderr
+
+
+def test_why_names_the_changed_weight_and_what_follows_from_it(project):
+    project.model("Mix")["merge"]["models"][0]["parameters"]["weight"] = 0.55
+    said = ask(project, "why")
+    assert "merge.models[0].parameters.weight 0.6 -> 0.55\n    results/Mix/safetensors\n" in said
+    roots, follows = said.split("made from these:")
+    assert "Mix-Q8_0.gguf" not in roots
+    assert re.search(r"results/Mix/gguf/Mix-Q8_0.gguf  from gguf/Mix-BF16.gguf, imatrix.dat\n", follows)
+    assert "Plain" not in said
+
+
+def test_why_says_which_text_changed_and_what_is_rebuilt_on_the_way(project):
+    with (project / "data/evaluation.txt").open("a") as file:
+        file.write("more text\n")
+    said = ask(project, "why")
+    assert "corpus evaluation: content changed\n    resources/corpora/evaluation.txt" in said
+    assert "results/Mix/evaluation/base.kld  for results/Mix/evaluation/BF16.json and 3 more" in said
+    assert "gguf/Mix-Q8_0.gguf\n" not in said.split("made from these:")[0]
+
+
+def test_why_explains_one_file_also_where_it_is_fresh(project):
+    (project / "results/Plain/gguf/Plain-Q4_0.gguf").unlink()
+    said = ask(project, "why", "--config", "target=results/Plain/gguf/Plain-Q4_0.gguf,imatrix")
+    assert "results/Plain/gguf/Plain-Q4_0.gguf  (quantize)\n    stale: it is missing" in said
+    assert "results/Mix/imatrix.dat  (imatrix)\n    fresh" in said
+    said = ask(project, "why", "--config", "target=results/nosuch", fails=True)
+    assert "target: results/nosuch is no rule" in said
+
+
+def test_the_plan_lists_what_a_run_builds_with_its_size(project):
+    project.quants.append("Q6_K")
+    wanted = project.plan()
+    said = ask(project, "plan")
+    listed, place = set(), ""
+    for line in said.split("\n\n")[0].splitlines()[1:]:
+        place = line if not line.startswith(" ") else place
+        if line.startswith("  "):
+            listed.add(place * place.startswith("results") + line.split()[0])
+    assert listed == wanted
+    predicted = float(re.search(r"gguf/Mix-Q6_K.gguf +quantize +([\d.]+) MB", said)[1])
+    assert "it fits" in said
+    project.build()
+    actual = (project / "results/Mix/gguf/Mix-Q6_K.gguf").stat().st_size
+    assert predicted == pytest.approx(actual / 1e6, rel=0.03, abs=0.05)
+    assert "Nothing is to be built" in ask(project, "plan")
+
+
+def test_a_build_that_cannot_fit_is_refused_before_it_starts(tmp_path):
+    (tmp_path / "config").mkdir()
+    files = {"model.safetensors": {"sha256": "0" * 64, "size": 10**16}}
+    lock = {"models": {"org/huge": {"commit": "1" * 40, "files": files}}}
+    (tmp_path / "config/sources.lock.yaml").write_text(json.dumps(lock))
+    project = Project(tmp_path, {"models": {"Huge": {"source": "org/huge", "gguf": {"quants": ["Q8_0"]}}}})
+    began = time.monotonic()
+    said = ask(project, "all", fails=True)
+    assert time.monotonic() - began < 60
+    assert "This build does not fit the disk: it needs" in said
+    assert "reclaim: [safetensors, bf16]" in said
+    assert "build   " not in said
+    assert "IT DOES NOT FIT" in ask(project, "plan")
+
+
+def flip(path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-7] ^= 255
+    path.write_bytes(data)
+
+
+def test_verify_finds_and_names_every_damage(project):
+    assert "are what their records say" in ask(project, "verify")
+    gguf = project / "results/Mix/gguf"
+    flip(gguf / "Mix-Q8_0.gguf")
+    os.truncate(gguf / "Mix-mixed.gguf", 1000)
+    (project / "results/Plain/README.md").unlink()
+    (project / "results/Mix/notes.txt").write_text("mine")
+    (project / "results/Mix/shards/Q8_0/stray").write_text("mine")
+    record = project / "results/Two/gguf/Two-Q8_0.gguf.recipe.json"
+    record.write_text(record.read_text().replace('"type": "Q8_0"', '"type": "Q6_K"'))
+    one, two = (project / f"results/Mix/evaluation/{form}.json" for form in ("mixed", "static"))
+    text = one.read_text()
+    two_text = two.read_text()
+    said = ask(project, "verify", fails=True)
+    for path, fault in {
+        "results/Mix/gguf/Mix-Q8_0.gguf": "edited: other bytes",
+        "results/Mix/gguf/Mix-mixed.gguf": "truncated: 1000 of",
+        "results/Plain/README.md": "missing",
+        "results/Mix/notes.txt": "unrecorded",
+        "results/Mix/shards/Q8_0/stray": "unrecorded",
+        "results/Two/gguf/Two-Q8_0.gguf": "record edited",
+    }.items():
+        assert re.search(rf"{re.escape(path)} +{fault}", said), said
+    assert said.startswith("6 faults")
+    assert (one.read_text(), two.read_text()) == (text, two_text)
+
+
+def test_verify_finds_two_files_that_were_swapped(project):
+    shards = sorted(project.path.glob("results/Mix/report/quality.*"))
+    a, b = shards[0], project / "results/Two/report/quality.csv"
+    first, second = a.read_bytes(), b.read_bytes()
+    size = max(len(first), len(second))
+    assert size
+    a.write_bytes(second), b.write_bytes(first)
+    said = ask(project, "verify", fails=True)
+    assert "results/Two/report/quality.csv" in said
+    assert a.relative_to(project.path).as_posix() in said
+
+
+def test_a_rebuild_gives_the_same_bytes_and_says_where_they_differ(project):
+    said = ask(project, "verify_rebuild", "--config", "model=Plain")
+    assert re.search(r"results/Plain/gguf/Plain-Q4_0.gguf +identical\n", said)
+    assert "came out the same again" in said
+    flip(project / "results/Plain/gguf/Plain-Q4_0.gguf")
+    said = ask(project, "verify_rebuild", "--config", "model=Plain", fails=True)
+    assert re.search(r"results/Plain/gguf/Plain-Q4_0.gguf +different: tensor \S+", said)
+    assert re.search(r"results/Plain/gguf/Plain-BF16.gguf +identical\n", said)
+    assert "which model?" in ask(project, "verify_rebuild", fails=True)
+
+
+def test_orphans_are_shown_then_deleted_and_nothing_else(project):
+    static = project.quants.pop()
+    assert static["name"] == "static"
+    mine = project / "results/Mix/shards/static/mine.txt"
+    mine.write_text("mine")
+    before = project.files()
+    said = ask(project, "orphans")
+    for path in ("gguf/Mix-static.gguf", "shards/static", "evaluation/static.json"):
+        assert f"  results/Mix/{path} " in said
+    assert "Two" not in said and "Q8_0" not in said
+    assert "Nothing is deleted yet" in ask(project, "clean_orphans")
+    assert project.files() == before
+    ask(project, "clean_orphans", "--config", "yes=true")
+    gone = before.keys() - project.files().keys()
+    assert {path.split("static")[0] for path in gone} == {
+        "results/Mix/gguf/Mix-",
+        "results/Mix/shards/",
+        "results/Mix/evaluation/",
+    }
+    assert mine.read_text() == "mine"
+    assert not list(project.path.glob("logs/Mix/*/*static*"))
+    # The option that leaves out a form for one run does not make orphans of it.
+    assert "No orphans" in ask(project, "orphans", "--config", "exl2=skip", "model=Plain")
+
+
+def test_a_model_that_is_brought_back_is_as_fresh_as_it_was(project):
+    plain = project.config["models"].pop("Plain")
+    assert project.plan() == set()
+    project.config["models"]["Plain"] = plain
+    assert project.plan() == set()
+
+
+def test_status_counts_what_is_there_and_names_what_is_being_built(project):
+    (project / "results/Mix/gguf/Mix-Q8_0.gguf").unlink()
+    stage = project / "results/Mix/gguf/.Mix-Q8_0.gguf.building"
+    (stage / "host-1").mkdir(parents=True)
+    (stage / "host-1/.inputs.json").write_text("{}")
+    (stage / "host-1/Mix-Q8_0.gguf").write_bytes(b"0" * 5000)
+    with (stage / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # A build holds the directory too: asking must be possible all the same.
+        with (project / ".snakemake/quantmill/run.lock").open("a") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            said = ask(project, "status")
+    assert re.search(r"^Mix +1/1 +1/1 +1/1 +2/3 ", said, re.M)
+    assert re.search(r"results/Mix/gguf/Mix-Q8_0.gguf +5.0 kB +\d+ s +logs/Mix/gguf/Mix-Q8_0.gguf.log", said)
+    assert "being built now" not in ask(project, "status")
+
+
+def test_the_peak_counts_temporary_files_until_their_last_consumer():
+    def model(name: str) -> list[Job]:
+        quants = [Job(f"{name}-q{i}", 10, inputs=(f"{name}-bf16",), reads=100) for i in range(3)]
+        return [Job(f"{name}-bf16", 100, temporary=True, reads=500), *quants]
+
+    jobs = [*model("a"), *model("b")]
+    one = peak(jobs, cores=1)
+    # One model after the other: never two conversions at once.
+    assert one.bytes == 3 * 10 + 100 + 3 * 10
+    assert one.after == 60
+    assert peak(jobs, cores=8).bytes == 200 + 60
+    kept = [Job(j.path, j.bytes, inputs=j.inputs, reads=j.reads) for j in jobs]
+    assert peak(kept, cores=1).bytes == 260
+
+
+def test_under_a_disk_budget_one_model_is_reclaimed_before_the_next_is_converted(project):
+    """What the prediction above counts on: the scheduler takes consumers of temporary files first."""
+    project.config["reclaim"] = ["bf16"]
+    project.config["models"]["Other"] = {"source": "./m/code", "gguf": {"imatrix": False, "quants": ["Q4_0", "Q8_0"]}}
+    project.model("Plain")["gguf"]["quants"] = ["Q5_0", "Q6_K"]
+    said = project.build("--cores", "1", "--resources", "disk_mb=150", "--config", "model=Other,Plain")
+    order = re.findall(r"^built   results/(\w+)/gguf/\w+-(\w+).gguf", said, re.M)
+    models = [model for model, _ in order]
+    assert models in (["Other"] * 3 + ["Plain"] * 3, ["Plain"] * 3 + ["Other"] * 3)
+    assert not list(project.path.glob("results/Other/gguf/*-BF16.gguf"))
+
+
+def test_the_benchmark_prints_figures_for_a_small_graph(tmp_path):
+    script = [sys.executable, ROOT / "scripts/bench_plan.py", tmp_path / "bench"]
+    options = ["--models", "3", "--quants", "4", "--repeat", "1", "--tools", "quantmill"]
+    done = subprocess.run([*script, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Quantmill, nothing to be done +[\d.]+ s CPU +\d+ MB  0 jobs", done.stdout), done.stdout
+    assert re.search(r"Quantmill, one quant added +[\d.]+ s CPU +\d+ MB  15 jobs", done.stdout), done.stdout
