@@ -4,7 +4,6 @@ needs: every form that is published, fresh, with its evaluation and its card
 makes: config/sources.lock.yaml, results/MODEL/README.KIND.md (cards of further repositories), and what is on the hub
 """
 
-import shutil
 from pathlib import Path
 
 from lib.plan import RUN_STATE
@@ -46,18 +45,8 @@ def wanted_references(wildcards):
 
 
 def checked(wildcards):
-    """What preflight is asked. On a cluster it is not known here whether there is a GPU."""
-    built = Path("resources/llama.cpp").is_dir()
-    cuda = shutil.which("nvidia-smi") is not None if workflow.local_exec else None
-    return asked_of(
-        "preflight",
-        {
-            "config": session.config.model_dump(mode="json"),
-            "models": session.graph.names,
-            "cuda": cuda,
-            "converter": "resources/llama.cpp" if built else None,
-        },
-    )
+    """What preflight is asked: everything, publishing included."""
+    return session.preflight_request(workflow.local_exec, session.graph.names)
 
 
 rule lock:

@@ -54,7 +54,8 @@ rule reports:
 
 
 onstart:
-    session.start(workflow.cores if workflow.local_exec else 8 * workflow.nodes)
+    local = workflow.local_exec
+    session.start(workflow.cores if local else 8 * workflow.nodes, local)
 
 
 onsuccess:

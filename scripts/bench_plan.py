@@ -42,7 +42,10 @@ def config(models: int, quants: int) -> dict:
         "dtype": "bfloat16",
     }
     return {
-        "corpora": {"calibration": {"path": "calibration.txt"}, "evaluation": {"path": "evaluation.txt"}},
+        "corpora": {
+            "calibration": {"path": "calibration.txt"},
+            "evaluation": {"path": "evaluation.txt"},
+        },
         "models": {
             f"model-{i:03d}": {
                 "merge": merge,
@@ -62,7 +65,9 @@ def write_sources() -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
         header = json.dumps({"x": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
-        (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"1234")
+        (directory / "model.safetensors").write_bytes(
+            len(header).to_bytes(8, "little") + header + b"1234"
+        )
     for name in ("calibration", "evaluation"):
         Path(f"{name}.txt").write_text(f"{name}\n" * 100)
 
@@ -79,14 +84,19 @@ def pretend_built(session: Session) -> int:
             build(up)
         for path in made.outputs:
             text = f"{path} {made.digest}".encode()
-            record = recipes.Record(path, made.recipe, made.digest, len(text), sha256(text), inputs=inputs)
+            record = recipes.Record(
+                path, made.recipe, made.digest, len(text), sha256(text), inputs=inputs
+            )
             file = Path(path)
             if made.directory:
                 file, record.files = file / "file", {"file": [len(text), sha256(text)]}
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(text)
             # Not durably, as lib/recipe.py does it: thousands of fsync take minutes.
-            data = {"quantmill": recipes.SCHEMA, **{f: getattr(record, f) for f in record.__slots__}}
+            data = {
+                "quantmill": recipes.SCHEMA,
+                **{f: getattr(record, f) for f in record.__slots__},
+            }
             Path(recipes.path_of(path)).write_text(json.dumps(data, indent=1, sort_keys=True))
             done.setdefault(made.path, record)
         return done[made.path]
@@ -125,7 +135,9 @@ def write_others(session: Session) -> None:
         make.append(f"{path}: {' '.join(ups)}\n\ttouch $@")
         ninja.append(f"build {path}: t {' '.join(ups)}")
         quoted = ", ".join(f"{up!r}" for up in ups)
-        plain.append(f"rule r{number}:\n    input: {quoted}\n    output: {path!r}\n    shell: 'touch {{output}}'")
+        plain.append(
+            f"rule r{number}:\n    input: {quoted}\n    output: {path!r}\n    shell: 'touch {{output}}'"
+        )
         dvc["stages"][f"s{number}"] = {"cmd": f"touch {path}", "deps": ups, "outs": [path]}
     (here / "Makefile").write_text("\n".join(make) + "\n")
     (here / "build.ninja").write_text("\n".join(ninja) + "\n")
@@ -168,13 +180,18 @@ def outcome(said: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("directory", type=Path, help="made anew: what is in it is deleted")
     parser.add_argument("--models", type=int, default=100)
     parser.add_argument("--quants", type=int, default=30)
     parser.add_argument("--repeat", type=int, default=3, help="measure so often, print the best")
     parser.add_argument(
-        "--tools", nargs="*", default=["quantmill", "make", "ninja", "dvc", "snakemake"], metavar="TOOL"
+        "--tools",
+        nargs="*",
+        default=["quantmill", "make", "ninja", "dvc", "snakemake"],
+        metavar="TOOL",
     )
     arguments = parser.parse_args()
     here = arguments.directory.resolve()
@@ -187,20 +204,44 @@ def main() -> None:
     Path("bench.yaml").write_text(json.dumps(wanted))
     write_sources()
     session = Session(wanted, None, True)
-    print(f"{pretend_built(session)} artifacts of {arguments.models} models x {arguments.quants} quants")
+    print(
+        f"{pretend_built(session)} artifacts of {arguments.models} models x {arguments.quants} quants"
+    )
     name, first = next(iter(wanted["models"].items()))
-    first["gguf"] = {**first["gguf"], "quants": [*first["gguf"]["quants"], {"name": "new", "type": "Q3_K_M"}]}
+    first["gguf"] = {
+        **first["gguf"],
+        "quants": [*first["gguf"]["quants"], {"name": "new", "type": "Q3_K_M"}],
+    }
     Path("added.yaml").write_text(json.dumps(wanted))
     Path("empty.smk").write_text("rule all:\n")
-    snakemake = [sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run", "--quiet", "host", "progress"]
+    snakemake = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--cores",
+        "1",
+        "--dry-run",
+        "--quiet",
+        "host",
+        "progress",
+    ]
     mine = [*snakemake, "--snakefile", str(ROOT / "Snakefile")]
     profile = ["--workflow-profile", str(ROOT / "profiles/default")]
     empty = {"an empty Snakefile": [*snakemake, *profile, "--snakefile", "empty.smk"]}
     questions = {
         "Quantmill, nothing to be done": ["--configfile", "bench.yaml"],
         "Quantmill, one quant added": ["--configfile", "added.yaml"],
-        "Quantmill, one model of the config": ["--configfile", "bench.yaml", "--config", f"model={name}"],
-        "Quantmill, one file": [f"results/{name}/gguf/{name}-q001.gguf", "--configfile", "bench.yaml"],
+        "Quantmill, one model of the config": [
+            "--configfile",
+            "bench.yaml",
+            "--config",
+            f"model={name}",
+        ],
+        "Quantmill, one file": [
+            f"results/{name}/gguf/{name}-q001.gguf",
+            "--configfile",
+            "bench.yaml",
+        ],
     }
     if "quantmill" in arguments.tools:
         commands = empty | {name: [*mine, *extra] for name, extra in questions.items()}
@@ -222,7 +263,9 @@ def main() -> None:
             subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd="others", check=True)
             subprocess.run(["dvc", "commit", "-f", "-q"], cwd="others", check=True)
         if name == "ninja":
-            subprocess.run(["ninja"], cwd="others", check=True, capture_output=True)  # so that it has its log
+            subprocess.run(
+                ["ninja"], cwd="others", check=True, capture_output=True
+            )  # so that it has its log
         measure({f"{name}, nothing to be done": command}, here / "others", 1)
 
 

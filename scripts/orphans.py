@@ -35,7 +35,9 @@ class Orphan:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--delete", action="store_true", help="delete them, if the option `yes` says so")
+    options.add_argument(
+        "--delete", action="store_true", help="delete them, if the option `yes` says so"
+    )
     arguments = options.parse_args()
     # Whatever models and forms this run is about: what the whole config declares is no orphan.
     session = open_session(arguments.config, model=[], exl2="build")
@@ -45,7 +47,9 @@ def main() -> None:
     if not arguments.delete or not orphans:
         return
     if not session.options.yes:
-        print("\nNothing is deleted yet. To delete exactly these:\n    snakemake clean_orphans --config yes=true")
+        print(
+            "\nNothing is deleted yet. To delete exactly these:\n    snakemake clean_orphans --config yes=true"
+        )
         return
     size = total(orphans)
     for orphan in orphans:
@@ -68,7 +72,9 @@ def find(session: Session) -> Iterator[Orphan]:
             continue
         files, others = content(Path(path), record)
         claimed.add(path)
-        yield Orphan(path, record.recipe.get("step", ""), [*files, record_path, *journal(path)], others)
+        yield Orphan(
+            path, record.recipe.get("step", ""), [*files, record_path, *journal(path)], others
+        )
     for top, suffix in (("logs", ".log"), ("benchmarks", ".tsv")):
         for file in sorted(Path(top).rglob(f"*{suffix}")):
             path = journal_of(file, top, suffix)
@@ -91,7 +97,11 @@ def content(path: Path, record: recipes.Record) -> tuple[list[Path], list[Path]]
         is_ours = there and path.lstat().st_size == record.bytes
         return (there, []) if is_ours else ([], there)
     inside = [file for file in path.rglob("*") if file.is_symlink() or not file.is_dir()]
-    ours = [f for f in inside if f.relative_to(path).as_posix() in record.files or f.name == SNAKEMAKE_MARK]
+    ours = [
+        f
+        for f in inside
+        if f.relative_to(path).as_posix() in record.files or f.name == SNAKEMAKE_MARK
+    ]
     return ours, [file for file in inside if file not in ours]
 
 
@@ -126,10 +136,18 @@ def unknown(orphans: list[Orphan]) -> Iterator[Path]:
     for folder, names, files in os.walk("results"):
         here = Path(folder)
         # What is inside a recorded directory, or being built, is judged with it.
-        names[:] = [n for n in names if not os.path.exists(here / f"{n}{recipes.SUFFIX}") and not n.endswith(".building")]
+        names[:] = [
+            n
+            for n in names
+            if not os.path.exists(here / f"{n}{recipes.SUFFIX}") and not n.endswith(".building")
+        ]
         for name in files:
             path = here / name
-            if not name.endswith(recipes.SUFFIX) and path not in ours and not os.path.exists(recipes.path_of(str(path))):
+            if (
+                not name.endswith(recipes.SUFFIX)
+                and path not in ours
+                and not os.path.exists(recipes.path_of(str(path)))
+            ):
                 yield path
 
 
@@ -143,7 +161,10 @@ def shown(orphans: list[Orphan], strangers: list[Path]) -> list[str]:
         lines += columns(rows[:SHOWN], right=(2,))
         lines += [f"  and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
     if strangers:
-        lines += ["", f"{len(strangers)} without a record, so not known to be made by Quantmill; never deleted:"]
+        lines += [
+            "",
+            f"{len(strangers)} without a record, so not known to be made by Quantmill; never deleted:",
+        ]
         lines += [f"  {path}" for path in strangers[:20]]
         lines += [f"  and {len(strangers) - 20} more"] if len(strangers) > 20 else []
     return lines

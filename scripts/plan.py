@@ -17,7 +17,9 @@ def main() -> None:
     building = session.plan.builds(chosen(session))
     session.contents.save()
     if not building:
-        print("Nothing is to be built: everything that the config declares is there as it is wanted.")
+        print(
+            "Nothing is to be built: everything that the config declares is there as it is wanted."
+        )
         return
     outlook = look(session.graph, building, arguments.cores)
     print("\n".join([*table(outlook), "", *totals(outlook, arguments.cores)]))
@@ -34,7 +36,9 @@ def table(outlook: Outlook) -> list[str]:
     for place, group in groups.items():
         if len(outlook.artifacts) > SHOWN and place:
             size = sum(outlook.sizes[made.path].bytes for made in group)
-            rows.append((f"{place}/", f"{len(group)} files", human(size), duration(spent(outlook, group))))
+            rows.append(
+                (f"{place}/", f"{len(group)} files", human(size), duration(spent(outlook, group)))
+            )
             continue
         rows.append((f"{place}/" if place else "shared", "", "", ""))
         rows += [row(outlook, made) for made in group]
@@ -56,22 +60,34 @@ def totals(outlook: Outlook, cores: int) -> list[str]:
     """Sums: files, disk, time."""
     sizes, peak = outlook.sizes.values(), outlook.peak
     about = " (~: not known exactly)" if any(MARKS[size.source] for size in sizes) else ""
-    lines = [f"{len(sizes)} files and directories, {human(sum(size.bytes for size in sizes))}{about}"]
+    lines = [
+        f"{len(sizes)} files and directories, {human(sum(size.bytes for size in sizes))}{about}"
+    ]
     temporary = [outlook.sizes[made.path].bytes for made in outlook.artifacts if made.temporary]
     if temporary:
-        lines.append(f"*     {human(sum(temporary))} of them are deleted as soon as nothing needs them")
+        lines.append(
+            f"*     {human(sum(temporary))} of them are deleted as soon as nothing needs them"
+        )
     end = f"{human(abs(peak.after))} {'more' if peak.after >= 0 else 'less'} than now in the end"
     fits = "it fits" if outlook.fits else "IT DOES NOT FIT"
     lines += [f"disk  {human(peak.bytes)} more than now at the fullest, while {peak.at} is made;"]
     lines += [f"      {end}; {human(outlook.free)} are free: {fits}"]
-    unknown = sorted({made.rule for made in outlook.artifacts if outlook.seconds[made.path] is None})
+    unknown = sorted(
+        {made.rule for made in outlook.artifacts if outlook.seconds[made.path] is None}
+    )
     known = [seconds for seconds in outlook.seconds.values() if seconds is not None]
     if unknown:
-        lines += wrapped(["time  no earlier run of these tells: " + unknown[0], *unknown[1:]], "", 98)
+        lines += wrapped(
+            ["time  no earlier run of these tells: " + unknown[0], *unknown[1:]], "", 98
+        )
         if known:
-            lines.append(f"      {duration(sum(known))} for the rest, one after the other, going by earlier runs")
+            lines.append(
+                f"      {duration(sum(known))} for the rest, one after the other, going by earlier runs"
+            )
     else:
-        lines.append(f"time  about {duration(outlook.peak.seconds)} on {cores} cores, going by earlier runs")
+        lines.append(
+            f"time  about {duration(outlook.peak.seconds)} on {cores} cores, going by earlier runs"
+        )
     return lines
 
 

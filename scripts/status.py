@@ -9,7 +9,6 @@ from lib.answers import columns, open_session, parser
 from lib.console import human
 from lib.plan import State
 from lib.session import Session
-
 from orphans import held
 
 KINDS = {
@@ -17,6 +16,7 @@ KINDS = {
     "gguf": ("convert",),
     "imatrix": ("imatrix",),
     "quants": ("quantize",),
+    "labelled": ("label",),
     "shards": ("split",),
     "exl2": ("exl2_measure", "exl2_quantize"),
     "evaluated": ("evaluate", "exl2_evaluate"),
@@ -57,7 +57,9 @@ def table(session: Session) -> list[str]:
             rows.append((name, *cells))
     used = [i for i in range(1, len(KINDS) + 1) if any(row[i] for row in rows)]
     head = ("model", *KINDS)
-    lines = columns([tuple(row[i] for i in (0, *used)) for row in (head, *rows)], right=range(1, 9), indent="")
+    lines = columns(
+        [tuple(row[i] for i in (0, *used)) for row in (head, *rows)], right=range(1, len(KINDS) + 1), indent=""
+    )
     lines += ["", f"{there} of {declared} artifacts are as the config wants them, {human(size)}"]
     if any(cell.endswith("*") for row in rows for cell in row[1:]):
         lines.append("* made, and deleted since: an intermediate that nothing needs now")
@@ -82,8 +84,15 @@ def row(stage: Path) -> tuple[str, str, str, str]:
     path = str(stage.with_name(stage.name[1:].removesuffix(".building")))
     files = [file for file in stage.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files if file.name != ".inputs.json")
-    began = min((file.stat().st_ctime for file in files if file.name == ".inputs.json"), default=time.time())
-    return path, human(size), f"{time.time() - began:.0f} s", f"logs/{path.removeprefix('results/')}.log"
+    began = min(
+        (file.stat().st_ctime for file in files if file.name == ".inputs.json"), default=time.time()
+    )
+    return (
+        path,
+        human(size),
+        f"{time.time() - began:.0f} s",
+        f"logs/{path.removeprefix('results/')}.log",
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from lib import recipe as recipes
 from lib.answers import columns, open_session, parser
 from lib.console import human
 from lib.session import Session
-
 from orphans import unknown
 
 SNAKEMAKE_MARK = ".snakemake_timestamp"
@@ -42,19 +41,27 @@ def main() -> None:
         faults += wrong
     faults += hashed(members, records)
     if not session.options.model:
-        faults += [(str(path), "unrecorded: no record says how it was made") for path in unknown([])]
+        faults += [
+            (str(path), "unrecorded: no record says how it was made") for path in unknown([])
+        ]
         faults += undone(session)
     size = human(sum(member.bytes for member in members))
     if faults:
         print(f"{len(faults)} faults in {len(records)} artifacts ({size}):")
         print("\n".join(columns(sorted(set(faults)))))
         sys.exit(1)
-    print(f"All {len(records)} artifacts ({len(members)} files, {size}) are what their records say.")
+    print(
+        f"All {len(records)} artifacts ({len(members)} files, {size}) are what their records say."
+    )
 
 
 def recorded(session: Session) -> Iterator[recipes.Record]:
     """The records on disk; with --config model=… only those of these models."""
-    tops = [f"results/{name}" for name in session.graph.names] if session.options.model else ["results", "resources"]
+    tops = (
+        [f"results/{name}" for name in session.graph.names]
+        if session.options.model
+        else ["results", "resources"]
+    )
     for top in tops:
         for folder, names, files in os.walk(top):
             names[:] = [name for name in names if not name.endswith(".building")]
@@ -74,7 +81,9 @@ def inconsistent(record: recipes.Record) -> list[str]:
     return []
 
 
-def look_into(session: Session, record: recipes.Record) -> tuple[list[Member], list[tuple[str, str]]]:
+def look_into(
+    session: Session, record: recipes.Record
+) -> tuple[list[Member], list[tuple[str, str]]]:
     """The files of an artifact that are there in the right size, and what is wrong with the others."""
     path, found, faults = Path(record.artifact), [], []
     if record.bytes < 0:
@@ -91,8 +100,15 @@ def look_into(session: Session, record: recipes.Record) -> tuple[list[Member], l
         return found, [(str(path / name), "missing: the link leads nowhere") for name in gone]
     if path.is_dir():
         wanted = {str(path / name): (size, sha) for name, (size, sha) in record.files.items()}
-        there = {str(f) for f in path.rglob("*") if (f.is_symlink() or f.is_file()) and f.name != SNAKEMAKE_MARK}
-        faults += [(name, "unrecorded: it was not made with the rest") for name in sorted(there - wanted.keys())]
+        there = {
+            str(f)
+            for f in path.rglob("*")
+            if (f.is_symlink() or f.is_file()) and f.name != SNAKEMAKE_MARK
+        }
+        faults += [
+            (name, "unrecorded: it was not made with the rest")
+            for name in sorted(there - wanted.keys())
+        ]
     for name, (size, sha) in wanted.items():
         try:
             actual = os.stat(name).st_size
@@ -113,10 +129,17 @@ def hashed(members: list[Member], records: list[recipes.Record]) -> Iterator[tup
     whose = {record.sha256: record.artifact for record in records if record.sha256}
     whose |= {member.sha256: member.path for member in members}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for member, sha in zip(members, pool.map(lambda member: sha256(member.path), members), strict=True):
+        for member, sha in zip(
+            members, pool.map(lambda member: sha256(member.path), members), strict=True
+        ):
             if sha != member.sha256:
                 other = whose.get(sha)
-                yield member.path, f"swapped: these are the bytes of {other}" if other else "edited: other bytes of the same size"
+                yield (
+                    member.path,
+                    f"swapped: these are the bytes of {other}"
+                    if other
+                    else "edited: other bytes of the same size",
+                )
 
 
 def undone(session: Session) -> Iterator[tuple[str, str]]:
@@ -128,7 +151,7 @@ def undone(session: Session) -> Iterator[tuple[str, str]]:
 
 
 def sha256(path: str) -> str:
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

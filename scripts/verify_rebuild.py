@@ -66,11 +66,30 @@ def prepare(name: str) -> Path:
 
 def rebuild(scratch: Path, arguments: argparse.Namespace, exl2: bool) -> None:
     """Build there, and delete nothing on the way."""
-    raw = json.loads(arguments.config.read_text()) | {"reclaim": [], "exl2": "build" if exl2 else "skip"}
+    raw = json.loads(arguments.config.read_text()) | {
+        "reclaim": [],
+        "exl2": "build" if exl2 else "skip",
+    }
     config = Path.cwd() / scratch / "verify.json"
     config.write_text(json.dumps(raw))
-    command = [sys.executable, "-m", "snakemake", "--snakefile", arguments.snakefile, "--directory", scratch]
-    command += ["--configfile", config, "--cores", str(arguments.cores), "--notemp", "--quiet", "all"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        arguments.snakefile,
+        "--directory",
+        scratch,
+    ]
+    command += [
+        "--configfile",
+        config,
+        "--cores",
+        str(arguments.cores),
+        "--notemp",
+        "--quiet",
+        "all",
+    ]
     if subprocess.run(list(map(str, command))).returncode:
         sys.exit(f"verify_rebuild: the build in {scratch} failed; see above")
 
@@ -90,7 +109,9 @@ def compare(session: Session, name: str, scratch: Path, exl2: bool) -> list[tupl
     return rows
 
 
-def verdict(made: Artifact, path: str, record: recipes.Record, again: recipes.Record | None, scratch: Path) -> str:
+def verdict(
+    made: Artifact, path: str, record: recipes.Record, again: recipes.Record | None, scratch: Path
+) -> str:
     """identical; within tolerance; or different, and where."""
     if again is None:
         return "not built again"
@@ -101,10 +122,18 @@ def verdict(made: Artifact, path: str, record: recipes.Record, again: recipes.Re
     if not made.reproducible:
         return "within tolerance if its evaluation is (EXL2 never comes out the same twice)"
     if not os.path.lexists(path):
-        return "identical to its record" if again.sha256 == record.sha256 else "different from its record; the file itself is gone"
+        return (
+            "identical to its record"
+            if again.sha256 == record.sha256
+            else "different from its record; the file itself is gone"
+        )
     if made.directory:
         return directory_difference(Path(path), scratch / path, again)
-    return "identical" if sha256(Path(path)) == again.sha256 else difference(Path(path), scratch / path)
+    return (
+        "identical"
+        if sha256(Path(path)) == again.sha256
+        else difference(Path(path), scratch / path)
+    )
 
 
 def by_quality(path: str, scratch: Path) -> str:
@@ -112,7 +141,11 @@ def by_quality(path: str, scratch: Path) -> str:
     before, now = (json.loads((top / path).read_text())["kld"] for top in (Path(), scratch))
     allowed = max(TOLERANCE * before["mean"], 3 * (before.get("error") or 0.0))
     text = f"mean KLD {before['mean']:.5f}, again {now['mean']:.5f}"
-    return f"within tolerance: {text}" if abs(before["mean"] - now["mean"]) <= allowed else f"different: {text}"
+    return (
+        f"within tolerance: {text}"
+        if abs(before["mean"] - now["mean"]) <= allowed
+        else f"different: {text}"
+    )
 
 
 def directory_difference(ours: Path, theirs: Path, again: recipes.Record) -> str:
@@ -148,9 +181,15 @@ def gguf_difference(ours: Path, theirs: Path) -> str | None:
     for key in sorted(a.raw.keys() | b.raw.keys()):
         if a.raw.get(key) != b.raw.get(key):
             return f"field {key}"
-    if [(t.name, t.shape, t.type) for t in a.tensors] != [(t.name, t.shape, t.type) for t in b.tensors]:
+    if [(t.name, t.shape, t.type) for t in a.tensors] != [
+        (t.name, t.shape, t.type) for t in b.tensors
+    ]:
         return "names, shapes or types of tensors"
-    return tensor_difference(ours, theirs, [(t.name, t.offset, u.offset, t.size) for t, u in zip(a.tensors, b.tensors, strict=True)])
+    return tensor_difference(
+        ours,
+        theirs,
+        [(t.name, t.offset, u.offset, t.size) for t, u in zip(a.tensors, b.tensors, strict=True)],
+    )
 
 
 def safetensors_difference(ours: Path, theirs: Path) -> str | None:
@@ -160,7 +199,9 @@ def safetensors_difference(ours: Path, theirs: Path) -> str | None:
     if a != b:
         return "names, shapes or types of tensors"
     spans = [(name, *tensor["data_offsets"]) for name, tensor in a.items()]
-    return tensor_difference(ours, theirs, [(n, start_a + s, start_b + s, e - s) for n, s, e in spans])
+    return tensor_difference(
+        ours, theirs, [(n, start_a + s, start_b + s, e - s) for n, s, e in spans]
+    )
 
 
 def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -169,7 +210,9 @@ def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
         return json.loads(file.read(length)), 8 + length
 
 
-def tensor_difference(ours: Path, theirs: Path, spans: list[tuple[str, int, int, int]]) -> str | None:
+def tensor_difference(
+    ours: Path, theirs: Path, spans: list[tuple[str, int, int, int]]
+) -> str | None:
     """The first of (name, offset in one, offset in the other, bytes) whose bytes differ."""
     with ours.open("rb") as a, theirs.open("rb") as b:
         for name, here, there, size in spans:

@@ -31,7 +31,9 @@ def report(session: Session) -> list[str]:
     roots = [made for made in stale if not follows(plan, made)]
     reasons: dict[tuple[str, ...], list[Artifact]] = {}
     for made in roots:
-        own = tuple(reason for reason in plan.verdict(made).reasons if not reason.startswith(MADE_FROM))
+        own = tuple(
+            reason for reason in plan.verdict(made).reasons if not reason.startswith(MADE_FROM)
+        )
         reasons.setdefault(own, []).append(made)
     for texts, group in reasons.items():
         lines += ["", *texts, *listed(group)]
@@ -45,8 +47,16 @@ def report(session: Session) -> list[str]:
     if on_the_way:
         lines += ["", "not there, and needed on the way:"]
         for made in on_the_way[:SHOWN]:
-            users = [user for user in stale + on_the_way if made in [*user.inputs.values(), *user.uses.values()]]
-            text = users[0].path + (f" and {len(users) - 1} more" if len(users) > 1 else "") if users else ""
+            users = [
+                user
+                for user in stale + on_the_way
+                if made in [*user.inputs.values(), *user.uses.values()]
+            ]
+            text = (
+                users[0].path + (f" and {len(users) - 1} more" if len(users) > 1 else "")
+                if users
+                else ""
+            )
             lines.append(f"    {made.path}" + (f"  for {text}" if text else ""))
     return lines
 
@@ -62,7 +72,9 @@ def each(session: Session) -> list[str]:
             lines.append(f"    fresh: as its recipe says{size}")
         elif verdict.state is State.ABSENT:
             gone = "not there" if not os.path.lexists(made.path) else "no longer as it is wanted"
-            lines.append(f"    {gone}, and not needed: it is made again when something stale is made from it")
+            lines.append(
+                f"    {gone}, and not needed: it is made again when something stale is made from it"
+            )
             lines += [f"    {reason}" for reason in verdict.reasons if reason != "it is not there"]
         else:
             lines += [f"    stale: {reason}" for reason in verdict.reasons]
@@ -81,7 +93,11 @@ def origins(plan: Plan, made: Artifact) -> list[str]:
     """What has changed of what it is made from; nearest first."""
     record = plan.record(made)
     before = record.recipe.get("inputs", {}) if record else {}
-    changed = [up for role, up in made.inputs.items() if before.get(role) != up.digest or plan.verdict(up).damaged]
+    changed = [
+        up
+        for role, up in made.inputs.items()
+        if before.get(role) != up.digest or plan.verdict(up).damaged
+    ]
     names = list(dict.fromkeys(short(up) if up.model == made.model else up.path for up in changed))
     return names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} more"]
 

@@ -9,13 +9,16 @@ import sys
 import time
 
 import pytest
+
 from lib.schedule import Job, peak
 from project import ROOT, Project
 
 
 def ask(project: Project, target: str, *arguments: str, fails: bool = False) -> str:
     """What a target prints; the exit status must be as expected, and there is no traceback."""
-    done = subprocess.run(project.command(target, *arguments), capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        project.command(target, *arguments), capture_output=True, text=True, timeout=900
+    )
     assert bool(done.returncode) == fails, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert max(map(len, done.stdout.splitlines() or [""])) <= 100, done.stdout
@@ -28,7 +31,9 @@ def test_why_names_the_changed_weight_and_what_follows_from_it(project):
     assert "merge.models[0].parameters.weight 0.6 -> 0.55\n    results/Mix/safetensors\n" in said
     roots, follows = said.split("made from these:")
     assert "Mix-Q8_0.gguf" not in roots
-    assert re.search(r"results/Mix/gguf/Mix-Q8_0.gguf  from gguf/Mix-BF16.gguf, imatrix.dat\n", follows)
+    assert re.search(
+        r"results/Mix/gguf/Mix-Q8_0.gguf  from gguf/Mix-BF16.gguf, imatrix.dat\n", follows
+    )
     assert "Plain" not in said
 
 
@@ -37,7 +42,9 @@ def test_why_says_which_text_changed_and_what_is_rebuilt_on_the_way(project):
         file.write("more text\n")
     said = ask(project, "why")
     assert "corpus evaluation: content changed\n    resources/corpora/evaluation.txt" in said
-    assert "results/Mix/evaluation/base.kld  for results/Mix/evaluation/BF16.json and 3 more" in said
+    assert (
+        "results/Mix/evaluation/base.kld  for results/Mix/evaluation/BF16.json and 3 more" in said
+    )
     assert "gguf/Mix-Q8_0.gguf\n" not in said.split("made from these:")[0]
 
 
@@ -73,7 +80,9 @@ def test_a_build_that_cannot_fit_is_refused_before_it_starts(tmp_path):
     files = {"model.safetensors": {"sha256": "0" * 64, "size": 10**16}}
     lock = {"models": {"org/huge": {"commit": "1" * 40, "files": files}}}
     (tmp_path / "config/sources.lock.yaml").write_text(json.dumps(lock))
-    project = Project(tmp_path, {"models": {"Huge": {"source": "org/huge", "gguf": {"quants": ["Q8_0"]}}}})
+    project = Project(
+        tmp_path, {"models": {"Huge": {"source": "org/huge", "gguf": {"quants": ["Q8_0"]}}}}
+    )
     began = time.monotonic()
     said = ask(project, "all", fails=True)
     assert time.monotonic() - began < 60
@@ -184,7 +193,9 @@ def test_status_counts_what_is_there_and_names_what_is_being_built(project):
             fcntl.flock(held, fcntl.LOCK_EX)
             said = ask(project, "status")
     assert re.search(r"^Mix +1/1 +1/1 +1/1 +2/3 ", said, re.M)
-    assert re.search(r"results/Mix/gguf/Mix-Q8_0.gguf +5.0 kB +\d+ s +logs/Mix/gguf/Mix-Q8_0.gguf.log", said)
+    assert re.search(
+        r"results/Mix/gguf/Mix-Q8_0.gguf +5.0 kB +\d+ s +logs/Mix/gguf/Mix-Q8_0.gguf.log", said
+    )
     assert "being built now" not in ask(project, "status")
 
 
@@ -206,9 +217,14 @@ def test_the_peak_counts_temporary_files_until_their_last_consumer():
 def test_under_a_disk_budget_one_model_is_reclaimed_before_the_next_is_converted(project):
     """What the prediction above counts on: the scheduler takes consumers of temporary files first."""
     project.config["reclaim"] = ["bf16"]
-    project.config["models"]["Other"] = {"source": "./m/code", "gguf": {"imatrix": False, "quants": ["Q4_0", "Q8_0"]}}
+    project.config["models"]["Other"] = {
+        "source": "./m/code",
+        "gguf": {"imatrix": False, "quants": ["Q4_0", "Q8_0"]},
+    }
     project.model("Plain")["gguf"]["quants"] = ["Q5_0", "Q6_K"]
-    said = project.build("--cores", "1", "--resources", "disk_mb=150", "--config", "model=Other,Plain")
+    said = project.build(
+        "--cores", "1", "--resources", "disk_mb=150", "--config", "model=Other,Plain"
+    )
     order = re.findall(r"^built   results/(\w+)/gguf/\w+-(\w+).gguf", said, re.M)
     models = [model for model, _ in order]
     assert models in (["Other"] * 3 + ["Plain"] * 3, ["Plain"] * 3 + ["Other"] * 3)
@@ -220,5 +236,9 @@ def test_the_benchmark_prints_figures_for_a_small_graph(tmp_path):
     options = ["--models", "3", "--quants", "4", "--repeat", "1", "--tools", "quantmill"]
     done = subprocess.run([*script, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"Quantmill, nothing to be done +[\d.]+ s CPU +\d+ MB  0 jobs", done.stdout), done.stdout
-    assert re.search(r"Quantmill, one quant added +[\d.]+ s CPU +\d+ MB  15 jobs", done.stdout), done.stdout
+    assert re.search(r"Quantmill, nothing to be done +[\d.]+ s CPU +\d+ MB  0 jobs", done.stdout), (
+        done.stdout
+    )
+    assert re.search(r"Quantmill, one quant added +[\d.]+ s CPU +\d+ MB  15 jobs", done.stdout), (
+        done.stdout
+    )

@@ -6,14 +6,35 @@ from pathlib import Path
 
 import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
+
 from lib.mixture import Shape, quant_bytes, quant_types
 from lib.quants import QUANT_TYPES
 from lib.sizes import Weights, base_logits_bytes, gguf_tensors, llama_weights
 
-
-LLAMA_1B = {"layers": 16, "hidden": 2048, "ffn": 8192, "vocabulary": 128256, "heads": 32, "kv_heads": 8}
-LLAMA_8B = {"layers": 32, "hidden": 4096, "ffn": 14336, "vocabulary": 128256, "heads": 32, "kv_heads": 8}
-LLAMA_70B = {"layers": 80, "hidden": 8192, "ffn": 28672, "vocabulary": 128256, "heads": 64, "kv_heads": 8}
+LLAMA_1B = {
+    "layers": 16,
+    "hidden": 2048,
+    "ffn": 8192,
+    "vocabulary": 128256,
+    "heads": 32,
+    "kv_heads": 8,
+}
+LLAMA_8B = {
+    "layers": 32,
+    "hidden": 4096,
+    "ffn": 14336,
+    "vocabulary": 128256,
+    "heads": 32,
+    "kv_heads": 8,
+}
+LLAMA_70B = {
+    "layers": 80,
+    "hidden": 8192,
+    "ffn": 28672,
+    "vocabulary": 128256,
+    "heads": 64,
+    "kv_heads": 8,
+}
 ODD = {"layers": 6, "hidden": 896, "ffn": 4864, "vocabulary": 32000, "heads": 14, "kv_heads": 2}
 
 
@@ -37,7 +58,11 @@ def sparse_gguf(path: Path, weights: Weights, sizes: dict, tied: bool = False) -
         writer.add_expert_used_count(2)
     total = 0
     for name, dims in tensors.items():
-        kind = GGMLQuantizationType.BF16 if len(dims) > 1 and "gate_inp" not in name else GGMLQuantizationType.F32
+        kind = (
+            GGMLQuantizationType.BF16
+            if len(dims) > 1 and "gate_inp" not in name
+            else GGMLQuantizationType.F32
+        )
         width = 2 if kind == GGMLQuantizationType.BF16 else 4
         count = 1
         for size in dims:
@@ -86,7 +111,14 @@ CASES = {
 def test_every_type_is_predicted_within_three_percent(case, tmp_path, llama_bin):
     if case == "experts":
         weights, tied = mixtral(), False
-        sizes = {"layers": 8, "hidden": 1024, "ffn": 2048, "vocabulary": 32000, "heads": 16, "kv_heads": 4}
+        sizes = {
+            "layers": 8,
+            "hidden": 1024,
+            "ffn": 2048,
+            "vocabulary": 32000,
+            "heads": 16,
+            "kv_heads": 4,
+        }
     else:
         sizes, tied = CASES[case]
         weights = llama_weights(**sizes)
@@ -99,7 +131,10 @@ def test_every_type_is_predicted_within_three_percent(case, tmp_path, llama_bin)
             continue
         compared += 1
         types = quant_types(tensors, weights.shape, type_, {}, imatrix=False)
-        kept = [(name, 16 if len(dims) > 1 and "gate_inp" not in name else 32) for name, dims in tensors.items()]
+        kept = [
+            (name, 16 if len(dims) > 1 and "gate_inp" not in name else 32)
+            for name, dims in tensors.items()
+        ]
         predicted = quant_bytes(tensors, types, kept) / 2**20
         if abs(predicted / said - 1) > 0.001:
             wrong.append(f"{type_}: {predicted:.1f} MiB predicted, {said} said")
@@ -113,7 +148,10 @@ def test_overrides_of_a_quant_are_predicted(tmp_path, llama_bin):
     tensors = sparse_gguf(gguf, weights, LLAMA_1B)
     kept = [(name, 16 if len(dims) > 1 else 32) for name, dims in tensors.items()]
     for options, flags in (
-        ({"token_embedding_type": "q8_0", "output_tensor_type": "q8_0"}, ["--token-embedding-type", "q8_0", "--output-tensor-type", "q8_0"]),
+        (
+            {"token_embedding_type": "q8_0", "output_tensor_type": "q8_0"},
+            ["--token-embedding-type", "q8_0", "--output-tensor-type", "q8_0"],
+        ),
         ({"pure": True}, ["--pure"]),
         ({"leave_output_tensor": True}, ["--leave-output-tensor"]),
         ({"tensor_types": ["ffn_down=q8_0"]}, ["--tensor-type", "ffn_down=q8_0"]),

@@ -17,7 +17,9 @@ NOTHING_FORCED = SimpleNamespace(forcerun=(), forcetargets=False, forceall=False
 def parser(doc: str) -> argparse.ArgumentParser:
     """The command line of such a script."""
     made = argparse.ArgumentParser(description=doc)
-    made.add_argument("--config", type=Path, required=True, help="the config as JSON, with its options")
+    made.add_argument(
+        "--config", type=Path, required=True, help="the config as JSON, with its options"
+    )
     return made
 
 
@@ -41,7 +43,9 @@ def chosen(session: Session) -> list[Artifact]:
     for word in words:
         path = str(Path(word))
         if word not in rules and path not in known:
-            sys.exit(f"target: {word} is no rule that makes something, and no file that follows from the config")
+            sys.exit(
+                f"target: {word} is no rule that makes something, and no file that follows from the config"
+            )
         for made in [known[path]] if path in known else known.values():
             if path in known or made.rule == word:
                 found[made.path] = made
@@ -73,7 +77,9 @@ def short(made: Artifact) -> str:
     return made.path.removeprefix(f"results/{made.model}/") if made.model else made.path
 
 
-def columns(rows: Iterable[tuple[str, ...]], right: Iterable[int] = (), indent: str = "  ") -> list[str]:
+def columns(
+    rows: Iterable[tuple[str, ...]], right: Iterable[int] = (), indent: str = "  "
+) -> list[str]:
     """Rows as lines, each column as wide as its widest cell; the columns in `right` are aligned there."""
     rows, right = list(rows), set(right)
     if not rows:

@@ -26,8 +26,30 @@ KEPT = (
     "position_embd",
     ".patch_embd",
 )
-SMALL_BLOCKS = ("f32", "f16", "bf16", "q1_0", "q2_0", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "mxfp4", "nvfp4", "iq4_nl")
-FALLBACK = {"q2_k": "q4_0", "q3_k": "q4_0", "tq1_0": "q4_0", "tq2_0": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
+SMALL_BLOCKS = (
+    "f32",
+    "f16",
+    "bf16",
+    "q1_0",
+    "q2_0",
+    "q4_0",
+    "q4_1",
+    "q5_0",
+    "q5_1",
+    "q8_0",
+    "mxfp4",
+    "nvfp4",
+    "iq4_nl",
+)
+FALLBACK = {
+    "q2_k": "q4_0",
+    "q3_k": "q4_0",
+    "tq1_0": "q4_0",
+    "tq2_0": "q4_0",
+    "q4_k": "q5_0",
+    "q5_k": "q5_1",
+    "q6_k": "q8_0",
+}
 TINY = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M"}
 EMBEDDING = {
     **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"), "q2_k"),
@@ -86,7 +108,11 @@ def quant_types(
     return found
 
 
-def quant_bytes(tensors: Mapping[str, Dims], types: Mapping[str, str | None], kept_bits: Iterable[tuple[str, float]]) -> int:
+def quant_bytes(
+    tensors: Mapping[str, Dims],
+    types: Mapping[str, str | None],
+    kept_bits: Iterable[tuple[str, float]],
+) -> int:
     """Bytes of the tensors' data. kept_bits: bits per weight of those that keep their type."""
     kept = dict(kept_bits)
     total = 0.0
@@ -213,7 +239,10 @@ class _Chooser:
             return "q4_k"
         if first and type_ == "Q2_K_S":
             return "q4_k"
-        if first and ((type_ in ("IQ4_NL", "IQ4_XS") and not self.imatrix) or (type_ == "Q4_K_S" and not falcon)):
+        if first and (
+            (type_ in ("IQ4_NL", "IQ4_XS") and not self.imatrix)
+            or (type_ == "Q4_K_S" and not falcon)
+        ):
             return "q5_k"
         if first and self.imatrix and type_ in ("Q4_0", "Q5_0"):
             return {"Q4_0": "q4_1", "Q5_0": "q5_1"}[type_]
@@ -224,9 +253,27 @@ class _Chooser:
         if self.shape.family == "falcon":
             return "q4_k" if type_ == "Q3_K_L" else kind
         if self.shape.experts == 8:
-            larger = {"Q2_K", "IQ3_XS", "IQ3_XXS", "Q3_K_S", "Q3_K_M", "IQ4_NL", "Q4_K_S", "Q4_K_M", "IQ3_S", "IQ3_M", "IQ4_XS"}
+            larger = {
+                "Q2_K",
+                "IQ3_XS",
+                "IQ3_XXS",
+                "Q3_K_S",
+                "Q3_K_M",
+                "IQ4_NL",
+                "Q4_K_S",
+                "Q4_K_M",
+                "IQ3_S",
+                "IQ3_M",
+                "IQ4_XS",
+            }
             return "q5_k" if type_ in larger | TINY else kind
-        kinds = {"Q2_K": "q3_k", "IQ3_XXS": "iq3_s", "Q3_K_M": "q4_k", "Q3_K_L": "q5_k", "IQ3_M": "q4_k"}
+        kinds = {
+            "Q2_K": "q3_k",
+            "IQ3_XXS": "iq3_s",
+            "Q3_K_M": "q4_k",
+            "Q3_K_L": "q5_k",
+            "IQ3_M": "q4_k",
+        }
         kinds |= {"IQ1_S": "iq2_xxs", "IQ1_M": "iq2_xxs", "IQ2_S": "iq3_s", "IQ2_M": "iq3_s"}
         return kinds.get(type_, kind)
 

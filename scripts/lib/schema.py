@@ -365,6 +365,9 @@ class Options(Section):
     )
     only: Words = Field([], description="Only these hub references, for `lock`.")
     target: Words = Field([], description="Only these files or rules, for `why` and `plan`.")
+    ignore_preflight: Flag = Field(
+        False, description="Build even if the preflight finds a problem."
+    )
     ignore_disk: Flag = Field(
         False, description="Build even if the plan's peak does not fit the disk."
     )

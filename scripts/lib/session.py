@@ -7,7 +7,10 @@ processes that Snakemake starts for its jobs (on a cluster) the plan is not made
 
 import gc
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from functools import cached_property, wraps
@@ -31,9 +34,15 @@ class DiskFull(Exception):
     """What is to be built does not fit the disk."""
 
 
-UserError = (Busy, ConfigError, DiskFull, LockError, ModelFilesError, ToolError)
+class NotReady(Exception):
+    """What the preflight has found."""
+
+
+UserError = (Busy, ConfigError, DiskFull, NotReady, LockError, ModelFilesError, ToolError)
 # Targets that answer a question: they build nothing and may be asked while a build runs.
 ANSWERS = {"why", "plan", "verify", "orphans", "status", "lock", "preflight", "publish_plan"}
+# Steps that take long enough to ask first what will go wrong.
+LONG_STEPS = {"merge", "convert", "exl2_measure", "exl2_quantize"}
 # Targets that do something else than build.
 ACTIONS = {"clean_orphans", "verify_rebuild", "publish"}
 
@@ -124,13 +133,43 @@ class Session:
         wanted = (made for made in self.graph if made.rule in rules and not made.on_demand)
         return [path for made in wanted for path in made.outputs]
 
+    def preflight_request(self, local: bool, models: list[str], publish: bool = True) -> str:
+        """What scripts/preflight.py is asked, as a file. On a cluster it is not known here whether there is a GPU."""
+        tools = "resources/llama.cpp"
+        request = {
+            "config": self.config.model_dump(mode="json"),
+            "models": models,
+            "cuda": shutil.which("nvidia-smi") is not None if local else None,
+            "converter": tools if os.path.isdir(tools) else None,
+        }
+        skipped = ["exl2"] * (self.options.exl2 == "skip") + ["publish"] * (not publish)
+        for model in request["config"]["models"].values():
+            model |= dict.fromkeys(skipped)
+        path = RUN_STATE / "preflight.json"
+        recipes.write_json(path, request)
+        return str(path)
+
+    def _preflight(self, local: bool) -> None:
+        """Say what would make this build fail later, where it is long enough to be worth asking."""
+        models = {made.model for made in self._building.values() if made.rule in LONG_STEPS}
+        if models and not self.options.ignore_preflight:
+            script = Path(__file__).parent.parent / "preflight.py"
+            request = self.preflight_request(local, sorted(models), publish=False)
+            command = [sys.executable, str(script), "--config-json", request]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                lines = [line for line in done.stdout.splitlines() if not line.startswith("ok ")]
+                lines += [done.stderr.strip(), "(--config ignore_preflight=true builds all the same)"]
+                raise NotReady("\n".join(lines))
+
     @plainly
-    def start(self, cores: int) -> None:
-        """Before the first job: no second run in this directory, and a disk that what is to be built fits on."""
+    def start(self, cores: int, local: bool) -> None:
+        """Before the first job: no second run in this directory, nothing that would fail later, enough disk."""
         if self._asked_only(ANSWERS):
             return
         hold_directory()
         clear_abandoned()
+        self._preflight(local)
         if self._building and not self.options.ignore_disk:
             # Imported for builds only: a dry run does without.
             from lib.outlook import look

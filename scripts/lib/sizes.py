@@ -24,11 +24,28 @@ from lib.merges import merge_references
 from lib.mixture import Dims, Shape, quant_bytes, quant_types
 from lib.quants import QUANT_TYPES
 
-BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "U8": 1, "I8": 1}
+BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "BF16": 2,
+    "F16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "U8": 1,
+    "I8": 1,
+}
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 OUTTYPE_BITS = {"f32": 32.0, "q8_0": 8.5}
 # What has no formula, and is small.
-SMALL = {"evaluate": 1_000, "exl2_evaluate": 1_000, "report": 40_000, "card": 4_000, "card_of_kind": 4_000}
+SMALL = {
+    "evaluate": 1_000,
+    "exl2_evaluate": 1_000,
+    "report": 40_000,
+    "card": 4_000,
+    "card_of_kind": 4_000,
+}
 SMALL |= {"demo_text": 4_200_000, "exl2_measure": 1_000_000}
 # The demo's models: what scripts/demo_train.py makes by default.
 DEMO = {"layers": 4, "hidden": 256, "ffn": 768, "vocabulary": 2048, "heads": 4, "kv_heads": 2}
@@ -131,7 +148,9 @@ class Sizes:
         if weights is None:
             size = self._files_size(made)
             return Size(size, "lock") if size else None
-        return Size(round(weights.parameters * weights.bytes_per_weight) + weights.side_files, "tensors")
+        return Size(
+            round(weights.parameters * weights.bytes_per_weight) + weights.side_files, "tensors"
+        )
 
     def _convert(self, made: Artifact) -> Size | None:
         bits = OUTTYPE_BITS.get(made.options["outtype"], 16.0)
@@ -140,7 +159,10 @@ class Sizes:
             size = self._files_size(made.inputs["model"])
             return Size(round(size * bits / 16), "lock") if size else None
         tensors = self.tensors(made.inputs["model"])
-        data = sum(math.prod(dims) * (bits if _is_matrix(name, dims) else 32) / 8 for name, dims in tensors.items())
+        data = sum(
+            math.prod(dims) * (bits if _is_matrix(name, dims) else 32) / 8
+            for name, dims in tensors.items()
+        )
         return Size(round(data) + header_bytes(weights, len(tensors)), "tensors")
 
     def _quantize(self, made: Artifact) -> Size | None:
@@ -156,11 +178,17 @@ class Sizes:
             return Size(round(size / 2 * QUANT_TYPES[type_].bpw / 8), "lock") if size else None
         tensors = self.tensors(model)
         pruned = {f"blk.{layer}." for layer in options.get("prune_layers", ())}
-        tensors = {name: dims for name, dims in tensors.items() if name[: name.find(".", 4) + 1] not in pruned}
+        tensors = {
+            name: dims
+            for name, dims in tensors.items()
+            if name[: name.find(".", 4) + 1] not in pruned
+        }
         types = quant_types(tensors, weights.shape, type_, options, "imatrix" in made.inputs)
         bits = OUTTYPE_BITS.get(conversion.options["outtype"], 16.0)
         kept = [(name, bits if _is_matrix(name, dims) else 32.0) for name, dims in tensors.items()]
-        return Size(quant_bytes(tensors, types, kept) + header_bytes(weights, len(tensors)), "tensors")
+        return Size(
+            quant_bytes(tensors, types, kept) + header_bytes(weights, len(tensors)), "tensors"
+        )
 
     def _dry_run(self, made: Artifact) -> Size | None:
         """What llama-quantize says, where all that it reads lies there."""
@@ -170,7 +198,14 @@ class Sizes:
         if not all(map(os.path.isfile, needed)):
             return None
         flags = ["--imatrix", imatrix.path] if imatrix else []
-        command = [str(tool), "--dry-run", *flags, *quantize_flags(made.options), gguf, made.options["type"]]
+        command = [
+            str(tool),
+            "--dry-run",
+            *flags,
+            *quantize_flags(made.options),
+            gguf,
+            made.options["type"],
+        ]
         try:
             said = subprocess.run(command, capture_output=True, text=True, timeout=120)
         except (OSError, subprocess.TimeoutExpired):
@@ -189,12 +224,18 @@ class Sizes:
         model = made.inputs["gguf"].inputs["model"]
         if self.weights(model) is None:
             return None
-        rows = [(name, dims) for name, dims in self.tensors(model).items() if name.startswith("blk.") and len(dims) > 1]
+        rows = [
+            (name, dims)
+            for name, dims in self.tensors(model).items()
+            if name.startswith("blk.") and len(dims) > 1
+        ]
         floats = sum(dims[0] * (dims[2] if len(dims) > 2 else 1) for _, dims in rows)
         return Size(4 * floats + 34 * len(rows), "tensors")
 
     def _split(self, made: Artifact) -> Size:
         return self.of(made.inputs["gguf"], built=not _is_there(made.inputs["gguf"]))
+
+    _label = _split
 
     def _base_logits(self, made: Artifact) -> Size | None:
         conversion = made.inputs["gguf"]
@@ -208,7 +249,10 @@ class Sizes:
         per_token = next(size for limit, size in BYTES_PER_TOKEN if vocabulary < limit)
         available = self.of(text, built=not _is_there(text)).bytes / per_token / context
         chunks = max(1, min(chunks or math.inf, math.floor(available)))
-        return Size(base_logits_bytes(chunks, context, vocabulary), "tensors" if made.options.get("chunks") else "guess")
+        return Size(
+            base_logits_bytes(chunks, context, vocabulary),
+            "tensors" if made.options.get("chunks") else "guess",
+        )
 
     def _exl2_quantize(self, made: Artifact) -> Size | None:
         weights = self.weights(made.inputs["model"])
@@ -219,7 +263,9 @@ class Sizes:
         embedding = math.prod(tensors.get("token_embd.weight", (0,)))
         body = weights.parameters - embedding
         head = math.prod(tensors["output.weight"]) if "output.weight" in tensors else 0
-        bits = 16 * embedding + made.options["head_bits"] * head + made.options["bits"] * (body - head)
+        bits = (
+            16 * embedding + made.options["head_bits"] * head + made.options["bits"] * (body - head)
+        )
         return Size(round(bits / 8) + weights.side_files, "tensors")
 
     # what a model directory holds
@@ -272,7 +318,9 @@ class Sizes:
         entry = self.lock.get(_reference(made)) if made.rule == "source" else None
         if entry is None:
             return 0
-        return sum(f.size for name, f in entry.files.items() if name.endswith((".safetensors", ".bin")))
+        return sum(
+            f.size for name, f in entry.files.items() if name.endswith((".safetensors", ".bin"))
+        )
 
 
 def base_logits_bytes(chunks: int, context: int, vocabulary: int) -> int:
@@ -300,23 +348,42 @@ def read_weights(directory: Path) -> Weights:
         tensors.pop("lm_head.weight", None)
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 1
     heads = config.get("num_attention_heads") or 1
-    experts = config.get("num_local_experts") or config.get("num_experts") or config.get("n_routed_experts") or 0
+    experts = (
+        config.get("num_local_experts")
+        or config.get("num_experts")
+        or config.get("n_routed_experts")
+        or 0
+    )
     sharing = heads // (config.get("num_key_value_heads") or heads)
     shape = Shape(layers, sharing, experts, str(config.get("model_type") or "llama"))
     parameters = sum(map(math.prod, tensors.values())) or 1
-    side = sum(f.stat().st_size for f in directory.iterdir() if f.suffix in (".json", ".model", ".jinja", ".txt"))
+    side = sum(
+        f.stat().st_size
+        for f in directory.iterdir()
+        if f.suffix in (".json", ".model", ".jinja", ".txt")
+    )
     return Weights(tensors, shape, sizes / parameters, _tokenizer_bytes(directory, config), side)
 
 
-def llama_weights(layers: int, hidden: int, ffn: int, vocabulary: int, heads: int, kv_heads: int) -> Weights:
+def llama_weights(
+    layers: int, hidden: int, ffn: int, vocabulary: int, heads: int, kv_heads: int
+) -> Weights:
     """A Llama of these sizes, in 16 bits, that is not there yet."""
-    tensors = {"model.embed_tokens.weight": (vocabulary, hidden), "lm_head.weight": (vocabulary, hidden)}
+    tensors = {
+        "model.embed_tokens.weight": (vocabulary, hidden),
+        "lm_head.weight": (vocabulary, hidden),
+    }
     tensors["model.norm.weight"] = (hidden,)
     shared = hidden // heads * kv_heads
     for layer in range(layers):
         rows = {"q_proj": hidden, "k_proj": shared, "v_proj": shared, "o_proj": hidden}
-        tensors |= {f"model.layers.{layer}.self_attn.{name}.weight": (n, hidden) for name, n in rows.items()}
-        tensors |= {f"model.layers.{layer}.mlp.{name}.weight": (ffn, hidden) for name in ("gate_proj", "up_proj")}
+        tensors |= {
+            f"model.layers.{layer}.self_attn.{name}.weight": (n, hidden) for name, n in rows.items()
+        }
+        tensors |= {
+            f"model.layers.{layer}.mlp.{name}.weight": (ffn, hidden)
+            for name in ("gate_proj", "up_proj")
+        }
         tensors[f"model.layers.{layer}.mlp.down_proj.weight"] = (hidden, ffn)
         for norm in ("input_layernorm", "post_attention_layernorm"):
             tensors[f"model.layers.{layer}.{norm}.weight"] = (hidden,)
@@ -327,7 +394,9 @@ def gguf_tensors(weights: Weights) -> Iterator[tuple[str, Dims]]:
     """(GGUF's name, shape with the row's width first); the experts of a layer are one tensor."""
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
 
-    families = {name.replace("-", "").replace("_", ""): arch for arch, name in MODEL_ARCH_NAMES.items()}
+    families = {
+        name.replace("-", "").replace("_", ""): arch for arch, name in MODEL_ARCH_NAMES.items()
+    }
     plain = weights.shape.family.replace("-", "").replace("_", "").removesuffix("text")
     names = get_tensor_name_map(families.get(plain, MODEL_ARCH.LLAMA), weights.shape.layers)
     experts: dict[str, list[tuple[int, ...]]] = {}
@@ -340,11 +409,15 @@ def gguf_tensors(weights: Weights) -> Iterator[tuple[str, Dims]]:
         yield names.get_name(name, try_suffixes=(".weight", ".bias")) or name, dims[::-1]
     for name, parts in experts.items():
         found = names.get_name(name, try_suffixes=(".weight",))
-        found = found or names.get_name(re.sub(r"block_sparse_moe", "feed_forward", name.removeprefix("model.")), (".weight",))
+        found = found or names.get_name(
+            re.sub(r"block_sparse_moe", "feed_forward", name.removeprefix("model.")), (".weight",)
+        )
         yield found or name, (*parts[0][::-1], len(parts))
 
 
-def _stacked(slices: list[dict[str, Any]], tensors: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _stacked(
+    slices: list[dict[str, Any]], tensors: dict[str, tuple[int, ...]]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The tensors of a stack of layer ranges."""
     layered = re.compile(r"(.*\blayers\.)(\d+)(\..*)")
     by_layer: dict[int, list[tuple[str, str, tuple[int, ...]]]] = {}

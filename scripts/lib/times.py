@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lib.graph import Artifact, Graph
 from lib.sizes import Sizes
@@ -26,17 +27,23 @@ class Times:
         # Starting a tool takes time whatever it reads: a small run says nothing about a byte's time.
         seconds, read = map(sum, zip(*runs, strict=True))
         reads = self.reads(made)
-        return max(seconds / len(runs) if reads * len(runs) >= read else 0.5, seconds * reads / read if read else 0.0)
+        return max(
+            seconds / len(runs) if reads * len(runs) >= read else 0.5,
+            seconds * reads / read if read else 0.0,
+        )
 
     def reads(self, made: Artifact) -> int:
         """Bytes that a step reads."""
-        return sum(self.sizes.of(up, built=not os.path.exists(up.path)).bytes for up in made.inputs.values())
+        return sum(
+            self.sizes.of(up, built=not os.path.exists(up.path)).bytes
+            for up in made.inputs.values()
+        )
 
     def _read(self) -> None:
         for made in self.graph:
             path = f"benchmarks/{made.path.removeprefix('results/')}.tsv"
             try:
-                with open(path, encoding="utf-8") as file:
+                with Path(path).open(encoding="utf-8") as file:
                     header, row = (line.rstrip("\n").split("\t") for line in file.readlines()[:2])
                 seconds = float(row[header.index("s")])
             except (OSError, ValueError):

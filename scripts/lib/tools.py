@@ -16,6 +16,7 @@ LLAMA_TOOLS = (
     "llama-completion",
 )
 CONVERTER = "convert_hf_to_gguf.py"
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 class ToolError(Exception):
@@ -30,7 +31,18 @@ def package_version(name: str) -> str:
     try:
         return metadata.version(name).split("+")[0]
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return pinned_versions().get(name, "not installed")
+
+
+@cache
+def pinned_versions() -> dict[str, str]:
+    """What requirements*.txt pin: a machine without a package (a login node, say) wants what the others have."""
+    lines = [
+        line.split("#")[0].strip().split("==")
+        for file in REPOSITORY.glob("requirements*.txt")
+        for line in file.read_text().splitlines()
+    ]
+    return {line[0]: line[1] for line in lines if len(line) == 2}
 
 
 @cache
