@@ -6,7 +6,7 @@ from lib.graph import Artifact
 from lib.outlook import Outlook, look
 
 MARKS = {"tensors": "", "dry run": "", "made": "", "lock": "~", "last time": "", "guess": "~"}
-SHOWN = 60  # lines of the table, beyond which models are one line each
+SHOWN = 100  # lines of the table, beyond which models are one line each
 
 
 def main() -> None:

@@ -40,24 +40,22 @@ def report(session: Session) -> list[str]:
     following = [made for made in stale if follows(plan, made)]
     if following:
         lines += ["", "made from these:"]
-        rows = [f"{made.path}  from {', '.join(origins(plan, made))}" for made in following]
-        lines += [f"    {row if len(row) < 96 else row[:93] + '...'}" for row in rows[:SHOWN]]
-        if len(rows) > SHOWN:
-            lines.append(f"    and {len(rows) - SHOWN} more")
+        lines += [follower(made, origins(plan, made)) for made in following[:SHOWN]]
+        if len(following) > SHOWN:
+            lines.append(f"    and {len(following) - SHOWN} more")
     if on_the_way:
         lines += ["", "not there, and needed on the way:"]
         for made in on_the_way[:SHOWN]:
             users = [
-                user
+                short(user) if user.model == made.model else user.path
                 for user in stale + on_the_way
                 if made in [*user.inputs.values(), *user.uses.values()]
             ]
-            text = (
-                users[0].path + (f" and {len(users) - 1} more" if len(users) > 1 else "")
-                if users
-                else ""
-            )
-            lines.append(f"    {made.path}" + (f"  for {text}" if text else ""))
+            text = f"  for {users[0]}" if users else ""
+            text += f" and {len(users) - 1} more" if len(users) > 1 else ""
+            lines.append(f"    {made.path}{text}")
+        if len(on_the_way) > SHOWN:
+            lines.append(f"    and {len(on_the_way) - SHOWN} more")
     return lines
 
 
@@ -98,8 +96,17 @@ def origins(plan: Plan, made: Artifact) -> list[str]:
         for role, up in made.inputs.items()
         if before.get(role) != up.digest or plan.verdict(up).damaged
     ]
-    names = list(dict.fromkeys(short(up) if up.model == made.model else up.path for up in changed))
-    return names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} more"]
+    return list(dict.fromkeys(short(up) if up.model == made.model else up.path for up in changed))
+
+
+def follower(made: Artifact, names: list[str]) -> str:
+    """A line: an artifact, and as many names of what it is made from as it holds."""
+    for count in range(len(names), 0, -1):
+        more = [f"{len(names) - count} more"] if count < len(names) else []
+        line = f"    {made.path}  from {', '.join([*names[:count], *more])}"
+        if len(line) <= 98:
+            break
+    return line
 
 
 def listed(group: list[Artifact]) -> list[str]:

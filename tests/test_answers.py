@@ -42,9 +42,7 @@ def test_why_says_which_text_changed_and_what_is_rebuilt_on_the_way(project):
         file.write("more text\n")
     said = ask(project, "why")
     assert "corpus evaluation: content changed\n    resources/corpora/evaluation.txt" in said
-    assert (
-        "results/Mix/evaluation/base.kld  for results/Mix/evaluation/BF16.json and 3 more" in said
-    )
+    assert "results/Mix/evaluation/base.kld  for evaluation/BF16.json and 3 more" in said
     assert "gguf/Mix-Q8_0.gguf\n" not in said.split("made from these:")[0]
 
 

@@ -35,6 +35,8 @@ def workdir(tmp_path) -> Path:
         (tmp_path / name).mkdir(parents=True)
         for file, document in files.items():
             (tmp_path / name / file).write_text(json.dumps(document))
+            weights = "adapter_model" if "adapter" in file else "model"
+            (tmp_path / name / f"{weights}.safetensors").touch()
     return tmp_path
 
 
@@ -327,6 +329,7 @@ def test_every_example_is_accepted_and_fits_the_schema(path, workdir):
 def test_every_config_in_the_readme_is_accepted(workdir):
     (workdir / "my-finetune").mkdir()
     (workdir / "my-finetune" / "config.json").write_text("{}")
+    (workdir / "my-finetune" / "model.safetensors").touch()
     for name in ("my-code", "my-prose"):
         (workdir / name).symlink_to(workdir / "my-finetune")
     text = (ROOT / "config/README.md").read_text()

@@ -36,7 +36,7 @@ def test_two_builds_in_two_directories_give_the_same_bytes(built, tmp_path):
         shutil.copytree(built / name, other / name, copy_function=shutil.copyfile)
     other.build()
     digests = built.digests()
-    assert len(digests) > 15
+    assert len(digests) >= 15
     assert other.digests() == digests
     for path in built.path.glob("results/*/evaluation/*.json"):
         if not path.name.endswith(".recipe.json"):

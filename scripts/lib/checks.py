@@ -187,7 +187,7 @@ class Checks:
                 try:
                     model_files(Path(self._place(text)), self.config.models[at[1]].allow_pickle)
                 except ModelFilesError as error:
-                    self._add(at, str(error))
+                    self._add(at, str(error).replace(self._place(text), text))
         elif kind == "hub":
             if "@" not in text and os.path.isdir(self._place(text)):
                 choice = f"write ./{text} for the directory, {text}@main for the hub"
