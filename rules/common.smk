@@ -11,6 +11,7 @@ from functools import partial
 from shlex import quote
 
 from snakemake.logging import logger
+from snakemake.resources import Resource
 from snakemake.shell import shell as snakemake_shell
 
 sys.path.insert(0, f"{workflow.basedir}/scripts")
@@ -22,6 +23,11 @@ from lib.session import Session, needs_of, size_of
 # The conda environment's Python where there is one, else the one that runs Snakemake.
 with_conda = "conda" in map(str, workflow.deployment_settings.deployment_method)
 python = "python" if with_conda else quote(sys.executable)
+if workflow.resource_settings.nodes is not None:
+    # Jobs go to a cluster: `cores: all` of profiles/default is about this host, its nodes have others (9.27.1).
+    workflow.resource_settings.cores = sys.maxsize
+    workflow.global_resources["_cores"] = Resource("_cores", sys.maxsize)
+
 scripts = quote(f"{workflow.basedir}/scripts")
 snakemake_shell.prefix(
     # Threads that wait must sleep: spinning, OpenMP's default, makes small steps many times slower on a busy machine.

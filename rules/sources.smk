@@ -9,6 +9,12 @@ SOURCE = pattern("resources/models/{source}")
 CORPUS = pattern("resources/corpora/{corpus}")
 
 
+# Seconds, and what is downloaded needs the network of the machine that Snakemake runs on.
+localrules:
+    source,
+    corpus,
+
+
 rule source:
     """A model's weights, config and tokenizer: no card, no stray file, and no pickle unless the config allows it."""
     input:

@@ -20,7 +20,7 @@ rule llama_cpp:
         LLAMA_CPP.benchmark
     conda:
         "../envs/quantmill.yaml"
-    threads: workflow.cores or 1
+    threads: 16
     shell:
         r"""
         begin {input.recipe:q} {log:q}

@@ -22,6 +22,29 @@ from lib.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1")
+# As people write it: a rule a stage, its inputs by a function.
+PLAIN = """
+import json
+MADE_FROM = json.load(open("made_from.json"))
+rule all:
+    input: list(MADE_FROM)
+""" + "".join(
+    f"""
+rule {rule}:
+    output: "{pattern}"
+    input: lambda wildcards: MADE_FROM["{pattern}".format(**dict(wildcards.items()))]
+    shell: "touch {{output}}"
+"""
+    for rule, pattern in {
+        "merge": "results/{model}/safetensors",
+        "gguf": "results/{model}/gguf/{name}.gguf",
+        "imatrix": "results/{model}/imatrix.dat",
+        "base_logits": "results/{model}/evaluation/base.kld",
+        "evaluate": "results/{model}/evaluation/{form}.json",
+        "report": "results/{model}/report/quality.csv",
+        "card": "results/{model}/README.md",
+    }.items()
+)
 MEASURE = """
 import json, resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
@@ -129,20 +152,15 @@ def write_others(session: Session) -> None:
         file.write_text(path)
     make = ["all: " + " ".join(path for path, _ in rules)]
     ninja = ["rule t", " command = touch $out"]
-    plain = ["rule all:\n    input: " + ",\n        ".join(f"{path!r}" for path, _ in rules)]
     dvc: dict = {"stages": {}}
     for number, (path, ups) in enumerate(rules):
         make.append(f"{path}: {' '.join(ups)}\n\ttouch $@")
         ninja.append(f"build {path}: t {' '.join(ups)}")
-        quoted = ", ".join(f"{up!r}" for up in ups)
-        plain.append(
-            f"rule r{number}:\n    input: {quoted}\n    output: {path!r}\n    shell: 'touch {{output}}'"
-        )
         dvc["stages"][f"s{number}"] = {"cmd": f"touch {path}", "deps": ups, "outs": [path]}
     (here / "Makefile").write_text("\n".join(make) + "\n")
     (here / "build.ninja").write_text("\n".join(ninja) + "\n")
-    # As people write it: one rule a stage with wildcards would be as many jobs; what counts is jobs.
-    (here / "Snakefile").write_text("\n\n".join(plain) + "\n")
+    (here / "made_from.json").write_text(json.dumps(dict(rules)))
+    (here / "Snakefile").write_text(PLAIN)
     (here / "dvc.yaml").write_text(json.dumps(dvc))
 
 
@@ -172,10 +190,9 @@ def measure(commands: dict[str, list[str]], directory: Path, repeat: int) -> Non
 
 
 def outcome(said: str) -> str:
-    """The number of jobs that Snakemake would run besides the target itself, or a tool's last line."""
-    if "snakemake" in said or "Building DAG" in said:
-        found = re.search(r"^total +(\d+)$", said, re.M)
-        return f"{int(found[1]) - 1 if found else 0} jobs"
+    """How many jobs Snakemake would run besides the target itself, or a tool's last line."""
+    if "Building DAG" in said:
+        return f"{len(re.findall(r'^(?:local)?rule (?!all:)', said, re.M))} jobs"
     return (said.strip().splitlines() or [""])[-1][:40]
 
 

@@ -58,7 +58,9 @@ def table(session: Session) -> list[str]:
     used = [i for i in range(1, len(KINDS) + 1) if any(row[i] for row in rows)]
     head = ("model", *KINDS)
     lines = columns(
-        [tuple(row[i] for i in (0, *used)) for row in (head, *rows)], right=range(1, len(KINDS) + 1), indent=""
+        [tuple(row[i] for i in (0, *used)) for row in (head, *rows)],
+        right=range(1, len(KINDS) + 1),
+        indent="",
     )
     lines += ["", f"{there} of {declared} artifacts are as the config wants them, {human(size)}"]
     if any(cell.endswith("*") for row in rows for cell in row[1:]):

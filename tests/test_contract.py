@@ -13,15 +13,26 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import lib.graph
 import pytest
 import yaml
+
+import lib.graph
 from lib import recipe as recipes
 from lib.graph import Artifact
 from lib.plan import State
 from lib.session import Session
 from lib.tools import CONVERTER, LLAMA_TOOLS
-from project import FORMS, ROOT, Project, evaluations, everything, lie_about_mtimes, of, owner, shards
+from project import (
+    FORMS,
+    ROOT,
+    Project,
+    evaluations,
+    everything,
+    lie_about_mtimes,
+    of,
+    owner,
+    shards,
+)
 
 NOTHING: set[str] = set()
 CARDS = of("Mix", "report", "card") | of("Two", "report", "card") | of("Plain", "report", "card")
@@ -54,7 +65,9 @@ def rebuilt_exactly(project: Project, expected: set[str], *arguments: str) -> No
     after = project.files()
     touched = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     assert {path for path in touched if owner(path, expected) is None} == set()
-    assert {path.removesuffix(".recipe.json") for path in touched if path.endswith(".recipe.json")} >= expected
+    assert {
+        path.removesuffix(".recipe.json") for path in touched if path.endswith(".recipe.json")
+    } >= expected
     assert project.plan() == NOTHING
 
 
@@ -66,7 +79,7 @@ def nothing_was_changed(p):
     return NOTHING
 
 
-@row(builds=True)
+@row()
 def a_quant_added(p):
     p.quants.append("Q5_K_M")
     return of("Mix", "Q5_K_M", "Q5_K_M/shards", "base", "Q5_K_M/evaluation", "report", "card")
@@ -152,8 +165,9 @@ def the_seed_of_a_method_that_draws(p):
 
 @row()
 def the_seed_of_a_method_that_does_not_draw(p):
+    """The card shows the command with its seed; no weight depends on it."""
     p.model("Two")["random_seed"] = 43
-    return NOTHING
+    return of("Two", "card")
 
 
 @row()
@@ -213,7 +227,9 @@ def the_same_said_otherwise(p):
     p.quants.reverse()
     p.config["corpora"]["calibration"]["path"] = "./data/calibration.txt"
     p.config["models"] = dict(reversed(p.config["models"].items()))
-    p.text = "# mine\n" + yaml.safe_dump(p.config, default_flow_style=True, sort_keys=True, width=40)
+    p.text = "# mine\n" + yaml.safe_dump(
+        p.config, default_flow_style=True, sort_keys=True, width=40
+    )
     p.text = p.text.replace("split_max_size: 1M", 'split_max_size: "1M"')
     assert '"1M"' in p.text
     return NOTHING
@@ -271,7 +287,7 @@ def calibrated() -> set[str]:
     return made | {"resources/corpora/calibration.txt"}
 
 
-@row(builds=True)
+@row()
 def the_calibration_text(p):
     change(p / "data/calibration.txt")
     return calibrated()
@@ -315,7 +331,9 @@ def a_file_that_rsync_brought(p):
     other = p / "other"
     shutil.copytree(p / "m/code", other)
     change(other / "config.json", 1)
-    (other / "config.json").write_text((p / "m/code/config.json").read_text().replace("1024", "2048"))
+    (other / "config.json").write_text(
+        (p / "m/code/config.json").read_text().replace("1024", "2048")
+    )
     os.utime(other / "config.json", (1_000_000_000, 1_000_000_000))
     subprocess.run(["rsync", "-rt", f"{other}/", p / "m/code"], check=True)
     return everything("Mix") | everything("Two") | {links(p, "code")}
@@ -391,7 +409,9 @@ def logs_benchmarks_and_remembered_digests_deleted(p):
 
 def delete(p: Project, *artifacts: str) -> None:
     """Delete what was made; records stay, as reclaiming leaves them."""
-    for name in set().union(*artifacts) if artifacts and isinstance(artifacts[0], set) else artifacts:
+    for name in (
+        set().union(*artifacts) if artifacts and isinstance(artifacts[0], set) else artifacts
+    ):
         path = p / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -402,7 +422,7 @@ def intermediates_deleted(p):
     return NOTHING
 
 
-@row(builds=True)
+@row()
 def intermediates_deleted_and_a_quant_added(p):
     delete(p, of("Mix", "merge", "BF16") | of("Two", "merge", "BF16"))
     p.model("Two")["gguf"]["quants"].append("Q4_0")
@@ -480,7 +500,7 @@ def a_quant_truncated(p):
 
 @row()
 def a_quant_that_grew(p):
-    with open(p / "results/Plain/gguf/Plain-Q4_0.gguf", "ab") as file:
+    with (p / "results/Plain/gguf/Plain-Q4_0.gguf").open("ab") as file:
         file.write(b"x")
     return of("Plain", "Q4_0", "report", "card")
 
@@ -694,13 +714,15 @@ def edited(project, tmp_path) -> Project:
     """The project with a copy of the workflow of its own."""
     project.repository = tmp_path / "workflow"
     for name in ("scripts", "rules", "profiles", "config"):
-        shutil.copytree(ROOT / name, project.repository / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / name, project.repository / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copy(ROOT / "Snakefile", project.repository)
     return project
 
 
 def append(path: Path, line: str) -> None:
-    with open(path, "a") as file:
+    with path.open("a") as file:
         file.write(line)
 
 
@@ -715,7 +737,11 @@ def judged(*models: str) -> set[str]:
         pytest.param("scripts/kld_report.py", evaluations() - of("Mix", "base"), id="a script"),
         pytest.param("scripts/lib/divergence.py", NOTHING, id="a module of something else"),
         pytest.param("scripts/lib/forms.py", judged(*FORMS), id="a module that scripts import"),
-        pytest.param("scripts/templates/card.md.j2", set().union(*(of(m, "card") for m in FORMS)), id="a template"),
+        pytest.param(
+            "scripts/templates/card.md.j2",
+            set().union(*(of(m, "card") for m in FORMS)),
+            id="a template",
+        ),
         pytest.param("scripts/lib/graph.py", NOTHING, id="the planner"),
         pytest.param("rules/split.txt", NOTHING, id="a stray file"),
     ],
@@ -729,7 +755,11 @@ def test_an_edit_of_the_code_makes_stale_what_it_makes(edited, file, expected):
 
 def test_an_edit_of_a_shell_block_makes_stale_what_it_makes(edited):
     path = edited.repository / "rules/quantize.smk"
-    path.write_text(path.read_text().replace("llama-gguf-split --split --split", "llama-gguf-split  --split -v --split"))
+    path.write_text(
+        path.read_text().replace(
+            "llama-gguf-split --split --split", "llama-gguf-split  --split -v --split"
+        )
+    )
     assert edited.plan() == shards()
 
 
@@ -737,7 +767,11 @@ def test_layout_and_resources_of_a_rule_make_nothing_stale(edited):
     path = edited.repository / "rules/quantize.smk"
     text = path.read_text()
     assert "    threads: threads_for" in text
-    path.write_text(text.replace("    threads: threads_for", "    threads: 1").replace(" \\\n            ", " \\\n    "))
+    path.write_text(
+        text.replace("    threads: threads_for", "    threads: 1").replace(
+            " \\\n            ", " \\\n    "
+        )
+    )
     assert edited.plan() == NOTHING
 
 
@@ -746,7 +780,9 @@ def test_layout_and_resources_of_a_rule_make_nothing_stale(edited):
 EXL2 = {
     "merge": {
         "merge_method": "linear",
-        "models": [{"model": f"./m/{name}", "parameters": {"weight": 0.5}} for name in ("code", "prose")],
+        "models": [
+            {"model": f"./m/{name}", "parameters": {"weight": 0.5}} for name in ("code", "prose")
+        ],
         "dtype": "bfloat16",
     },
     "exl2": {"bits": [3, 5.0]},
@@ -763,7 +799,9 @@ class Planned:
             self.mark(made)
 
     def session(self) -> Session:
-        settings = SimpleNamespace(forceall=False, forcetargets=False, forcerun=set(), targets=set())
+        settings = SimpleNamespace(
+            forceall=False, forcetargets=False, forcerun=set(), targets=set()
+        )
         return Session(copy.deepcopy(self.config), lambda: settings, True)
 
     def mark(self, made: Artifact) -> None:
@@ -865,17 +903,23 @@ def test_another_version_of_llama_cpp_makes_stale_what_it_makes(planned, monkeyp
     assert p.plan() == exl2(*BY_LLAMA_CPP) | {"resources/llama.cpp"}
 
 
-def test_another_version_of_mergekit_makes_stale_the_merge_and_what_is_made_from_it(planned, monkeypatch):
+def test_another_version_of_mergekit_makes_stale_the_merge_and_what_is_made_from_it(
+    planned, monkeypatch
+):
     p = planned({"merge": EXL2["merge"], "gguf": {"quants": ["Q8_0"], "imatrix": False}})
     version = lib.graph.package_version
-    monkeypatch.setattr(lib.graph, "package_version", lambda name: "9.9" if name == "mergekit" else version(name))
+    monkeypatch.setattr(
+        lib.graph, "package_version", lambda name: "9.9" if name == "mergekit" else version(name)
+    )
     assert p.plan() == exl2("safetensors", "gguf/M-BF16.gguf", "gguf/M-Q8_0.gguf", *SHOWN)
 
 
 def test_another_version_of_pandas_makes_stale_the_reports(planned, monkeypatch):
     p = planned(GGUF)
     version = lib.graph.package_version
-    monkeypatch.setattr(lib.graph, "package_version", lambda name: "9.9" if name == "pandas" else version(name))
+    monkeypatch.setattr(
+        lib.graph, "package_version", lambda name: "9.9" if name == "pandas" else version(name)
+    )
     assert p.plan() == exl2(*SHOWN)
 
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from project import CONFIG, FORMS, Project, sha256
 
 MIX = "results/Mix/gguf/Mix-BF16.gguf"
@@ -30,6 +31,7 @@ def tool(project: Project, name: str, *arguments: object) -> str:
     return done.stdout.decode(errors="replace")
 
 
+@pytest.mark.slow
 def test_two_builds_in_two_directories_give_the_same_bytes(built, tmp_path):
     other = Project(tmp_path / "elsewhere", CONFIG)
     for name in ("m", "data"):
@@ -66,7 +68,9 @@ def test_the_imatrix_equals_llama_imatrixs_by_hand(built, tmp_path):
 
 def test_shards_equal_llama_gguf_splits_by_hand(built, tmp_path):
     whole = "results/Mix/gguf/Mix-Q8_0.gguf"
-    tool(built, "llama-gguf-split", "--split", "--split-max-size", "1M", whole, tmp_path / "Mix-Q8_0")
+    tool(
+        built, "llama-gguf-split", "--split", "--split-max-size", "1M", whole, tmp_path / "Mix-Q8_0"
+    )
     made = {path.name: sha256(path) for path in built.path.glob("results/Mix/shards/Q8_0/*.gguf")}
     assert len(made) > 1
     assert {path.name: sha256(path) for path in tmp_path.glob("*.gguf")} == made
@@ -88,7 +92,17 @@ def test_a_kld_equals_llama_perplexitys_by_hand(built, base_logits, form):
         report = tool(
             built,
             "llama-perplexity",
-            *("-m", model, "-c", 128, "-t", 1, "--kl-divergence-base", base_logits, "--kl-divergence"),
+            *(
+                "-m",
+                model,
+                "-c",
+                128,
+                "-t",
+                1,
+                "--kl-divergence-base",
+                base_logits,
+                "--kl-divergence",
+            ),
         )
         if "Same top p:" in report and report.rstrip().endswith("%"):
             break

@@ -5,9 +5,9 @@ Reads the job's properties from the script's second line, the site's names from 
 this file (or the file named by QUANTMILL_SLURM_SITE). Two guards:
 
 * An earlier run that was killed leaves its jobs in the queue. One that is to write the same output
-  is cancelled if it still waits; if it runs, the new job waits for its end (and then finds the
-  artifact fresh). Each job's comment carries a digest of every output, so that any run, on any
-  host, recognises it.
+  is cancelled if it still waits; if it runs, the new job waits for its end, and is done if that was
+  the same job (of the same inputs) and ended well. Each job's comment carries a digest of its inputs
+  and of every output, so that any run, on any host, recognises it.
 * A controller that does not answer, or a queue that is full, is asked again for ten minutes. A
   submission that timed out after all is recognised by the same comment.
 
@@ -19,10 +19,14 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 STATE = Path(".snakemake/slurm")
 LOGS = Path("logs/slurm")
@@ -54,8 +58,12 @@ finish() {{
 }}
 made=
 trap finish EXIT
+{made_before}
 {tmpdir}
 {jobscript}
+"""
+MADE_BEFORE = """\
+if [ "$(cat {state}/{job}.exit 2>&-)" = 0 ] && ls -d -- {outputs}; then exit 0; fi
 """
 TMPDIR = """\
 if [ ! -e "{path}" ] && mkdir -p "{path}"; then made="{path}"; fi
@@ -86,11 +94,34 @@ def properties(jobscript: str) -> dict:
     sys.exit("submit.py: the job script has no line of properties")
 
 
-def digests(job: dict) -> list[str]:
-    """One digest an output, of its full path: who writes the same file has the same digest."""
-    here = os.path.realpath(".")
-    outputs = job["output"] or [job.get("rule", ""), json.dumps(job.get("wildcards"))]
-    return [hashlib.sha256(f"{here}\0{path}".encode()).hexdigest()[:12] for path in outputs]
+class Marks(NamedTuple):
+    """What a job's comment says: who writes the same file has the same digest among `outputs`."""
+
+    inputs: str
+    outputs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, job: dict) -> "Marks":
+        """The marks of a job that Snakemake describes. Where it lists no files, none is like it."""
+        here = os.path.realpath(".")
+        outputs = job["output"] or [job.get("rule", ""), json.dumps(job.get("wildcards"))]
+        inputs = digest(*sorted(job["input"])) if job["input"] and job["output"] else ""
+        return cls(inputs, tuple(digest(here, path) for path in outputs))
+
+    @classmethod
+    def read(cls, comment: str) -> "Marks":
+        """The marks of a comment that `str()` wrote; none of another one."""
+        name, _, rest = comment.partition(":")
+        inputs, _, outputs = rest.partition(":")
+        return cls(inputs, tuple(outputs.split(","))) if name == "quantmill" else cls("", ())
+
+    def __str__(self) -> str:
+        return f"quantmill:{self.inputs}:{','.join(self.outputs)}"
+
+
+def digest(*words: str) -> str:
+    """A short digest of some words."""
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:12]
 
 
 def slurm(*command: str, script: str = "") -> subprocess.CompletedProcess[str]:
@@ -105,20 +136,17 @@ def slurm(*command: str, script: str = "") -> subprocess.CompletedProcess[str]:
     )
 
 
-def earlier(marks: list[str]) -> list[str]:
-    """Jobs, waiting or running, that are to write one of the same outputs."""
+def earlier(marks: Marks) -> dict[str, Marks]:
+    """Jobs, waiting or running, that are to write one of the same outputs, with their marks."""
     asked = slurm("squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%k")
     if asked.returncode:
         raise ConnectionError(asked.stderr.strip())
-    found = []
-    for line in asked.stdout.splitlines():
-        job, _, comment = line.strip().partition("|")
-        if comment.startswith("quantmill:") and set(comment[10:].split(",")) & set(marks):
-            found.append(job)
-    return found
+    lines = (line.strip().partition("|") for line in asked.stdout.splitlines())
+    found = {job: Marks.read(comment) for job, _, comment in lines}
+    return {job: one for job, one in found.items() if set(one.outputs) & set(marks.outputs)}
 
 
-def options(job: dict, site: dict[str, str], marks: list[str]) -> list[str]:
+def options(job: dict, site: dict[str, str], marks: Marks) -> list[str]:
     """The sbatch options of a job: its resources, in the site's words."""
     resources = job["resources"]
     name = job.get("rule") or job.get("groupid") or "group"
@@ -132,7 +160,7 @@ def options(job: dict, site: dict[str, str], marks: list[str]) -> list[str]:
     model = resources.get("gpu_model") or site.get("gpu_model")
     said = {
         "job-name": f"quantmill-{name}",
-        "comment": "quantmill:" + ",".join(marks),
+        "comment": str(marks),
         "chdir": os.getcwd(),
         "output": f"{LOGS}/{name}-%j.log",
         "nodes": 1,
@@ -152,18 +180,25 @@ def options(job: dict, site: dict[str, str], marks: list[str]) -> list[str]:
     return [*flags, "--no-requeue", *site.get("extra", "").split()]
 
 
-def submit(flags: list[str], script: str, marks: list[str]) -> str:
+def submit(flags: list[str], script: Callable[[str], str], marks: Marks, outputs: list[str]) -> str:
     """Submit behind every earlier job of the same outputs; the new job's id.
+
+    `script(made_before)` is the job's script, `made_before` lines that may end it at once.
 
     Raises:
         ConnectionError: Slurm did not answer, or takes no job now: worth another try.
     """
     before = earlier(marks)
+    made_before = ""
     if before:
         slurm("scancel", "--state=PENDING", *before)
         print(f"waiting for Slurm job {', '.join(before)} of an earlier run", file=sys.stderr)
         flags = [*flags, f"--dependency=afterany:{':'.join(before)}"]
-    done = slurm("sbatch", "--parsable", *flags, script=script)
+        if marks.inputs and list(before.values()) == [marks]:
+            made_before = MADE_BEFORE.format(
+                state=STATE, job=next(iter(before)), outputs=shlex.join(outputs)
+            )
+    done = slurm("sbatch", "--parsable", *flags, script=script(made_before))
     if done.returncode:
         if TRANSIENT.search(done.stderr):
             raise ConnectionError(done.stderr.strip())
@@ -190,10 +225,11 @@ def main() -> None:
     site = read_site(Path(os.environ.get("QUANTMILL_SLURM_SITE") or here / "site.yaml"))
     jobscript = Path(sys.argv[1]).read_text()
     job = properties(jobscript)
-    marks = digests(job)
-    script = SCRIPT.format(
+    marks = Marks.of(job)
+    script = partial(
+        SCRIPT.format,
         state=STATE,
-        workdir="'" + os.getcwd().replace("'", "'\\''") + "'",
+        workdir=shlex.quote(os.getcwd()),
         tmpdir=TMPDIR.format(path=site["tmpdir"]) if "tmpdir" in site else "",
         jobscript=jobscript,
     )
@@ -202,7 +238,9 @@ def main() -> None:
     pause = 1.0
     while True:
         try:
-            print(submit(flags, script, marks))
+            print(
+                submit(flags, lambda lines: script(made_before=lines), marks, job["output"] or [])
+            )
             return
         except ConnectionError as error:
             if time.monotonic() > end:

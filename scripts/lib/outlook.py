@@ -32,16 +32,21 @@ class Outlook:
         return self.peak.bytes * (1 + RESERVE) <= self.free
 
     def refusal(self, reclaim: list[str]) -> str:
-        """One line: the figures, and what to do."""
-        advice = "free some space"
+        """The figures, and a line for each thing that can be done."""
+        lines = [
+            f"This build does not fit the disk: it needs {human(self.peak.bytes)} at its fullest, "
+            f"and {human(self.free)} are free.",
+            f"  at its fullest: while {self.peak.at} is made",
+        ]
+        remedies = {
+            "snakemake plan": "shows the files and their sizes",
+            "--config model=NAME": "builds some models only",
+            "--config ignore_disk=true": "builds all the same",
+        }
         if could := [kind for kind in ("safetensors", "bf16") if kind not in reclaim]:
-            advice += f", or let intermediates go as soon as they can (`reclaim: [{', '.join([*reclaim, *could])}]`)"
-        return (
-            f"This build does not fit the disk: it needs {human(self.peak.bytes)} at its fullest (while "
-            f"{self.peak.at} is made), and {human(self.free)} are free in "
-            f"{os.getcwd()}. {advice[0].upper()}{advice[1:]}, or build some models only (--config model=NAME). "
-            "`snakemake plan` shows the files; --config ignore_disk=true builds all the same."
-        )
+            wanted = f"reclaim: [{', '.join([*reclaim, *could])}]"
+            remedies = {wanted: "in the config deletes intermediates once they are used"} | remedies
+        return "\n".join(lines + [f"  {what:<30} {why}" for what, why in remedies.items()])
 
 
 def look(graph: Graph, building: Iterable[Artifact], cores: int) -> Outlook:

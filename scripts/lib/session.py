@@ -24,7 +24,7 @@ from lib.contents import Contents
 from lib.graph import Artifact, Graph
 from lib.lock import Lock, LockError, lock_missing
 from lib.model_files import ModelFilesError
-from lib.plan import NEWEST, RUN_STATE, Plan, State, leave_wanted, wanted_path
+from lib.plan import RUN_STATE, Plan, State, leave_wanted, wanted_path
 from lib.references import hub_sources
 from lib.run_lock import Busy, clear_abandoned, hold_directory
 from lib.tools import ToolError
@@ -103,14 +103,17 @@ class Session:
             raise ConfigError([f"{path}: nothing of this name follows from the config"])
         return made
 
-    def is_stale(self, made: Artifact) -> bool:
+    def is_stale(self, made: Artifact, wildcards=None) -> bool:
         """Whether this run builds the artifact, if anything asks for it."""
         if self.main:
             return self.plan.state(made) is not State.FRESH
-        try:
-            return wanted_path(made).stat().st_mtime == NEWEST
-        except OSError:
-            return False
+        # A cluster's job builds what it was sent for, even if a job of an earlier run has just built it: then
+        # `commit` has set the mark back, and `begin` finds it ready.
+        return wildcards is not None and any(
+            target.rulename.removesuffix("_reclaimed") == made.rule
+            and target.wildcards_dict == dict(wildcards.items())
+            for target in self._settings().target_jobs
+        )
 
     def wanted(self, made: Artifact) -> str:
         """The wanted recipe of a stale artifact, as a file."""
@@ -247,13 +250,13 @@ class Pattern:
     def wanted(self, wildcards) -> list[str]:
         """The wanted recipe; nothing where the artifact is fresh."""
         made = self.made(wildcards)
-        return [self._session.wanted(made)] if self._session.is_stale(made) else []
+        return [self._session.wanted(made)] if self._session.is_stale(made, wildcards) else []
 
     @plainly
     def inputs(self, wildcards, *roles: str) -> list[Artifact]:
         """What a stale artifact is made from, in these roles (`model` is every role that begins with it)."""
         made = self.made(wildcards)
-        if not self._session.is_stale(made):
+        if not self._session.is_stale(made, wildcards):
             return []
         needed = {**made.inputs, **made.uses}
         return [up for role, up in needed.items() if role.split(" ")[0] in roles]

@@ -210,6 +210,9 @@ def test_a_killed_snakemake_goes_on_beside_the_jobs_that_it_left(run, tmp_path):
         assert made[f"results/M/gguf/M-{kind}.gguf"] == quantize_by_hand(tmp_path, kind)
     assert not leftovers(tmp_path)
     assert_one_writer(tmp_path)
+    # What the earlier run's job finished is not made again.
+    started = [line[1] for line in trace(tmp_path) if line[0] == "start"]
+    assert started.count("M-Q5_0.gguf") == 1
 
 
 def test_twenty_models_of_twenty_quants_do_not_flood_the_queue(run, tmp_path, cluster):
