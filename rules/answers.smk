@@ -15,70 +15,93 @@ localrules:
     clean_orphans,
 
 
-def left_config(wildcards):
-    """The config with the options of the command line, as a file."""
-    return session.leave_config()
-
-
 rule why:
     """Why what is stale is stale (--config target=FILE_OR_RULE,…: of these alone, also where they are fresh)."""
+    log:
+        "logs/why.log",
+    conda:
+        "../envs/quantmill.yaml"
     params:
-        config=left_config,
+        config=lambda wildcards: session.leave_config(),
     shell:
-        "{python} {scripts}/why.py --config {params.config:q}"
+        "script why.py --config {params.config:q} | tee {log:q}"
 
 
 rule plan:
     """What a build will make: files, sizes, times, and whether the disk is large enough."""
+    log:
+        "logs/plan.log",
+    conda:
+        "../envs/quantmill.yaml"
     params:
-        config=left_config,
+        config=lambda wildcards: session.leave_config(),
         cores=workflow.cores or 1,
     shell:
-        "{python} {scripts}/plan.py --config {params.config:q} --cores {params.cores}"
+        "script plan.py --config {params.config:q} --cores {params.cores} | tee {log:q}"
 
 
 rule status:
     """How much of each model is there, and what is being built now."""
+    log:
+        "logs/status.log",
+    conda:
+        "../envs/quantmill.yaml"
     params:
-        config=left_config,
+        config=lambda wildcards: session.leave_config(),
     shell:
-        "{python} {scripts}/status.py --config {params.config:q}"
+        "script status.py --config {params.config:q} | tee {log:q}"
 
 
 rule verify:
     """Hash everything again: truncated, edited, swapped, missing and unrecorded files."""
+    log:
+        "logs/verify.log",
+    conda:
+        "../envs/quantmill.yaml"
     params:
-        config=left_config,
+        config=lambda wildcards: session.leave_config(),
     shell:
-        "{python} {scripts}/verify.py --config {params.config:q}"
+        "script verify.py --config {params.config:q} | tee {log:q}"
 
 
 rule verify_rebuild:
     """Build a model again (--config model=NAME) in a directory of its own and compare the bytes."""
+    log:
+        "logs/verify_rebuild.log",
+    conda:
+        "../envs/quantmill.yaml"
     params:
-        config=left_config,
+        config=lambda wildcards: session.leave_config(),
         cores=workflow.cores or 1,
         snakefile=f"{workflow.basedir}/Snakefile",
     shell:
         r"""
-        {python} {scripts}/verify_rebuild.py \
+        script verify_rebuild.py \
             --config {params.config:q} \
             --snakefile {params.snakefile:q} \
-            --cores {params.cores}
+            --cores {params.cores} | tee {log:q}
         """
 
 
 rule orphans:
     """What Quantmill has made that the config no longer declares."""
+    log:
+        "logs/orphans.log",
+    conda:
+        "../envs/quantmill.yaml"
     params:
-        config=left_config,
+        config=lambda wildcards: session.leave_config(),
     shell:
-        "{python} {scripts}/orphans.py --config {params.config:q}"
+        "script orphans.py --config {params.config:q} | tee {log:q}"
 
 
 rule clean_orphans:
     """Show what `orphans` shows; with --config yes=true delete it."""
+    log:
+        "logs/clean_orphans.log",
+    conda:
+        "../envs/quantmill.yaml"
     params:
-        config=left_config,
+        config=lambda wildcards: session.leave_config(),
     shell:
-        "{python} {scripts}/orphans.py --config {params.config:q} --delete"
+        "script orphans.py --config {params.config:q} --delete | tee {log:q}"

@@ -13,21 +13,6 @@ EXL2_EVALUATION = pattern("results/{model}/evaluation/{bits}bpw.json")
 ruleorder: exl2_evaluate > evaluate
 
 
-def exl2_flags(options):
-    """The options of a measurement or a conversion, which scripts/exl2_convert.py calls as the config does."""
-    given = {key: value for key, value in options.items() if value is not None}
-    return [
-        word
-        for key, value in given.items()
-        for word in (f"--{key.replace('_', '-')}", str(value))
-    ]
-
-
-def calibration_flag(input):
-    """--calibration, where the config names a text for it."""
-    return ["--calibration", input.calibration] if input.calibration else []
-
-
 rule exl2_measure:
     """Measure the error of each layer at each precision, once a model; every bits value is made from it."""
     input:
@@ -48,7 +33,9 @@ rule exl2_measure:
         gpu=1,
     params:
         flags=EXL2_MEASUREMENT.flags(exl2_flags),
-        calibration=lambda wildcards, input: calibration_flag(input),
+        calibration=lambda wildcards, input: [
+            word for path in input.calibration for word in ("--calibration", path)
+        ],
         digest=lambda wildcards: EXL2_MEASUREMENT.made(wildcards).digest,
     shell:
         r"""
@@ -86,7 +73,9 @@ rule exl2_quantize:
         gpu=1,
     params:
         flags=EXL2.flags(exl2_flags),
-        calibration=lambda wildcards, input: calibration_flag(input),
+        calibration=lambda wildcards, input: [
+            word for path in input.calibration for word in ("--calibration", path)
+        ],
         digest=lambda wildcards: EXL2.made(wildcards).digest,
     shell:
         r"""

@@ -16,7 +16,8 @@ def is_news(record: logging.LogRecord) -> bool:
     routine = getattr(event, "value", event) in ("job_started", "job_finished")
     text = str(record.msg)
     # A script that answers a question has said itself what is wrong; its command line explains nothing.
-    return not routine and not text.startswith("Select jobs to execute") and "rules/answers.smk" not in text
+    answered = text.startswith("RuleException") and "rules/answers.smk" in text
+    return not (routine or answered or text.startswith("Select jobs to execute"))
 
 
 def human(size: float) -> str:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import cached_property, wraps
 from pathlib import Path
+from typing import Any
 
 from lib import recipe as recipes
 from lib import resources
@@ -25,6 +26,7 @@ from lib.graph import Artifact, Graph
 from lib.lock import Lock, LockError, lock_missing
 from lib.model_files import ModelFilesError
 from lib.plan import RUN_STATE, Plan, State, leave_wanted, wanted_path
+from lib.publishing import manifest
 from lib.references import hub_sources
 from lib.run_lock import Busy, clear_abandoned, hold_directory
 from lib.tools import ToolError
@@ -136,28 +138,47 @@ class Session:
         wanted = (made for made in self.graph if made.rule in rules and not made.on_demand)
         return [path for made in wanted for path in made.outputs]
 
-    def preflight_request(self, local: bool, models: list[str], publish: bool = True) -> str:
-        """What scripts/preflight.py is asked, as a file. On a cluster it is not known here whether there is a GPU."""
+    def _leave(self, name: str, request: Any) -> str:
+        """Leave what a script is asked as a file, and return its path."""
+        path = RUN_STATE / f"{name}.json"
+        recipes.write_json(path, request)
+        return str(path)
+
+    def preflight_file(self, local: bool, models: list[str] | None = None, publish: bool = True) -> str:
+        """What scripts/preflight.py is asked. On a cluster it is not known here whether there is a GPU."""
+        config = self.config.model_dump(mode="json")
+        skipped = ["exl2"] * (self.options.exl2 == "skip") + ["publish"] * (not publish)
+        for model in config["models"].values():
+            model |= dict.fromkeys(skipped)
         tools = "resources/llama.cpp"
         request = {
-            "config": self.config.model_dump(mode="json"),
-            "models": models,
+            "config": config,
+            "models": models or self.graph.names,
             "cuda": shutil.which("nvidia-smi") is not None if local else None,
             "converter": tools if os.path.isdir(tools) else None,
         }
-        skipped = ["exl2"] * (self.options.exl2 == "skip") + ["publish"] * (not publish)
-        for model in request["config"]["models"].values():
-            model |= dict.fromkeys(skipped)
-        path = RUN_STATE / "preflight.json"
-        recipes.write_json(path, request)
-        return str(path)
+        return self._leave("preflight", request)
+
+    def references_file(self) -> str:
+        """What scripts/hub_lock.py is asked: every hub reference of the chosen models."""
+        return self._leave("references", [vars(want) for want in hub_sources(self.config, self.graph.names)])
+
+    def manifest_file(self) -> str:
+        """What scripts/publish.py is asked: what belongs on the hub."""
+        made = {name: list(self.graph.of(name).values()) for name in self.graph.names}
+        return self._leave("publish", manifest(self.config, made))
+
+    @plainly
+    def repository_cards(self) -> list[str]:
+        """The stale cards of the repositories: they alone depend on how a model is published."""
+        return [made.path for made in self.graph if made.on_demand and self.is_stale(made)]
 
     def _preflight(self, local: bool) -> None:
         """Say what would make this build fail later, where it is long enough to be worth asking."""
         models = {made.model for made in self._building.values() if made.rule in LONG_STEPS}
         if models and not self.options.ignore_preflight:
             script = Path(__file__).parent.parent / "preflight.py"
-            request = self.preflight_request(local, sorted(models), publish=False)
+            request = self.preflight_file(local, sorted(models), publish=False)
             command = [sys.executable, str(script), "--config-json", request]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:

@@ -13,31 +13,56 @@ import numpy as np
 
 
 def run_imatrix(work: Path, model: Path, chunks: int, gpu: bool) -> tuple[Path, float]:
-    """An importance matrix by the workflow's own tool; the file, and the seconds it took."""
+    """An importance matrix by the workflow's own tool; the file, and the seconds it took.
+
+    On the first GPU alone, or on none. `chunks` -1 is the whole text.
+    """
     made = work / f"imatrix-{'gpu' if gpu else 'cpu'}.gguf"
     (gguf,) = (work / model / "gguf").glob("*-BF16.gguf")
     command = [work / "resources/llama.cpp/bin/llama-imatrix", "--model", gguf]
     command += ["--file", work / "resources/corpora/calibration.txt", "--chunks", chunks]
     command += ["--ctx-size", 512, "--n-gpu-layers", 99 if gpu else 0, "--no-ppl"]
     command += ["--threads", os.cpu_count(), "--output-format", "gguf", "--output-file", made]
-    env = os.environ | ({} if gpu else {"CUDA_VISIBLE_DEVICES": ""})
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "0" if gpu else ""}
     begin = time.monotonic()
     subprocess.run([str(word) for word in command], check=True, env=env, capture_output=True)
     return made, time.monotonic() - begin
 
 
-def compare_imatrix(work: Path, model: Path, chunks: int) -> dict[str, float]:
-    """Seconds of both (model loading included), and how far the values are apart."""
+def differences(one: Path, other: Path) -> list[float]:
+    """How far the values of two matrices are apart, for each tensor: a part of their sum."""
     import gguf
 
-    gpu, gpu_seconds = run_imatrix(work, model, chunks, gpu=True)
-    cpu, cpu_seconds = run_imatrix(work, model, chunks, gpu=False)
-    values = [{t.name: np.array(t.data) for t in gguf.GGUFReader(f).tensors} for f in (gpu, cpu)]
-    apart = [
-        np.abs(a - values[1][name]).sum() / np.abs(values[1][name]).sum()
-        for name, a in values[0].items()
+    values, others = (
+        {t.name: np.array(t.data) for t in gguf.GGUFReader(file).tensors} for file in (one, other)
+    )
+    assert values.keys() == others.keys()
+    for name in values:
+        assert not name.endswith(".counts") or np.array_equal(values[name], others[name]), name
+    return [
+        float(np.abs(a - others[name]).sum() / np.abs(others[name]).sum())
+        for name, a in values.items()
         if name.endswith(".in_sum2")
     ]
+
+
+def compare_ranges(work: Path, model: Path) -> dict[str, float]:
+    """The workflow's matrix, made in ranges on all GPUs, and one made in one run on one GPU."""
+    made = work / model / "imatrix.gguf"
+    alone, seconds = run_imatrix(work, model, -1, gpu=True)
+    apart = differences(made, alone)
+    return {
+        "one_gpu_seconds": round(seconds, 1),
+        "mean_difference": float(np.mean(apart)),
+        "largest_difference": float(np.max(apart)),
+    }
+
+
+def compare_imatrix(work: Path, model: Path, chunks: int) -> dict[str, float]:
+    """Seconds of both (model loading included), and how far the values are apart."""
+    gpu, gpu_seconds = run_imatrix(work, model, chunks, gpu=True)
+    cpu, cpu_seconds = run_imatrix(work, model, chunks, gpu=False)
+    apart = differences(gpu, cpu)
     return {
         "chunks": chunks,
         "gpu_seconds": round(gpu_seconds, 1),
@@ -158,7 +183,7 @@ def table(work: Path, model: Path, imatrix: dict, agreed: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("agree", "imatrix", "table"))
+    parser.add_argument("what", choices=("agree", "imatrix", "ranges", "table"))
     parser.add_argument("--reference", type=Path, help="agree: model directory")
     parser.add_argument("--text", type=Path, help="agree: evaluation text")
     parser.add_argument("--work", type=Path, help="working directory of the build")
@@ -170,6 +195,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.what == "agree":
         args.output.write_text(json.dumps(agree(args.reference, args.text)))
+    elif args.what == "ranges":
+        result = compare_ranges(args.work, args.model)
+        print(result)
+        args.output.write_text(json.dumps(result))
     elif args.what == "imatrix":
         result = compare_imatrix(args.work, args.model, args.chunks)
         print(result)

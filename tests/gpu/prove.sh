@@ -32,7 +32,7 @@ train() { "$python" "$root/scripts/demo_train.py" "$@" --text text --device cuda
 # What was built after a file was touched, by the recipes beside it.
 made_since() {
     (cd "$work/$model" && find . -name '*.recipe.json' -newer "$1") |
-        sed 's|^\./||; s|\.recipe\.json$||' | sort | paste -sd ' '
+        sed 's|^\./||; s|\.recipe\.json$||' | LC_ALL=C sort | paste -sd ' '
 }
 
 phase "machine"
