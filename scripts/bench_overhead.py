@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import yaml
+
 from lib.config import load
 from lib.contents import Contents
 from lib.flags import context_flags, imatrix_flags, quantize_flags
@@ -62,7 +63,13 @@ def commands(made: Artifact) -> list[str]:
         flags = [*context_flags(options), "-f", up["corpus"], "--kl-divergence-base", out]
         return [shlex.join([*perplexity, *flags])]
     if made.rule == "evaluate":
-        flags = ["-c", str(options["context"]), "--kl-divergence-base", up["base"], "--kl-divergence"]
+        flags = [
+            "-c",
+            str(options["context"]),
+            "--kl-divergence-base",
+            up["base"],
+            "--kl-divergence",
+        ]
         report = f"{shlex.join([*perplexity, *flags])} > {shlex.quote(out)}"
         return [report, shlex.join([f"{TOOLS}/llama-completion", "-m", gguf, *smoke])]
     return []
@@ -74,7 +81,9 @@ def script(graph: Graph) -> str:
     for made in graph:
         if typed := commands(made):
             lines += [f"mkdir -p {shlex.quote(str(Path(made.path).parent))}", *typed]
-    return "\n".join(f"{line} </dev/null" if "<<" not in line and "mkdir" not in line else line for line in lines)
+    return "\n".join(
+        f"{line} </dev/null" if "<<" not in line and "mkdir" not in line else line for line in lines
+    )
 
 
 def timed(command: list[str], directory: Path) -> float:
@@ -83,15 +92,21 @@ def timed(command: list[str], directory: Path) -> float:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     begin = time.monotonic()
     with open(log, "w") as file:
-        done = subprocess.run(command, cwd=directory, stdout=file, stderr=file, env={**os.environ, "PATH": path})
+        done = subprocess.run(
+            command, cwd=directory, stdout=file, stderr=file, env={**os.environ, "PATH": path}
+        )
     if done.returncode:
         sys.exit(f"{command[0]} failed; see {log}")
     return time.monotonic() - begin
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ready", type=Path, required=True, help="a working directory with resources/")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--ready", type=Path, required=True, help="a working directory with resources/"
+    )
     parser.add_argument("--configfile", type=Path, default=ROOT / "config/config.yaml")
     parser.add_argument("--cores", type=int, default=2)
     arguments = parser.parse_args()
@@ -105,7 +120,15 @@ def main() -> None:
     config, _ = load(yaml.safe_load(arguments.configfile.read_text()), Path.cwd())
     (places[0] / "build.sh").write_text(script(Graph(config, Contents(), Lock())))
     shell = timed(["bash", "build.sh"], places[0])
-    build = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", str(arguments.cores)]
+    build = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-s",
+        str(ROOT / "Snakefile"),
+        "--cores",
+        str(arguments.cores),
+    ]
     mill = timed([*build, "--configfile", str(arguments.configfile.resolve())], places[1])
     print(f"shell script {shell:.1f} s, snakemake {mill:.1f} s, ratio {mill / shell:.2f}")
 

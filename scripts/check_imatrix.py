@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+
 from lib.gguf_file import GgufError, GgufFile, read_gguf
 
 # Weights that every transformer block multiplies with activations. A matrix lacks one of them

@@ -50,7 +50,9 @@ def main() -> None:
     origin = parser.add_mutually_exclusive_group(required=True)
     origin.add_argument("--path", type=Path, help="a file on this machine")
     origin.add_argument("--url", help="where to download it; with --sha256")
-    origin.add_argument("--hub", help="a dataset, org/name[@revision], as the lock has it; with --file")
+    origin.add_argument(
+        "--hub", help="a dataset, org/name[@revision], as the lock has it; with --file"
+    )
     parser.add_argument("--sha256")
     parser.add_argument("--file", help="the file in the dataset")
     parser.add_argument("--recipe", type=Path, required=True, help="the wanted recipe")

@@ -7,7 +7,12 @@ from pathlib import Path
 
 from lib import recipe as recipes
 
-KINDS = {"convert": "unquantized", "merge": "unquantized", "quantize": "gguf", "exl2_quantize": "exl2"}
+KINDS = {
+    "convert": "unquantized",
+    "merge": "unquantized",
+    "quantize": "gguf",
+    "exl2_quantize": "exl2",
+}
 
 
 def describe(wanted: dict) -> dict:

@@ -198,7 +198,11 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="evaluation text, UTF-8")
     parser.add_argument("--corpus", required=True, help="name of the text, for the JSON")
     parser.add_argument(
-        "--ctx-size", dest="context", type=int, default=512, help="tokens in a window (default: 512)"
+        "--ctx-size",
+        dest="context",
+        type=int,
+        default=512,
+        help="tokens in a window (default: 512)",
     )
     parser.add_argument("--chunks", type=int, help="number of windows (default: all of the text)")
     parser.add_argument(

@@ -45,7 +45,9 @@ def wants_cuda(setting: str) -> bool:
     """`auto` is on where there are both nvcc and a GPU. SystemExit for `on` without nvcc."""
     nvcc = shutil.which("nvcc")
     if setting == "on" and not nvcc:
-        sys.exit("llama_cpp.cuda is on, but there is no nvcc on PATH; install the CUDA toolkit or set it to off")
+        sys.exit(
+            "llama_cpp.cuda is on, but there is no nvcc on PATH; install the CUDA toolkit or set it to off"
+        )
     return setting == "on" or (setting == "auto" and bool(nvcc) and os.path.exists("/dev/nvidia0"))
 
 
@@ -57,7 +59,10 @@ def build_flags(cuda: bool, portable: bool, version: str) -> list[str]:
         flags += ["GGML_CUDA=ON", "GGML_CUDA_FA=OFF"]
         flags += [f"CMAKE_CUDA_ARCHITECTURES={'all-major' if portable else 'native'}"]
     number = version.removeprefix("b")
-    flags += [f"LLAMA_BUILD_NUMBER={number if number.isdigit() else 0}", "LLAMA_BUILD_COMMIT=pydist"]
+    flags += [
+        f"LLAMA_BUILD_NUMBER={number if number.isdigit() else 0}",
+        "LLAMA_BUILD_COMMIT=pydist",
+    ]
     return flags
 
 
@@ -90,14 +95,27 @@ def compile_tools(home: Path, flags: list[str], jobs: int, cuda: bool) -> None:
     """Compile into `home`, which is marked complete last."""
     for program, advice in (
         ("cmake", "pip install -r requirements.txt brings it"),
-        ("c++", "install a C++ compiler (apt install g++, dnf install gcc-c++, xcode-select --install)"),
+        (
+            "c++",
+            "install a C++ compiler (apt install g++, dnf install gcc-c++, xcode-select --install)",
+        ),
     ):
         if not program_there(program):
-            sys.exit(f"llama.cpp cannot be compiled: there is no {program} here; {advice}, or set llama_cpp.path")
+            sys.exit(
+                f"llama.cpp cannot be compiled: there is no {program} here; {advice}, or set llama_cpp.path"
+            )
     shutil.rmtree(home, ignore_errors=True)
     work = home / "build"
     generator = ["-G", "Ninja"] if program_there("ninja") else []
-    configure = ["cmake", "-S", bundled_tree(), "-B", work, *generator, *(f"-D{flag}" for flag in flags)]
+    configure = [
+        "cmake",
+        "-S",
+        bundled_tree(),
+        "-B",
+        work,
+        *generator,
+        *(f"-D{flag}" for flag in flags),
+    ]
     build = ["cmake", "--build", work, "--parallel", jobs, "--target", *LLAMA_TOOLS]
     for command in (configure, build):
         subprocess.run([str(word) for word in command], check=True, env=environment())
@@ -139,7 +157,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", type=Path, required=True, help="the wanted recipe")
     parser.add_argument("--output", type=Path, required=True, help="directory to make")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compile so many files at once")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="compile so many files at once"
+    )
     arguments = parser.parse_args()
     recipe = json.loads(arguments.recipe.read_text())["recipe"]
     (arguments.output / "bin").mkdir(parents=True)
@@ -157,4 +177,6 @@ if __name__ == "__main__":
     try:
         main()
     except subprocess.CalledProcessError as error:
-        sys.exit(f"llama.cpp could not be compiled: {error.cmd[0]} ended with status {error.returncode}; see above")
+        sys.exit(
+            f"llama.cpp could not be compiled: {error.cmd[0]} ended with status {error.returncode}; see above"
+        )

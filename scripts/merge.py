@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
 from lib.model_files import ModelFilesError, model_files
 
 if TYPE_CHECKING:

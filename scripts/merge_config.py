@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import yaml
+
 from lib.merges import substitute_references
 
 

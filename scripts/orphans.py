@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lib import recipe as recipes
 from lib.answers import columns, open_session, parser
-from lib.console import human
 from lib.session import Session
+from lib.units import human
 
 SNAKEMAKE_MARK = ".snakemake_timestamp"  # Snakemake puts it into directories that it makes
 SHOWN = 200

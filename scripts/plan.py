@@ -1,9 +1,9 @@
 """What a build will make, before it runs: files, sizes, expected times, the disk at its fullest."""
 
 from lib.answers import chosen, columns, open_session, parser, short, wrapped
-from lib.console import human
 from lib.graph import Artifact
 from lib.outlook import Outlook, look
+from lib.units import human
 
 MARKS = {"tensors": "", "dry run": "", "made": "", "lock": "~", "last time": "", "guess": "~"}
 SHOWN = 100  # lines of the table, beyond which models are one line each

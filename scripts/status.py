@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from lib.answers import columns, open_session, parser
-from lib.console import human
 from lib.plan import State
 from lib.session import Session
+from lib.units import human
 from orphans import held
 
 KINDS = {

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from lib import recipe as recipes
+from lib.units import human
 
 LOCK_FD = 9
 RETRY = 75  # the exit status that asks step.sh to open the lock file again
@@ -104,7 +105,9 @@ def input_sha256(name: str, path: str, digest: str) -> str:
             "(the config or a source was changed meanwhile). Run the same command again."
         )
     if os.path.isfile(path) and os.stat(path).st_size != record.bytes:
-        sys.exit(f"FAILED  {name}: {path} has another size than when it was made. Run the same command again.")
+        sys.exit(
+            f"FAILED  {name}: {path} has another size than when it was made. Run the same command again."
+        )
     return record.sha256
 
 
@@ -114,7 +117,9 @@ def commit(wanted: dict, seconds: float) -> None:
     inputs = json.loads((attempt / ".inputs.json").read_text())
     for role, (path, digest) in wanted["inputs"].items():
         if input_sha256(wanted["artifact"], path, digest) != inputs[role]:
-            sys.exit(f"FAILED  {wanted['artifact']}: {path} was built again while this was made from it")
+            sys.exit(
+                f"FAILED  {wanted['artifact']}: {path} was built again while this was made from it"
+            )
     notes = attempt / "notes.json"
     records = []
     for path in wanted["outputs"]:
@@ -167,15 +172,6 @@ def put(made: Path, path: Path) -> None:
         old = made.with_name(f".{made.name}.old")
         os.replace(path, old)
     os.replace(made, path)
-
-
-def human(size: float) -> str:
-    """1234567 is 1.2 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} TB"
 
 
 def say(line: str) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from lib import recipe as recipes
 from lib.answers import columns, open_session, parser
-from lib.console import human
 from lib.session import Session
+from lib.units import human
 from orphans import unknown
 
 SNAKEMAKE_MARK = ".snakemake_timestamp"

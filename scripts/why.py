@@ -6,10 +6,10 @@ What has changed itself comes first, then what is only made from that, then what
 import os
 
 from lib.answers import chosen, everything, open_session, parser, short, wrapped
-from lib.console import human
 from lib.graph import Artifact
 from lib.plan import FROM_DAMAGED, MADE_FROM, Plan, State
 from lib.session import Session
+from lib.units import human
 
 SHOWN = 30  # files of one reason
 DESCRIBES = ("report", "card", "card_of_kind")

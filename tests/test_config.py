@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from lib import merges
 from lib.config import Config, ConfigError, Options, load
 from lib.merges import merge_references, substitute_references

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lib.divergence import scored, summary, windows
 from lib.exl2 import Exl2Error, check_measurement, exllama_config, make_view, read_header
 
@@ -321,6 +322,7 @@ def test_exl2_is_scored_on_the_same_tokens_as_gguf(measured):
 def test_statistics_are_those_of_llama_perplexity(measured):
     """From the two models' logits, which the tool rounds to 16 bits, to its own report."""
     import torch
+
     from exl2_evaluate import compare
     from kld_report import parse_report
 

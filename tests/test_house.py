@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from lib.config import load
 from lib.contents import Contents
 from lib.graph import Graph
@@ -37,7 +38,9 @@ def test_no_artifact_of_an_example_changes_its_name(config: Path) -> None:
 def test_each_artifact_is_made_by_a_rule_that_exists() -> None:
     rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     known = set(re.findall(r"^rule (\w+):", rules, re.M))
-    made = {line.lstrip("~ ").split()[0] for path in CONFIGS for line in declared(path).splitlines()}
+    made = {
+        line.lstrip("~ ").split()[0] for path in CONFIGS for line in declared(path).splitlines()
+    }
     assert made <= known
 
 
@@ -56,7 +59,9 @@ def test_no_rule_runs_python_inside_snakemake() -> None:
 
 def test_every_step_logs_is_benchmarked_and_frames_its_work() -> None:
     for path in (ROOT / "rules").glob("*.smk"):
-        for name, body in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", path.read_text(), re.M | re.S):
+        for name, body in re.findall(
+            r"^rule (\w+):\n(.*?)(?=^\S|\Z)", path.read_text(), re.M | re.S
+        ):
             if "output:" in body:
                 assert "begin {input.recipe:q} {log:q}\n" in body and "commit\n" in body, name
                 assert "log:" in body and "benchmark:" in body, name

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import merge
 import pytest
 import yaml
+
+import merge
 from tiny_models import make_bpe, make_llama, make_sentencepiece
 
 SCRIPTS = Path(merge.__file__).parent

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from lib.quants import (
     QUANT_TYPES,
     TENSOR_ABORTS_WITHOUT_IMATRIX,

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pandas
 import pytest
+
 from lib import forms as rules
 from lib import quality_plot
 from lib.forms import Figure, Form

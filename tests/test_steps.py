@@ -9,12 +9,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 import check_base_logits
 import check_gguf
 import check_imatrix
 import check_shards
 import kld_report
-import pytest
 from lib.gguf_file import GgufError, read_gguf
 from lib.model_files import ModelFilesError, model_files
 from model_view import make_view

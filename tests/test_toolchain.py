@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import install_llama_cpp
 import pytest
+
+import install_llama_cpp
 from lib.config import ConfigError, load
 from lib.contents import Contents
 from lib.tools import CONVERTER, LLAMA_TOOLS, bundled_tree, bundled_version, llama_version
@@ -25,12 +26,18 @@ def own(tmp_path: Path, llama_bin: Path) -> Path:
 
 
 def test_the_bundled_tools_are_those_whose_version_stands_in_recipes(llama_bin: Path) -> None:
-    said = subprocess.run([llama_bin / "llama-imatrix", "--version"], capture_output=True, text=True)
+    said = subprocess.run(
+        [llama_bin / "llama-imatrix", "--version"], capture_output=True, text=True
+    )
     assert bundled_version().removeprefix("b") in said.stdout + said.stderr
 
 
-def test_a_second_working_directory_does_not_compile_again(toolchain: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(install_llama_cpp, "compile_tools", lambda *_: pytest.fail("it compiles again"))
+def test_a_second_working_directory_does_not_compile_again(
+    toolchain: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(
+        install_llama_cpp, "compile_tools", lambda *_: pytest.fail("it compiles again")
+    )
     options = {"path": None, "cuda": "off", "portable": False}
     home = install_llama_cpp.compiled(options, bundled_version(), jobs=1)
     assert (toolchain / "bin/llama-quantize").resolve() == (home / "bin/llama-quantize").resolve()
@@ -40,7 +47,9 @@ def test_without_a_compiler_one_line_says_what_to_install(tmp_path: Path, monkey
     monkeypatch.setattr(install_llama_cpp, "program_there", lambda name: name != "c++")
     with pytest.raises(SystemExit) as end:
         install_llama_cpp.compile_tools(tmp_path / "home", [], 1, cuda=False)
-    assert "no c++ here; install a C++ compiler" in str(end.value) and "llama_cpp.path" in str(end.value)
+    assert "no c++ here; install a C++ compiler" in str(end.value) and "llama_cpp.path" in str(
+        end.value
+    )
 
 
 def test_cuda_without_its_compiler_one_line_says_so(monkeypatch) -> None:
@@ -53,7 +62,9 @@ def test_cuda_without_its_compiler_one_line_says_so(monkeypatch) -> None:
 def test_a_users_own_build_is_asked_for_its_version_and_used(own: Path, tmp_path: Path) -> None:
     contents = Contents(tmp_path / "contents.json")
     assert llama_version(str(own), contents).startswith(bundled_version())
-    wanted = {"recipe": {"options": {"path": str(own), "cuda": "auto", "portable": False}, "tools": {}}}
+    wanted = {
+        "recipe": {"options": {"path": str(own), "cuda": "auto", "portable": False}, "tools": {}}
+    }
     (tmp_path / "wanted.json").write_text(json.dumps(wanted))
     command = [sys.executable, install_llama_cpp.__file__, "--recipe", tmp_path / "wanted.json"]
     subprocess.run([*map(str, command), "--output", str(tmp_path / "tools")], check=True)

@@ -8,8 +8,11 @@ from pathlib import Path
 SCRIPTS = Path(__file__).resolve().parent.parent
 RULES = SCRIPTS.parent / "rules"
 
-_IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(lib(?:\.\w+)*)[ \t]+import[ \t]+(\(?[^#\n]*)|import[ \t]+(lib(?:\.\w+)+))", re.M)
-_RULE = re.compile(r'^(?:rule|checkpoint)[ \t]+(\w+):(.*?)(?=^\S|\Z)', re.M | re.S)
+_IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+(lib(?:\.\w+)*)[ \t]+import[ \t]+(\(?[^#\n]*)|import[ \t]+(lib(?:\.\w+)+))",
+    re.M,
+)
+_RULE = re.compile(r"^(?:rule|checkpoint)[ \t]+(\w+):(.*?)(?=^\S|\Z)", re.M | re.S)
 _SHELL = re.compile(r'^[ \t]+shell:\s*r?(?:f?)("""|\'\'\')(.*?)\1', re.M | re.S)
 
 

@@ -5,7 +5,7 @@ import os
 
 from lib import recipe as recipes
 from lib.graph import Graph
-
+from lib.units import human
 
 FORMS = ("merge", "convert", "quantize", "label", "split", "exl2_quantize")
 
@@ -20,15 +20,6 @@ def is_news(record: logging.LogRecord) -> bool:
     return not (routine or answered or text.startswith("Select jobs to execute"))
 
 
-def human(size: float) -> str:
-    """1234567 is 1.2 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} TB"
-
-
 def summary(graph: Graph) -> str:
     """A few lines: for each model the weights that there are now, and the page to open."""
     lines = []
@@ -37,7 +28,9 @@ def summary(graph: Graph) -> str:
         records = [recipes.read(made.path) for made in forms if os.path.exists(made.path)]
         sizes = [record.bytes for record in records if record]
         if sizes:
-            lines.append(f"  {name}: {len(sizes)} files and directories of weights, {human(sum(sizes))}")
+            lines.append(
+                f"  {name}: {len(sizes)} files and directories of weights, {human(sum(sizes))}"
+            )
         page = f"results/{name}/report/quality.html"
         if os.path.exists(page):
             lines.append(f"    {page}")

@@ -43,8 +43,12 @@ class Artifact:
     model: str | None
     options: dict[str, Any]
     inputs: dict[str, "Artifact"] = field(default_factory=dict)
-    uses: dict[str, "Artifact"] = field(default_factory=dict)  # tools: needed, but no part of the recipe
-    sources: dict[str, Any] = field(default_factory=dict)  # name -> function that gives the identity
+    uses: dict[str, "Artifact"] = field(
+        default_factory=dict
+    )  # tools: needed, but no part of the recipe
+    sources: dict[str, Any] = field(
+        default_factory=dict
+    )  # name -> function that gives the identity
     tools: dict[str, str] = field(default_factory=dict)
     scripts: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -160,15 +164,25 @@ class Graph:
         if name == "text":
             versions = {"python": package_version("python")}
             scripts = ("demo_text.py",)
-            return self._share(path, "demo_text", {}, tools=versions, scripts=scripts, directory=True)
+            return self._share(
+                path, "demo_text", {}, tools=versions, scripts=scripts, directory=True
+            )
         inputs = {"text": self.demo("text")}
         rule = "demo_base"
         if name != "base":
             rule, inputs = "demo_finetune", {"base": self.demo("base"), **inputs}
-        versions = {tool: package_version(tool) for tool in ("torch", "transformers", "sentencepiece")}
+        versions = {
+            tool: package_version(tool) for tool in ("torch", "transformers", "sentencepiece")
+        }
         options = {} if name == "base" else {"domain": name}
         return self._share(
-            path, rule, options, inputs=inputs, tools=versions, scripts=("demo_train.py",), directory=True
+            path,
+            rule,
+            options,
+            inputs=inputs,
+            tools=versions,
+            scripts=("demo_train.py",),
+            directory=True,
         )
 
     def corpus(self, name: str, suffix: str = ".txt") -> Artifact:
@@ -205,7 +219,9 @@ class Graph:
             return self.demo(PurePosixPath(plain).name)
         options = {"allow_pickle": True} if allow_pickle else {}
         if reference.startswith((".", "/", "~")):
-            sources = {f"model {reference}": lambda: self.contents.directory(reference, allow_pickle)}
+            sources = {
+                f"model {reference}": lambda: self.contents.directory(reference, allow_pickle)
+            }
         else:
             sources = {f"model {reference}": lambda: self.lock.identity(reference)}
         return self._share(
@@ -377,7 +393,9 @@ class Graph:
             key: options[key]
             for key in ("measurement_rows", "measurement_length", "rope_scale", "rope_alpha")
         }
-        converting = {key: value for key, value in options.items() if not key.startswith("measurement")}
+        converting = {
+            key: value for key, value in options.items() if not key.startswith("measurement")
+        }
         common = {"tools": tools, "scripts": ("exl2_convert.py",), "reproducible": False}
         measurement = Artifact(
             f"{here}/measurement.json",

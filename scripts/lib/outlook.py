@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lib import recipe as recipes
-from lib.console import human
 from lib.graph import Artifact, Graph
 from lib.schedule import Job, Peak, peak
 from lib.sizes import Size, Sizes
 from lib.times import Times
+from lib.units import human
 
 # Sizes are predicted within some per cent, and a disk that is full to the last byte stops more than this build.
 RESERVE = 0.03

@@ -61,7 +61,9 @@ class Plan:
 
     def stale(self, artifacts: Iterable[Artifact]) -> list[Artifact]:
         """Those that have to be built."""
-        return [made for made in artifacts if not made.on_demand and self.state(made) is State.STALE]
+        return [
+            made for made in artifacts if not made.on_demand and self.state(made) is State.STALE
+        ]
 
     def needs(self, made: Artifact) -> dict[str, Artifact]:
         """What has to be there while an artifact is built: its inputs; nothing where it is not built."""
@@ -85,10 +87,14 @@ class Plan:
             return Verdict(State.ABSENT if idle else State.STALE, reasons)
         tainted = self._tainted(made)
         if not there:
-            return Verdict(State.ABSENT if made.intermediate else State.STALE, ["it is missing"], bool(tainted))
+            return Verdict(
+                State.ABSENT if made.intermediate else State.STALE, ["it is missing"], bool(tainted)
+            )
         if made.links:
             whole = all(os.path.exists(f"{made.path}/{name}") for name in record.files)
-            return Verdict(State.FRESH if whole else State.ABSENT, [] if whole else ["a link leads nowhere"])
+            return Verdict(
+                State.FRESH if whole else State.ABSENT, [] if whole else ["a link leads nowhere"]
+            )
         if wrong := self._wrong_size(made, record):
             return Verdict(State.STALE, wrong, damaged=True)
         if tainted:
@@ -112,7 +118,9 @@ class Plan:
             except OSError as error:
                 return [f"{error.filename} is missing"]
             wrong = [name for name, size in sizes.items() if size != record.files[name][0]]
-            return [f"{made.path}/{name} has another size than when it was made" for name in wrong[:3]]
+            return [
+                f"{made.path}/{name} has another size than when it was made" for name in wrong[:3]
+            ]
         lines = []
         for path in made.outputs:
             own = record if path == made.path else recipes.read(path)
@@ -125,9 +133,7 @@ class Plan:
 
     def _tainted(self, made: Artifact) -> list[str]:
         return [
-            f"{up.path}{FROM_DAMAGED}"
-            for up in made.inputs.values()
-            if self.verdict(up).damaged
+            f"{up.path}{FROM_DAMAGED}" for up in made.inputs.values() if self.verdict(up).damaged
         ]
 
     def _other_bytes(self, made: Artifact, record: recipes.Record) -> list[str]:
@@ -168,7 +174,8 @@ class Plan:
         if old.get("code") != new["code"]:
             lines.append("the code that makes it changed")
         lines += dict.fromkeys(
-            self._input_change(made, role, before, now) for role, before, now in _pairs(old, new, "inputs")
+            self._input_change(made, role, before, now)
+            for role, before, now in _pairs(old, new, "inputs")
         )
         return lines or ["its record's digest does not fit its recipe"]
 

@@ -144,7 +144,9 @@ class Session:
         recipes.write_json(path, request)
         return str(path)
 
-    def preflight_file(self, local: bool, models: list[str] | None = None, publish: bool = True) -> str:
+    def preflight_file(
+        self, local: bool, models: list[str] | None = None, publish: bool = True
+    ) -> str:
         """What scripts/preflight.py is asked. On a cluster it is not known here whether there is a GPU."""
         config = self.config.model_dump(mode="json")
         skipped = ["exl2"] * (self.options.exl2 == "skip") + ["publish"] * (not publish)
@@ -161,7 +163,9 @@ class Session:
 
     def references_file(self) -> str:
         """What scripts/hub_lock.py is asked: every hub reference of the chosen models."""
-        return self._leave("references", [vars(want) for want in hub_sources(self.config, self.graph.names)])
+        return self._leave(
+            "references", [vars(want) for want in hub_sources(self.config, self.graph.names)]
+        )
 
     def manifest_file(self) -> str:
         """What scripts/publish.py is asked: what belongs on the hub."""
@@ -183,7 +187,10 @@ class Session:
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 lines = [line for line in done.stdout.splitlines() if not line.startswith("ok ")]
-                lines += [done.stderr.strip(), "(--config ignore_preflight=true builds all the same)"]
+                lines += [
+                    done.stderr.strip(),
+                    "(--config ignore_preflight=true builds all the same)",
+                ]
                 raise NotReady("\n".join(lines))
 
     @plainly
@@ -209,7 +216,9 @@ class Session:
             left = len(Plan(self.graph).stale(self.graph))
             if left:
                 # Not asked for, or made from what has come out with other bytes than before.
-                print(f"{left} artifact{'s are' if left > 1 else ' is'} not up to date: `snakemake why` says why.")
+                print(
+                    f"{left} artifact{'s are' if left > 1 else ' is'} not up to date: `snakemake why` says why."
+                )
 
     def _asked_only(self, names: set[str]) -> bool:
         """Whether this run was asked for nothing else."""

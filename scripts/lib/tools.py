@@ -83,7 +83,9 @@ def ask_version(tool: Path) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ToolError(f"llama_cpp.path: {tool} cannot be run: {error}") from error
     text = answer.stdout + answer.stderr
-    found = re.search(r"build (\d+), commit (\w+)", text) or re.search(r"version: (\d+) \((\w+)\)", text)
+    found = re.search(r"build (\d+), commit (\w+)", text) or re.search(
+        r"version: (\d+) \((\w+)\)", text
+    )
     if not found:
         raise ToolError(f"llama_cpp.path: {tool} --version does not say a version")
     return f"b{found[1]}-{found[2]}"
