@@ -255,9 +255,13 @@ class Exl2(Section):
     corpus: Text = Field(
         "default", description="exllamav2's own calibration set, or a .parquet text of `corpora`."
     )
-    rows: Number(int, 1) = Field(100, description="Rows of calibration text for quantizing.")
+    rows: Number(int, 1) = Field(
+        100, description="Rows of a corpus for quantizing; exllamav2's own set has its own number."
+    )
     length: Number(int, 1) = Field(2048, description="Tokens in a row.")
-    measurement_rows: Number(int, 1) = Field(16, description="Rows for the measurement.")
+    measurement_rows: Number(int, 1) = Field(
+        16, description="Rows of a corpus for the measurement; the own set has its own number."
+    )
     measurement_length: Number(int, 1) = Field(
         2048, description="Tokens in a row of the measurement."
     )

@@ -175,7 +175,7 @@ def table(work: Path, model: Path, imatrix: dict, agreed: dict) -> str:
             kld, top = r["kld"], r["same_top"]
             speed, ppl = r["smoke"]["tokens_per_second"], r["perplexity"]["mean"]
             lines.append(
-                f"| {form} | {kld['mean']:.5f} ± {kld['error']:.5f} | {ppl:.3f} "
+                f"| {form} | {kld['mean']:.3g} ± {kld['error']:.1g} | {ppl:.3f} "
                 f"| {top['mean']:.4f} ± {top['error']:.4f} | {speed:.0f} |"
             )
     return "\n".join(lines) + "\n"
