@@ -37,6 +37,9 @@ def complete(
 ) -> str:
     """The text of `tokens` greedy tokens after `prompt`, all tensors having been checked.
 
+    The tool prints text and log each from a thread of its own: even where the log is whole, the end of the text can
+    be missing (seen once in a hundred runs).
+
     Raises CheckError: the tool fails, a tensor holds NaN or Inf, nothing was written.
     """
     command = [

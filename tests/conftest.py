@@ -1,6 +1,7 @@
 """What the tests share: the workflow's modules, llama.cpp's tools, and one built project to work on copies of."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,10 @@ for place in (ROOT / "scripts", ROOT / "tests"):
         sys.path.insert(0, str(place))
 
 from project import Project, snakemake  # noqa: E402
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it runs in the background like this, and children inherit it: Ctrl-C could not be tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
