@@ -93,6 +93,7 @@ rule evaluate:
         done
         script check_gguf.py {input.gguf:q} \
             --completion-tool {input.tools:q}/bin/llama-completion \
+            --threads {threads} \
             --json "$STAGE/notes.json"
         commit
         """

@@ -38,6 +38,7 @@ rule convert:
             --outfile "$OUT"
         script check_gguf.py "$OUT" \
             --completion-tool {input.tools:q}/bin/llama-completion \
+            --threads {threads} \
             --json "$STAGE/notes.json"
         commit
         """
