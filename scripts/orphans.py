@@ -76,7 +76,9 @@ def find(session: Session) -> Iterator[Orphan]:
             path, record.recipe.get("step", ""), [*files, record_path, *journal(path)], others
         )
     for top, suffix in (("logs", ".log"), ("benchmarks", ".tsv")):
-        for file in sorted(Path(top).rglob(f"*{suffix}")):
+        for file in sorted(
+            Path(top).glob(f"*/**/*{suffix}")
+        ):  # directly in logs/: of targets such as this one
             path = journal_of(file, top, suffix)
             if path not in claimed and not declared(session, path):
                 yield Orphan(str(file), top.removesuffix("s"), [file], [])
