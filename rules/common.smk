@@ -5,7 +5,6 @@ recipe to build by; nothing where the artifact is fresh, so that Snakemake sees 
 `log`, `benchmark`. `made_from(pattern, role)` is the input function for what the artifact is made from.
 """
 
-import os
 import sys
 from functools import partial
 from shlex import quote
