@@ -31,6 +31,10 @@ FLAGS = (
     "LLAMA_BUILD_TESTS=OFF",
     "LLAMA_BUILD_EXAMPLES=OFF",
 )
+# No AMX: the first matrix product would end in a segmentation fault where g++ 12 compiled it for a CPU that has AMX
+# (b10605, ggml-cpu/amx/mmq.cpp: the tile configuration on the stack is optimised away; llama.cpp issue 20824, pull
+# request 26954). Not needed once tests/test_toolchain.py's evaluation passes without it on such a CPU.
+COMPILER_FLAGS = "-U__AMX_INT8__"
 # What the converter imports from its tree.
 CONVERTER_PARTS = (CONVERTER, "conversion", "gguf-py")
 
@@ -81,7 +85,9 @@ def compiled(options: dict, version: str, jobs: int) -> Path:
     cuda = wants_cuda(options["cuda"])
     flags = build_flags(cuda, options["portable"], version)
     machine = platform.machine() if options["portable"] else processor()
-    key = hashlib.sha256(json.dumps([version, flags, machine]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(
+        json.dumps([version, flags, COMPILER_FLAGS, machine]).encode()
+    ).hexdigest()[:12]
     home = cache_directory() / f"llama.cpp-{version}-{'cuda' if cuda else 'cpu'}-{key}"
     home.parent.mkdir(parents=True, exist_ok=True)
     with open(home.with_name(f"{home.name}.lock"), "w") as lock:
@@ -127,8 +133,13 @@ def compile_tools(home: Path, flags: list[str], jobs: int, cuda: bool) -> None:
 
 
 def environment() -> dict[str, str]:
-    """cmake and ninja from the package index lie beside this Python, on PATH or not."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    """What cmake runs in; cmake and ninja from the package index lie beside this Python, on PATH or not."""
+    flags = {
+        name: f"{os.environ.get(name, '')} {COMPILER_FLAGS}".strip()
+        for name in ("CFLAGS", "CXXFLAGS")
+    }
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, **flags, "PATH": path}
 
 
 def program_there(name: str) -> bool:
