@@ -16,7 +16,6 @@ from snakemake.shell import shell as snakemake_shell
 sys.path.insert(0, f"{workflow.basedir}/scripts")
 
 from lib.console import is_news
-from lib.flags import context_flags, exl2_flags, imatrix_flags, quantize_flags
 from lib.session import Session, needs_of, size_of
 
 # The conda environment's Python where there is one, else the one that runs Snakemake.

@@ -4,6 +4,8 @@ needs: the unquantized GGUF, every GGUF form, an evaluation text
 makes: results/MODEL/evaluation/base.kld (large, reclaimed), results/MODEL/evaluation/FORM.json
 """
 
+from lib.flags.context import context_flags
+
 BASE_LOGITS = pattern("results/{model}/evaluation/base.kld")
 EVALUATION = pattern("results/{model}/evaluation/{form}.json")
 
@@ -43,7 +45,7 @@ rule base_logits:
             --n-gpu-layers {params.gpu_layers} \
             --threads {threads} \
             --kl-divergence-base "$OUT"
-        script check_base_logits.py "$OUT" --context {params.context:q}
+        check check_base_logits.py "$OUT" --context {params.context:q}
         commit
         """
 
@@ -91,7 +93,7 @@ rule evaluate:
         do
             again
         done
-        script check_gguf.py {input.gguf:q} \
+        check check_gguf.py {input.gguf:q} \
             --completion-tool {input.tools:q}/bin/llama-completion \
             --threads {threads} \
             --json "$STAGE/notes.json"

@@ -4,6 +4,9 @@ needs: the model directory, a calibration text in parquet or exllamav2's own set
 makes: results/MODEL/exl2/measurement.json, results/MODEL/exl2/5.0bpw/, results/MODEL/evaluation/5.0bpw.json
 """
 
+from lib.flags.context import context_flags
+from lib.flags.exl2 import exl2_flags
+
 EXL2_MEASUREMENT = pattern("results/{model}/exl2/measurement.json")
 EXL2 = pattern("results/{model}/exl2/{bits}bpw")
 EXL2_EVALUATION = pattern("results/{model}/evaluation/{bits}bpw.json")

@@ -36,7 +36,7 @@ rule convert:
             --outtype {params.outtype:q} \
             --model-name {wildcards.model:q} \
             --outfile "$OUT"
-        script check_gguf.py "$OUT" \
+        check check_gguf.py "$OUT" \
             --completion-tool {input.tools:q}/bin/llama-completion \
             --threads {threads} \
             --json "$STAGE/notes.json"

@@ -4,6 +4,8 @@ needs: the unquantized GGUF, a calibration text
 makes: results/MODEL/imatrix.dat (or imatrix.gguf)
 """
 
+from lib.flags.imatrix import imatrix_flags
+
 IMATRIX = pattern("results/{model}/imatrix.{format}")
 
 
@@ -49,6 +51,6 @@ rule imatrix:
             --n-gpu-layers {params.gpu_layers} \
             --threads {threads} \
             --output-file "$OUT"
-        script check_imatrix.py --imatrix "$OUT" --model {input.gguf:q}
+        check check_imatrix.py --imatrix "$OUT" --model {input.gguf:q}
         commit
         """

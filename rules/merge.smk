@@ -45,7 +45,7 @@ rule merge:
             --seed {params.seed:q} \
             {params.pickle:q} {params.gpu:q} \
             --output "$OUT"
-        script count_parameters.py "$OUT" >"$STAGE/notes.json"
+        check count_parameters.py "$OUT" >"$STAGE/notes.json"
         commit
         """
 

@@ -7,6 +7,8 @@ makes: results/MODEL/gguf/MODEL-NAME.gguf, results/MODEL/shards/NAME/
 
 import json
 
+from lib.flags.quantize import quantize_flags
+
 QUANT = pattern("results/{model}/gguf/{model}-{quant}.gguf")
 LABELLED = pattern("results/{model}/labelled/{gguf}.gguf")
 SHARDS = pattern("results/{model}/shards/{quant}")
@@ -107,6 +109,6 @@ rule split:
         mkdir "$OUT"
         {input.tools:q}/bin/llama-gguf-split --split --split-max-size {params.max_size:q} \
             {input.gguf:q} "$OUT"/{wildcards.model:q}-{wildcards.quant:q}
-        script check_shards.py --whole {input.gguf:q} --shards "$OUT"
+        check check_shards.py --whole {input.gguf:q} --shards "$OUT"
         commit
         """

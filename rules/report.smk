@@ -56,6 +56,8 @@ rule report:
             --forms "$STAGE/forms.json" \
             --csv "$STAGE/quality.csv" \
             --svg "$STAGE/quality.svg" \
+            --template "$QM_SCRIPTS/templates/quality.html.j2" \
+            --script "$QM_SCRIPTS/templates/quality.js" \
             --html "$STAGE/quality.html"
         commit
         """
@@ -85,6 +87,7 @@ rule card:
         script card.py \
             --forms "$STAGE/forms.json" \
             --about "$STAGE/about.json" \
+            --template "$QM_SCRIPTS/templates/card.md.j2" \
             --output "$OUT"
         commit
         """

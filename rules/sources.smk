@@ -35,8 +35,8 @@ rule source:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        script source.py --recipe {input.recipe:q} --output "$OUT"
-        script count_parameters.py "$OUT" >"$STAGE/notes.json"
+        fetch source.py --recipe {input.recipe:q} --output "$OUT"
+        check count_parameters.py "$OUT" >"$STAGE/notes.json"
         commit
         """
 
@@ -59,9 +59,11 @@ rule corpus:
         "../envs/quantmill.yaml"
     params:
         origin=lambda wildcards: session.corpus_origin(wildcards.corpus),
+        suffix=CORPUS.option("from"),
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        script corpus.py {params.origin:q} --recipe {input.recipe:q} --output "$OUT"
+        fetch fetch_corpus.py {params.origin:q} --recipe {input.recipe:q} --output "$STAGE/fetched"
+        script corpus.py "$STAGE/fetched" --type {params.suffix:q} --output "$OUT"
         commit
         """

@@ -19,10 +19,12 @@ import yaml
 
 from lib.config import load
 from lib.contents import Contents
-from lib.flags import context_flags, imatrix_flags, quantize_flags
+from lib.flags.context import context_flags
+from lib.flags.imatrix import imatrix_flags
+from lib.flags.quantize import quantize_flags
 from lib.graph import Artifact, Graph
 from lib.lock import Lock
-from lib.merges import substitute_references
+from lib.merge_references import substitute_references
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = "resources/llama.cpp/bin"

@@ -280,15 +280,16 @@ def main() -> None:
         help="JSON, as told above; without it the card tells of the forms alone",
     )
     parser.add_argument("--output", type=Path, required=True, help="the card to write")
+    parser.add_argument("--template", type=Path, default=TEMPLATE, help="the built-in template")
     args = parser.parse_args()
-    template = TEMPLATE
+    template = args.template
     try:
         model = judge.read(args.forms)
         kinds = [file_kind(form) for form in model.forms] or ["safetensors"]
         about = {"model": model.name, "kind": kinds[0]}
         if args.about:
             about = json.loads(args.about.read_text(encoding="utf-8"))
-        template = Path(about.get("template") or TEMPLATE)
+        template = Path(about.get("template") or template)
         args.output.write_text(render(model, about, template), encoding="utf-8")
     except judge.FormsError as error:
         sys.exit(f"card: {error}")

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lib import recipe as recipes
-from lib.flags import context_flags, imatrix_flags, quantize_flags
+from lib.flags.context import context_flags
+from lib.flags.imatrix import imatrix_flags
+from lib.flags.quantize import quantize_flags
 from lib.recipe import Record
 
 

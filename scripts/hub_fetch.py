@@ -139,6 +139,37 @@ def download_url(url: str, partial: Path) -> None:
                 file.write(chunk)
 
 
+def link_file(ref: str, kind: str, name: str, output: Path, lock_file: Path) -> None:
+    """Make the link `output` to one file of a locked repository. Raises FetchError, LockError."""
+    entry = _locked(ref, kind, lock_file)
+    if name not in entry.files:
+        raise FetchError(f"{name} of {ref} is not in {lock_file}; `snakemake lock` puts it there")
+    output.symlink_to(fetch(entry, [name], HfApi())[name].absolute())
+
+
+def link_model(ref: str, output: Path, lock_file: Path, allow_pickle: bool = False) -> None:
+    """Fill the directory `output` with links to a locked model's files. Raises FetchError, LockError."""
+    entry = _locked(ref, "model", lock_file)
+    names = sorted(entry.files)
+    pickles = [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in PICKLES)]
+    if pickles and not allow_pickle:
+        raise FetchError(
+            f"{ref}: {pickles[0]} is a pickle, which can run any code when it is "
+            "loaded; say `allow_pickle: true` if you trust it"
+        )
+    for name, path in fetch(entry, names, HfApi()).items():
+        link = output / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.absolute())
+
+
+def _locked(ref: str, kind: str, lock_file: Path) -> Entry:
+    entry = lock.load(lock_file).get(ref, kind)
+    if entry is None:
+        raise FetchError(f"{ref} is not in {lock_file}; `snakemake lock` puts it there")
+    return entry
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", help="org/name[@revision] as the lock has it, or a URL")
@@ -152,25 +183,10 @@ def main() -> None:
     try:
         if args.source.startswith(("http://", "https://")):
             args.output.symlink_to(fetch_url(args.source, args.sha256))
-            return
-        entry = lock.load(args.lock).get(args.source, args.kind)
-        if entry is None or (args.file and args.file not in entry.files):
-            raise FetchError(f"{args.source} is not in {args.lock}; `snakemake lock` puts it there")
-        if args.file:
-            args.output.symlink_to(fetch(entry, [args.file], HfApi())[args.file].absolute())
-            return
-        names = sorted(entry.files)
-        pickles = [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in PICKLES)]
-        if pickles and not args.allow_pickle:
-            raise FetchError(
-                f"{args.source}: {pickles[0]} is a pickle, which can run any code when it is "
-                "loaded; say `allow_pickle: true` if you trust it"
-            )
-        paths = fetch(entry, names, HfApi())
-        for name, path in paths.items():
-            link = args.output / name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path.absolute())
+        elif args.file:
+            link_file(args.source, args.kind, args.file, args.output, args.lock)
+        else:
+            link_model(args.source, args.output, args.lock, args.allow_pickle)
     except (FetchError, lock.LockError, OSError) as error:
         sys.exit(str(error))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from lib.merges import substitute_references
+from lib.merge_references import substitute_references
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ from huggingface_hub.utils import hf_raise_for_status
 from lib import hub
 from lib.hubref import parse
 from lib.lock import LOCK_FILE, Entry, Lock, LockError
-from lib.merges import merge_references
+from lib.merge_references import merge_references
 from lib.model_files import ModelFilesError, model_files
 
 DEMO = "resources/demo/"

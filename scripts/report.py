@@ -235,10 +235,14 @@ def _script_hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def page(model: Model) -> str:
+def page(
+    model: Model,
+    template: Path = TEMPLATES / "quality.html.j2",
+    script: Path = TEMPLATES / "quality.js",
+) -> str:
     """The report as one HTML page that loads nothing from elsewhere."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader(template.parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -248,9 +252,9 @@ def page(model: Model) -> str:
     forms = model.forms
     front = rules.pareto_front(forms)
     measured = [form for form in forms if form.loss is not None]
-    script = (TEMPLATES / "quality.js").read_text(encoding="utf-8")
+    source = script.read_text(encoding="utf-8")
     conditions = _conditions(model)
-    return environment.get_template("quality.html.j2").render(
+    return environment.get_template(template.name).render(
         model=model.name,
         parameters=parameters_text(model.parameters),
         count=len(forms),
@@ -271,8 +275,8 @@ def page(model: Model) -> str:
         wide=Markup(quality_plot.draw(model.name, forms, *WIDE, standalone=False)),
         narrow=Markup(quality_plot.draw(model.name, forms, *NARROW, standalone=False)),
         plot_style=Markup(quality_plot.style()),
-        script=Markup(script),
-        script_hash=_script_hash(script),
+        script=Markup(source),
+        script_hash=_script_hash(source),
     )
 
 
@@ -283,6 +287,8 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, required=True, help="table to write")
     parser.add_argument("--svg", type=Path, required=True, help="plot to write")
     parser.add_argument("--html", type=Path, required=True, help="page to write")
+    parser.add_argument("--template", type=Path, default=TEMPLATES / "quality.html.j2")
+    parser.add_argument("--script", type=Path, default=TEMPLATES / "quality.js")
     args = parser.parse_args()
     try:
         model = rules.read(args.forms)
@@ -293,7 +299,7 @@ def main() -> None:
     table(model.forms).to_csv(args.csv, index=False, lineterminator="\n")
     plot = quality_plot.draw(model.name, model.forms, *WIDE, standalone=True)
     args.svg.write_text(plot, encoding="utf-8")
-    args.html.write_text(page(model), encoding="utf-8")
+    args.html.write_text(page(model, args.template, args.script), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """Make a source's directory: links to just the files of a model that a step may read.
 
-Directories are linked here; references to the hub are fetched by hub_fetch.py, at the locked commit.
+A directory is linked as it is; a reference to the hub is fetched at the locked commit.
 """
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 
-from lib.lock import LOCK_FILE
+from lib.lock import LOCK_FILE, LockError
+from lib.model_files import ModelFilesError
+from model_view import make_view
 
 
 def main() -> None:
@@ -20,14 +21,19 @@ def main() -> None:
     recipe = json.loads(arguments.recipe.read_text())["recipe"]
     (source,) = recipe["sources"]
     reference = source.removeprefix("model ")
-    here = Path(__file__).parent
-    if reference.startswith((".", "/")):
-        command = [here / "model_view.py", "--source", reference]
-    else:
-        command = [here / "hub_fetch.py", reference, "--lock", LOCK_FILE]
-    command += ["--allow-pickle"] if recipe["options"].get("allow_pickle") else []
-    command += ["--output", arguments.output]
-    sys.exit(subprocess.run([sys.executable, *map(str, command)]).returncode)
+    allow_pickle = bool(recipe["options"].get("allow_pickle"))
+    try:
+        if reference.startswith((".", "/")):
+            make_view(Path(reference), arguments.output, allow_pickle)
+        else:
+            from hub_fetch import FetchError, link_model  # huggingface_hub takes a second
+
+            try:
+                link_model(reference, arguments.output, LOCK_FILE, allow_pickle)
+            except FetchError as error:
+                sys.exit(str(error))
+    except (LockError, ModelFilesError, OSError) as error:
+        sys.exit(f"source: {error}")
 
 
 if __name__ == "__main__":

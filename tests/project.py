@@ -13,10 +13,15 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
 
+from lib import recipe as recipes
+from lib.graph import Artifact
+from lib.plan import State
+from lib.session import Session
 from tiny_models import TEXT, make_llama, make_sentencepiece
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,6 +73,36 @@ CONFIG: dict[str, Any] = {
     },
 }
 FORMS = {"Mix": ["Q8_0", "mixed", "static"], "Two": ["Q8_0"], "Plain": ["Q4_0"]}
+
+# A model of every kind of artifact, for what is only planned.
+EVERYTHING: dict[str, Any] = {
+    "corpora": {
+        **CONFIG["corpora"],
+        "demo": {"path": "resources/demo/text/calibration.txt"},
+    },
+    "models": {
+        **CONFIG["models"],
+        "All": {
+            "merge": {
+                "merge_method": "linear",
+                "models": [
+                    {"model": model, "parameters": {"weight": 0.5}}
+                    for model in ("./m/code", "./resources/demo/code")
+                ],
+                "dtype": "bfloat16",
+            },
+            "gguf": {
+                "imatrix": {"corpus": "demo"},
+                "quants": ["Q8_0", "Q4_K_M"],
+                "split_max_size": "1M",
+                "metadata": {"general.license": "mit"},
+            },
+            "exl2": {"bits": [3, 5.0]},
+            "evaluate": {},
+            "publish": {"gguf": "a/All-GGUF", "exl2": "a/All-exl2", "safetensors": "a/All"},
+        },
+    },
+}
 
 
 def of(model: str, *names: str) -> set[str]:
@@ -213,6 +248,52 @@ class Project:
         suffixes = (".safetensors", ".gguf", ".dat")
         paths = (p for p in (self / "results").rglob("*") if p.suffix in suffixes)
         return {p.relative_to(self.path).as_posix(): sha256(p) for p in sorted(paths)}
+
+
+class Planned:
+    """A working directory in which everything is marked as built, from whatever recipe the config gives."""
+
+    def __init__(self, config: dict):
+        self.config = config
+        for made in self.session().graph:
+            self.mark(made)
+
+    def session(self) -> Session:
+        settings = SimpleNamespace(
+            forceall=False, forcetargets=False, forcerun=set(), targets=set()
+        )
+        return Session(copy.deepcopy(self.config), lambda: settings, True)
+
+    def mark(self, made: Artifact) -> None:
+        """Write stand-ins for an artifact and all that it is made from, with their records."""
+        if recipes.read(made.path):
+            return
+        for up in (*made.inputs.values(), *made.uses.values()):
+            self.mark(up)
+        inputs = {role: recipes.read(up.path).sha256 for role, up in made.inputs.items()}
+        for path in made.outputs:
+            files = {}
+            if made.directory:
+                Path(path).mkdir(parents=True)
+                Path(path, "file").write_text(path)
+                files = {"file": [len(path), ""]}
+            else:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                Path(path).write_text(path)
+            content = (path, made.recipe, made.digest, len(path), made.digest, files, inputs)
+            recipes.write(recipes.Record(*content))
+
+    def plan(self) -> set[str]:
+        """What a run would build: what is stale, and what has to be there for it."""
+        session, found = self.session(), set()
+        todo = [session.find(path) for path in session.asked()]
+        while todo:
+            made = todo.pop()
+            if made.path not in found:
+                found.add(made.path)
+                needed = (*made.inputs.values(), *made.uses.values())
+                todo += [up for up in needed if session.plan.state(up) is not State.FRESH]
+        return found
 
 
 def run(command: list[str]) -> tuple[int, str]:

@@ -13,7 +13,7 @@ import yaml
 
 from lib import merges
 from lib.config import Config, ConfigError, Options, load
-from lib.merges import merge_references, substitute_references
+from lib.merge_references import merge_references, substitute_references
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = [ROOT / "config/config.yaml", *sorted((ROOT / "config/examples").glob("*.yaml"))]

@@ -11,20 +11,16 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 
 import lib.graph
-from lib import recipe as recipes
-from lib.graph import Artifact
-from lib.plan import State
-from lib.session import Session
 from lib.tools import CONVERTER, LLAMA_TOOLS
 from project import (
     FORMS,
     ROOT,
+    Planned,
     Project,
     evaluations,
     everything,
@@ -726,6 +722,11 @@ def append(path: Path, line: str) -> None:
         file.write(line)
 
 
+def quantized() -> set[str]:
+    """Every quant."""
+    return set().union(*(of(model, *forms) for model, forms in FORMS.items()))
+
+
 def judged(*models: str) -> set[str]:
     return set().union(*(of(model, "report", "card") for model in models))
 
@@ -734,21 +735,31 @@ def judged(*models: str) -> set[str]:
     ("file", "expected"),
     [
         pytest.param(None, NOTHING, id="a clone elsewhere"),
-        pytest.param("scripts/kld_report.py", evaluations() - of("Mix", "base"), id="a script"),
+        pytest.param("scripts/kld_report.py", evaluations() - of("Mix", "base"), id="a program"),
         pytest.param("scripts/lib/divergence.py", NOTHING, id="a module of something else"),
-        pytest.param("scripts/lib/forms.py", judged(*FORMS), id="a module that scripts import"),
+        pytest.param("scripts/lib/forms.py", judged(*FORMS), id="a module that programs import"),
+        pytest.param(
+            "scripts/lib/flags/quantize.py",
+            quantized()
+            | (evaluations() - of("Mix", "BF16/evaluation"))
+            | judged(*FORMS)
+            | shards(),
+            id="what spells llama-quantize's options",
+        ),
         pytest.param(
             "scripts/templates/card.md.j2",
             set().union(*(of(m, "card") for m in FORMS)),
             id="a template",
         ),
+        pytest.param("scripts/check_gguf.py", NOTHING, id="a program that only judges"),
         pytest.param("scripts/lib/graph.py", NOTHING, id="the planner"),
         pytest.param("rules/split.txt", NOTHING, id="a stray file"),
     ],
 )
 def test_an_edit_of_the_code_makes_stale_what_it_makes(edited, file, expected):
+    """tests/test_code.py has every file and every rule; here the real dry run is asked about some."""
     if file:
-        append(edited.repository / file, "\n# edited\n")
+        append(edited.repository / file, "\nadded = 1\n")
     base = of("Mix", "base") if any("/evaluation/" in path for path in expected) else NOTHING
     assert edited.plan() == expected | base
 
@@ -788,52 +799,6 @@ EXL2 = {
     "exl2": {"bits": [3, 5.0]},
     "evaluate": {},
 }
-
-
-class Planned:
-    """A working directory in which everything is marked as built, from whatever recipe the config gives."""
-
-    def __init__(self, config: dict):
-        self.config = config
-        for made in self.session().graph:
-            self.mark(made)
-
-    def session(self) -> Session:
-        settings = SimpleNamespace(
-            forceall=False, forcetargets=False, forcerun=set(), targets=set()
-        )
-        return Session(copy.deepcopy(self.config), lambda: settings, True)
-
-    def mark(self, made: Artifact) -> None:
-        """Write stand-ins for an artifact and all that it is made from, with their records."""
-        if recipes.read(made.path):
-            return
-        for up in (*made.inputs.values(), *made.uses.values()):
-            self.mark(up)
-        inputs = {role: recipes.read(up.path).sha256 for role, up in made.inputs.items()}
-        for path in made.outputs:
-            files = {}
-            if made.directory:
-                Path(path).mkdir(parents=True)
-                Path(path, "file").write_text(path)
-                files = {"file": [len(path), ""]}
-            else:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                Path(path).write_text(path)
-            content = (path, made.recipe, made.digest, len(path), made.digest, files, inputs)
-            recipes.write(recipes.Record(*content))
-
-    def plan(self) -> set[str]:
-        """What a run would build: what is stale, and what has to be there for it."""
-        session, found = self.session(), set()
-        todo = [session.find(path) for path in session.asked()]
-        while todo:
-            made = todo.pop()
-            if made.path not in found:
-                found.add(made.path)
-                needed = (*made.inputs.values(), *made.uses.values())
-                todo += [up for up in needed if session.plan.state(up) is not State.FRESH]
-        return found
 
 
 @pytest.fixture

@@ -7,7 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib.merges import MODEL_NAME, TOKENIZER_WORDS, check_merge, merge_references, reference_kind
+from lib.merge_references import (
+    MODEL_NAME,
+    TOKENIZER_WORDS,
+    merge_references,
+    reference_kind,
+)
+from lib.merges import check_merge
 from lib.model_files import ModelFilesError, model_files
 from lib.quants import QUANT_TYPES, TENSOR_ABORTS_WITHOUT_IMATRIX, TENSOR_NEEDS_IMATRIX
 from lib.schema import Config, Corpus, Exl2, Gguf, LlamaCpp, Model, Quant

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lib.checks import BAD_QUANT, Checks
-from lib.merges import merge_references, substitute_references
+from lib.merge_references import merge_references, substitute_references
 from lib.schema import (
     Config,
     Corpus,

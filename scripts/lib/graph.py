@@ -24,7 +24,6 @@ MERGE_TOOLS = ("mergekit", "torch", "transformers")
 # Methods of mergekit 0.1.5 whose result depends on random_seed: they drop or sample at random.
 DRAWING_METHODS = ("arcee_fusion", "dare_linear", "dare_ties", "della", "della_linear")
 DEMO = "resources/demo"
-CARD_SCRIPTS = ("describe_forms.py", "describe_card.py", "card.py", "templates/card.md.j2")
 
 
 @dataclass(eq=False)
@@ -50,7 +49,6 @@ class Artifact:
         default_factory=dict
     )  # name -> function that gives the identity
     tools: dict[str, str] = field(default_factory=dict)
-    scripts: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     directory: bool = False
     intermediate: bool = False
@@ -71,7 +69,7 @@ class Artifact:
             "inputs": {role: made.digest for role, made in self.inputs.items()},
             "sources": recipes.normalise({name: ask() for name, ask in self.sources.items()}),
             "tools": self.tools,
-            "code": code_digest(self.rule, self.scripts),
+            "code": code_digest(self.rule),
         }
 
     @cached_property
@@ -130,7 +128,6 @@ class Graph:
             "llama_cpp",
             options,
             tools={"llama.cpp": self.llama_version},
-            scripts=("install_llama_cpp.py",),
             directory=True,
             links=True,
         )
@@ -163,10 +160,7 @@ class Graph:
         path = f"{DEMO}/{name}"
         if name == "text":
             versions = {"python": package_version("python")}
-            scripts = ("demo_text.py",)
-            return self._share(
-                path, "demo_text", {}, tools=versions, scripts=scripts, directory=True
-            )
+            return self._share(path, "demo_text", {}, tools=versions, directory=True)
         inputs = {"text": self.demo("text")}
         rule = "demo_base"
         if name != "base":
@@ -181,7 +175,6 @@ class Graph:
             options,
             inputs=inputs,
             tools=versions,
-            scripts=("demo_train.py",),
             directory=True,
         )
 
@@ -190,7 +183,7 @@ class Graph:
         corpus = self.config.corpora[name]
         path = f"resources/corpora/{name}{suffix}"
         options = {"from": PurePosixPath(corpus.origin()).suffix, "to": suffix}
-        details: dict[str, Any] = {"scripts": ("corpus.py",)}
+        details: dict[str, Any] = {}
         if corpus.path and corpus.path.removeprefix("./").startswith(f"{DEMO}/text/"):
             details["inputs"] = {"text": self.demo("text")}
             options["file"] = PurePosixPath(corpus.path).name
@@ -253,7 +246,6 @@ class Graph:
             options,
             inputs={f"model {part}": self.weights(part, model.allow_pickle) for part in names},
             tools={tool: package_version(tool) for tool in MERGE_TOOLS},
-            scripts=("merge.py",),
             directory=True,
             intermediate=intermediate,
             temporary="safetensors" in self.config.reclaim and intermediate and not published,
@@ -307,7 +299,6 @@ class Graph:
                 {"context": wanted.context, **options},
                 inputs={"gguf": conversion, "corpus": self.corpus(wanted.corpus)},
                 **self._by_llama_cpp(),
-                scripts=("imatrix_ranges.py",),
             )
             yield imatrix
 
@@ -353,7 +344,6 @@ class Graph:
             {"metadata": metadata},
             inputs={"gguf": gguf},
             tools={"gguf": package_version("gguf")},
-            scripts=("gguf_metadata.py",),
         )
 
     def _evaluate_gguf(self, name, model, conversion, forms, evaluations) -> Iterator[Artifact]:
@@ -378,7 +368,6 @@ class Graph:
                 {"corpus": wanted.corpus, **options},
                 inputs={"gguf": made, "base": base},
                 **self._by_llama_cpp(),
-                scripts=("kld_report.py",),
             )
             yield evaluations[form]
 
@@ -396,7 +385,7 @@ class Graph:
         converting = {
             key: value for key, value in options.items() if not key.startswith("measurement")
         }
-        common = {"tools": tools, "scripts": ("exl2_convert.py",), "reproducible": False}
+        common = {"tools": tools, "reproducible": False}
         measurement = Artifact(
             f"{here}/measurement.json",
             "exl2_measure",
@@ -433,7 +422,6 @@ class Graph:
                         "corpus": self.corpus(model.evaluate.corpus),
                     },
                     tools=tools,
-                    scripts=("exl2_evaluate.py",),
                 )
                 yield evaluations[form]
 
@@ -457,12 +445,6 @@ class Graph:
             {"model": name, "weights": weights.path, "forms": described},
             inputs=inputs or {"model": weights},
             tools={"pandas": package_version("pandas")},
-            scripts=(
-                "describe_forms.py",
-                "report.py",
-                "templates/quality.html.j2",
-                "templates/quality.js",
-            ),
             outputs=outputs,
         )
 
@@ -482,7 +464,6 @@ class Graph:
                 {**report.options, "about": said},
                 inputs={"report": report, **report.inputs},
                 sources=self._template(said["template"]),
-                scripts=CARD_SCRIPTS,
                 on_demand=path in card_paths(name, model).values(),
             )
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lib.merges import reference_kind
+from lib.merge_references import reference_kind
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class HubRef:
 def parse(reference: str) -> HubRef | None:
     """The repository that `reference` names; None for a directory or a model of the config.
 
-    A LoRA adapter is a reference of its own: lib.merges takes `base+adapter` apart.
+    A LoRA adapter is a reference of its own: lib.merge_references takes `base+adapter` apart.
     """
     if reference_kind(reference) != "hub":
         return None

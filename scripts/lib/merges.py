@@ -1,17 +1,14 @@
-"""What Quantmill reads in a mergekit configuration: the models that it names, and gross mistakes.
+"""Gross mistakes in a mergekit configuration.
 
 Pure standard library: importing mergekit takes seconds. tests/test_config.py keeps the constants in
 step with mergekit's own models and registry (0.1.5).
 """
 
-import copy
 import math
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-Where = tuple[str | int, ...]
+from lib.merge_references import Where, as_mapping, as_sequence
 
 # Merge methods, and whether each must be given a base_model.
 METHODS: dict[str, bool] = {
@@ -58,122 +55,6 @@ TOKENIZER_KEYS = ("source", "tokens", "pad_to_multiple_of")
 DTYPES = ("bfloat16", "float16", "float32", "float64", "int64")
 CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
 PLAIN = str | int | float | bool | None
-# What tokenizer_source may be besides a model.
-TOKENIZER_WORDS = ("base", "union")
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[^@+\s]+)?", re.ASCII)
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A model that a merge names.
-
-    parts: the model, and if the reference is `model+adapter` the LoRA adapter; each as written:
-        `Name` of the same config, `./directory`, `org/name` or `org/name@revision`.
-    where: the keys that lead to it in the merge.
-    """
-
-    parts: tuple[str, ...]
-    where: Where
-
-
-def reference_kind(text: str) -> str:
-    """What a part is by its form: "model" (of the config), "directory", "hub" or "unknown"."""
-    if text in (".", "..") or text.startswith(("./", "../", "/")):
-        return "unknown" if "@" in text else "directory"
-    if HUB_ID.fullmatch(text):
-        return "hub"
-    return "model" if MODEL_NAME.fullmatch(text) else "unknown"
-
-
-def merge_references(merge: Mapping[str, Any]) -> list[Reference]:
-    """Every model that the merge names, in order of appearance; one entry for each place."""
-    return [Reference(_parts(container[key]), where) for container, key, where in _slots(merge)]
-
-
-def substitute_references(merge: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
-    """A copy of the merge in which each reference that `mapping` has is replaced.
-
-    Keys of `mapping` are as in Reference.parts; the halves of `model+adapter` are replaced each for
-    itself. What it does not have stays as it is.
-    """
-    changed = copy.deepcopy(dict(merge))
-    for container, key, _ in list(_slots(changed)):
-        container[key] = _replaced(container[key], mapping)
-    return changed
-
-
-def _slots(merge: Mapping[str, Any]) -> Iterator[tuple[Any, str, Where]]:
-    """The places of a merge that hold a model reference: (container, key, where)."""
-    yield from _slot(merge, "base_model", ())
-    yield from _inputs(merge, ())
-    for name, module in _mapping(merge.get("modules")).items():
-        yield from _inputs(_mapping(module), ("modules", name))
-    yield from _slot(merge, "tokenizer_source", (), words=TOKENIZER_WORDS)
-    tokenizer = _mapping(merge.get("tokenizer"))
-    yield from _slot(tokenizer, "source", ("tokenizer",), words=TOKENIZER_WORDS)
-    for token, settings in _mapping(tokenizer.get("tokens")).items():
-        where = ("tokenizer", "tokens", token)
-        source = _mapping(settings).get("source")
-        if _mapping(source).get("kind") == "model_token":
-            yield from _slot(source, "model", (*where, "source"))
-        elif _mapping(source).get("kind") is None:
-            yield from _slot(_mapping(settings), "source", where)
-
-
-def _inputs(part: Mapping[str, Any], where: Where) -> Iterator[tuple[Any, str, Where]]:
-    """The references in `models` and `slices` of a merge or of one of its modules."""
-    for index, entry in enumerate(_sequence(part.get("models"))):
-        yield from _slot(_mapping(entry), "model", (*where, "models", index))
-    for index, entry in enumerate(_sequence(part.get("slices"))):
-        here = (*where, "slices", index)
-        yield from _slot(_mapping(entry), "base_model", here)
-        for number, source in enumerate(_sequence(_mapping(entry).get("sources"))):
-            yield from _slot(_mapping(source), "model", (*here, "sources", number))
-
-
-def _slot(
-    container: Any, key: str, where: Where, words: tuple[str, ...] = ()
-) -> Iterator[tuple[Any, str, Where]]:
-    value = container.get(key)
-    if value is not None and value not in words:
-        yield container, key, (*where, key)
-
-
-def _mapping(value: Any) -> Any:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _sequence(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _parts(value: Any) -> tuple[str, ...]:
-    """A reference taken apart, in either of mergekit's notations."""
-    if not isinstance(value, Mapping):
-        return tuple(str(value).split("+"))
-    parts = (_path_text(value.get(key)) for key in ("model", "lora"))
-    return tuple(part for part in parts if part is not None)
-
-
-def _path_text(value: Any) -> str | None:
-    """`path@revision` of a string or of mergekit's {path:, revision:}."""
-    if isinstance(value, Mapping):
-        path, revision = value.get("path"), value.get("revision")
-        return f"{path}@{revision}" if revision else str(path)
-    return None if value is None else str(value)
-
-
-def _replaced(value: Any, mapping: Mapping[str, str]) -> Any:
-    if not isinstance(value, Mapping):
-        return "+".join(mapping.get(part, part) for part in _parts(value))
-    changed = dict(value)
-    for key in ("model", "lora"):
-        text = _path_text(changed.get(key))
-        if text in mapping:
-            changed[key] = mapping[text]
-    return changed
 
 
 def check_merge(merge: Mapping[str, Any]) -> list[tuple[Where, str, tuple[str, ...]]]:
@@ -193,7 +74,9 @@ def _check(merge: Mapping[str, Any]) -> Iterator[tuple[Where, str, tuple[str, ..
     elif not isinstance(method, str) or method not in METHODS:
         yield ("merge_method",), f"{method!r} is no merge method of mergekit", tuple(METHODS)
     elif METHODS[method] and not merge.get("base_model"):
-        in_slices = [_mapping(entry).get("base_model") for entry in _sequence(merge.get("slices"))]
+        in_slices = [
+            as_mapping(entry).get("base_model") for entry in as_sequence(merge.get("slices"))
+        ]
         if not merge.get("modules") and not (in_slices and all(in_slices)):
             yield (), f"merge_method {method} needs a base_model", ()
     given = [key for key in ("models", "slices", "modules") if merge.get(key)]
@@ -213,9 +96,9 @@ def _check(merge: Mapping[str, Any]) -> Iterator[tuple[Where, str, tuple[str, ..
     yield from _check_inputs(merge, ())
     if merge.get("modules") and not isinstance(merge["modules"], Mapping):
         yield ("modules",), "must be a mapping of modules", ()
-    for name, module in _mapping(merge.get("modules")).items():
+    for name, module in as_mapping(merge.get("modules")).items():
         yield from _check_keys(module, ("modules", name), MODULE_KEYS)
-        yield from _check_inputs(_mapping(module), ("modules", name))
+        yield from _check_inputs(as_mapping(module), ("modules", name))
     if merge.get("tokenizer") is not None:
         yield from _check_keys(merge["tokenizer"], ("tokenizer",), TOKENIZER_KEYS)
 
@@ -239,9 +122,9 @@ def _check_inputs(
 ) -> Iterator[tuple[Where, str, tuple[str, ...]]]:
     yield from _check_list(part.get("models"), (*where, "models"), MODEL_KEYS, "model")
     yield from _check_list(part.get("slices"), (*where, "slices"), SLICE_KEYS, "sources")
-    for index, entry in enumerate(_sequence(part.get("slices"))):
+    for index, entry in enumerate(as_sequence(part.get("slices"))):
         here = (*where, "slices", index, "sources")
-        yield from _check_list(_mapping(entry).get("sources"), here, SOURCE_KEYS, "model")
+        yield from _check_list(as_mapping(entry).get("sources"), here, SOURCE_KEYS, "model")
 
 
 def _check_list(

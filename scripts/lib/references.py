@@ -5,7 +5,7 @@ from typing import Any
 
 from lib.hubref import parse
 from lib.lock import Wanted
-from lib.merges import merge_references
+from lib.merge_references import merge_references
 
 
 def parts(model: Any) -> list[str]:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from lib import recipe as recipes
-from lib.flags import quantize_flags
+from lib.flags.quantize import quantize_flags
 from lib.graph import Artifact, Graph
 from lib.lock import Lock
-from lib.merges import merge_references
+from lib.merge_references import merge_references
 from lib.mixture import Dims, Shape, quant_bytes, quant_types
 from lib.quants import QUANT_TYPES
 

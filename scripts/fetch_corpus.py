@@ -1,0 +1,56 @@
+"""Bring the text of a corpus, as a link: a file of this machine, a download, or a file of a dataset on the hub.
+
+It has the sha256 that the recipe says, or the step fails.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from lib.contents import sha256_of
+from lib.lock import LOCK_FILE, LockError
+
+
+def fetch(arguments: argparse.Namespace) -> None:
+    """Make the link; downloads go into the user's cache. SystemExit where that fails."""
+    if arguments.path:
+        arguments.output.symlink_to(arguments.path.absolute())
+        return
+    from hub_fetch import FetchError, fetch_url, link_file  # huggingface_hub takes a second
+
+    try:
+        if arguments.url:
+            arguments.output.symlink_to(fetch_url(arguments.url, arguments.sha256))
+        else:
+            link_file(arguments.hub, "dataset", arguments.file, arguments.output, LOCK_FILE)
+    except (FetchError, LockError) as error:
+        sys.exit(str(error))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--path", type=Path, help="a file on this machine")
+    origin.add_argument("--url", help="where to download it; with --sha256")
+    origin.add_argument(
+        "--hub", help="a dataset, org/name[@revision], as the lock has it; with --file"
+    )
+    parser.add_argument("--sha256", help="of the file at --url")
+    parser.add_argument("--file", help="the file in the dataset")
+    parser.add_argument("--recipe", type=Path, required=True, help="the wanted recipe")
+    parser.add_argument("--output", type=Path, required=True, help="link to make")
+    arguments = parser.parse_args()
+    recipe = json.loads(arguments.recipe.read_text())["recipe"]
+    try:
+        fetch(arguments)
+        for identity in recipe["sources"].values():
+            if sha256_of(arguments.output) != identity["sha256"]:
+                text = "changed while this run was under way; run the same command again"
+                sys.exit(f"{arguments.output.resolve()}: {text}")
+    except OSError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""Which code decides which artifacts: all of it, and no more. What is expected is told here, or found by bytecode."""
+
+import re
+import shutil
+from collections.abc import Callable
+from functools import cache
+from modulefinder import ModuleFinder
+from pathlib import Path
+
+import pytest
+
+import lib.code
+from lib.answers import everything
+from lib.code import Code, CodeError
+from lib.plan import State
+from project import EVERYTHING, ROOT, Planned, Project
+
+# {rule: the programs that make its artifact, the modules that spell its options, templates}
+MADE_BY = {
+    "llama_cpp": ["install_llama_cpp.py"],
+    "demo_text": ["demo_text.py"],
+    "demo_base": ["demo_train.py"],
+    "demo_finetune": ["demo_train.py"],
+    "source": [],  # links: what they lead to is pinned by its sha256
+    "corpus": ["corpus.py"],
+    "merge": ["merge_config.py", "merge.py"],
+    "convert": [],
+    "imatrix": ["imatrix_ranges.py", "lib/flags/imatrix.py"],
+    "quantize": ["lib/flags/quantize.py"],
+    "label": ["gguf_metadata.py"],
+    "split": [],
+    "exl2_measure": ["exl2_convert.py", "lib/flags/exl2.py"],
+    "exl2_quantize": ["exl2_convert.py", "lib/flags/exl2.py"],
+    "base_logits": ["lib/flags/context.py"],
+    "evaluate": ["kld_report.py"],
+    "exl2_evaluate": ["exl2_evaluate.py", "lib/flags/context.py"],
+    "report": [
+        "describe_forms.py",
+        "report.py",
+        "templates/quality.html.j2",
+        "templates/quality.js",
+    ],
+    "card": ["describe_forms.py", "describe_card.py", "card.py", "templates/card.md.j2"],
+}
+WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split")
+WEIGHTS += ("exl2_measure", "exl2_quantize")
+# What decides no weights, whatever else it does.
+NEVER = ("session", "schema", "checks", "plan", "sizes", "resources", "report", "card", "console")
+
+
+@cache
+def imported(program: str) -> set[str]:
+    """The files of scripts/ that a program loads, itself among them, by the bytecode of its imports."""
+    finder = ModuleFinder([str(ROOT / "scripts")])
+    finder.run_script(str(ROOT / "scripts" / program))
+    files = {Path(module.__file__) for module in finder.modules.values() if module.__file__}
+    return {file.relative_to(ROOT / "scripts").as_posix() for file in files}
+
+
+@cache
+def deciding(rule: str) -> set[str]:
+    """The files under scripts/ that decide what a rule makes."""
+    files = set()
+    for name in MADE_BY[rule]:
+        files |= imported(name) if name.endswith(".py") else {name}
+        if name.startswith("lib/"):  # not run as a program: its packages are loaded before it
+            files |= {f"{parent}/__init__.py" for parent in Path(name).parents if parent.name}
+    return files
+
+
+def has_code(file: str) -> bool:
+    return bool((ROOT / "scripts" / file).read_text())
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the repository's code."""
+    for name in ("scripts", "rules"):
+        shutil.copytree(ROOT / name, tmp_path / "repository" / name)
+    return tmp_path / "repository"
+
+
+@pytest.fixture
+def planned(tmp_path: Path, monkeypatch) -> Planned:
+    """A directory in which an artifact of every rule is marked as built."""
+    project = Project.create(tmp_path / "project")
+    monkeypatch.chdir(project.path)
+    return Planned(EVERYTHING)
+
+
+def test_the_tables_here_name_every_rule_that_makes_something(planned):
+    rules = {made.rule for made in planned.session().graph}
+    shared = {"llama_cpp", "demo_text", "demo_base", "demo_finetune", "source", "corpus"}
+    assert rules | shared == set(MADE_BY)
+    texts = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    assert texts.count("\n    output:") - texts.count("\nuse rule ") == len(MADE_BY)
+
+
+def test_code_that_decides_bytes_makes_them_stale_and_nothing_else_ever_does(
+    planned, copied, monkeypatch
+):
+    """Over every Python file and template: a statement added, a comment added."""
+    current: list[Code] = []
+    monkeypatch.setattr(lib.code, "_own", lambda: current[-1])
+    ours = sorted(
+        path
+        for path in (copied / "scripts").rglob("*")
+        if path.suffix in (".py", ".j2", ".js") and "__pycache__" not in path.parts
+    )
+    assert len(ours) > 70
+    current.append(Code(copied))
+    before = stale(planned)
+    assert not before
+    wrong = []
+    for path in ours:
+        name, text = path.relative_to(copied / "scripts").as_posix(), path.read_text()
+        path.write_text(f"{text}\nadded = 1\n")
+        current.append(Code(copied))
+        rules = {rule for rule in MADE_BY if name in deciding(rule)}
+        if stale(planned) != downstream(planned, lambda made, rules=rules: made.rule in rules):
+            wrong.append(f"{name}: a statement")
+        if path.suffix == ".py":
+            path.write_text(commented(text))
+            current.append(Code(copied))
+            wrong += [f"{name}: a comment"] if stale(planned) else []
+        path.write_text(text)
+    assert wrong == []
+
+
+def stale(planned: Planned) -> set[str]:
+    """All that is not fresh, intermediates too."""
+    session = planned.session()
+    return {
+        made.path for made in everything(session) if session.plan.state(made) is not State.FRESH
+    }
+
+
+def downstream(planned: Planned, changed: Callable) -> set[str]:
+    """What was changed, and what is made from it."""
+    found: set[str] = set()
+    for made in everything(planned.session()):  # each after what it is made from
+        if changed(made) or any(up.path in found for up in made.inputs.values()):
+            found.add(made.path)
+    return found
+
+
+def commented(text: str) -> str:
+    """Python with other comments, another docstring and other white space."""
+    text = re.sub(r'^( +(?:def|class) .*:\n +""")', r"\1In other words: ", text, flags=re.M)
+    text = re.sub(
+        r"^( *)((?:def|class) .*:)\n", r"\1\2  # a comment\n\n\1    # another\n", text, flags=re.M
+    )
+    return f"# the first\n{text}\n\n# the last\n"
+
+
+@pytest.mark.parametrize("rule", MADE_BY)
+def test_the_files_that_decide_are_those_that_the_programs_load(rule):
+    found = {path.relative_to(ROOT / "scripts").as_posix() for path in Code().files(rule)}
+    assert found == deciding(rule)
+
+
+@pytest.mark.parametrize("rule", WEIGHTS)
+def test_few_files_decide_weights_so_that_few_edits_cost_a_140_gb_rebuild(rule):
+    files = [name for name in deciding(rule) if has_code(name)]
+    assert len(files) <= 5
+    assert not {Path(name).stem for name in files} & set(NEVER)
+
+
+def test_moving_a_program_or_a_module_changes_nothing(copied):
+    """So that rooms can be moved without a rebuild."""
+    before = {rule: Code(copied).digest(rule) for rule in MADE_BY}
+    scripts, rules = copied / "scripts", copied / "rules"
+    (scripts / "steps").mkdir()
+    (scripts / "merge.py").rename(scripts / "steps/merging.py")
+    (scripts / "lib/steps").mkdir()
+    (scripts / "lib/model_files.py").rename(scripts / "lib/steps/model_files.py")
+    for path in [*scripts.rglob("*.py"), *rules.glob("*.smk")]:
+        text = path.read_text().replace("script merge.py", "script steps/merging.py")
+        path.write_text(text.replace("lib.model_files", "lib.steps.model_files"))
+    assert {rule: Code(copied).digest(rule) for rule in MADE_BY} == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "rules"),
+    [
+        ("quantize.smk", 'type=QUANT.option("type")', 'type=QUANT.option("name")', {"quantize"}),
+        ("quantize.smk", '("--imatrix", path)', '("--imatrix", path + "")', {"quantize"}),
+        ("quantize.smk", "--split-max-size", "--split-max-tensors", {"split"}),
+        ("gguf.smk", "--outtype {params", "--verbose --outtype {params", {"convert"}),
+        ("gguf.smk", "--threads {threads}", "--threads 1", set()),  # of the check
+        ("merge.smk", '"--cuda", ', "", {"merge"}),
+        ("merge.smk", "threads: 4", "threads: 5", set()),
+        ("imatrix.smk", "# On several GPUs", "# With several GPUs", set()),
+    ],
+)
+def test_an_edit_of_a_rule_counts_where_it_makes_bytes(copied, file, old, new, rules):
+    before = {rule: Code(copied).digest(rule) for rule in MADE_BY}
+    path = copied / "rules" / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    after = {rule: Code(copied).digest(rule) for rule in MADE_BY}
+    assert {rule for rule in MADE_BY if before[rule] != after[rule]} == rules
+
+
+def test_a_function_beside_a_rule_counts_where_a_param_calls_it(copied):
+    path = copied / "rules/quantize.smk"
+    text = path.read_text().replace("QUANT.flags(quantize_flags)", "lambda wildcards: spelt(1)")
+    path.write_text(f"{text}\n\ndef spelt(number):\n    return number\n")
+    before = Code(copied).digest("quantize")
+    path.write_text(path.read_text().replace("return number", "return -number"))
+    assert Code(copied).digest("quantize") != before
+
+
+@pytest.mark.parametrize(
+    ("rule", "file", "old", "new", "message"),
+    [
+        ("split", "rules/quantize.smk", "shell:", "params_:", "rule .*: it has no shell text"),
+        ("split", "rules/quantize.smk", "rule split:", "rule cut:", "rule split is in no file"),
+        ("label", "rules/quantize.smk", "gguf_metadata.py", "metadata.py", "there is no metadata"),
+        ("card", "rules/report.smk", "card.md.j2", "README.j2", "there is no templates/README.j2"),
+        ("merge", "rules/merge.smk", "seed=", "seeds=", r"\{params.seed\}, params has not"),
+        ("quantize", "rules/quantize.smk", "(quantize_flags)", "(flags_of)", "what flags_of is"),
+        ("merge", "scripts/merge.py", "lib.model_files", "lib.models", "no module lib.models"),
+        ("card", "scripts/card.py", "license as", "licence as", "no module lib.licence"),
+        ("label", "scripts/gguf_metadata.py", "import math", "exec('1')", "cannot be followed"),
+        (
+            "label",
+            "scripts/gguf_metadata.py",
+            "import math",
+            "import importlib\n\nimportlib.import_module('lib.recipe')",
+            "cannot be followed",
+        ),
+        (
+            "label",
+            "scripts/gguf_metadata.py",
+            "import math",
+            'PROGRAM = "merge.py"',
+            "started as a program; import its functions",
+        ),
+    ],
+)
+def test_code_that_cannot_be_told_is_an_error_and_no_empty_digest(
+    copied, rule, file, old, new, message
+):
+    path = copied / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(CodeError, match=message):
+        Code(copied).digest(rule)
+
+
+def test_no_two_rules_share_a_digest():
+    digests = [Code().digest(rule) for rule in MADE_BY]
+    assert len(set(digests)) == len(digests)
