@@ -1,11 +1,13 @@
 """Questions before and after a run; nothing is built. See docs/staleness.md.
 
 needs: the config; what lies under results/
-makes: nothing; `clean_orphans` deletes what it has shown, `verify_rebuild` builds in a directory of its own
+makes: nothing; `accept` writes into records, `clean_orphans` deletes what it has shown, `verify_rebuild` builds in a
+       directory of its own
 """
 
 
 localrules:
+    accept,
     why,
     plan,
     status,
@@ -77,6 +79,25 @@ rule verify_rebuild:
     shell:
         r"""
         script verify_rebuild.py \
+            --config {params.config:q} \
+            --snakefile {params.snakefile:q} \
+            --cores {params.cores} | tee {log:q}
+        """
+
+
+rule accept:
+    """Take what differs in code or tools alone as it is (--config target=FILE, a rule, a model, or all)."""
+    log:
+        "logs/accept.log",
+    conda:
+        "../envs/quantmill.yaml"
+    params:
+        config=lambda wildcards: session.leave_config(),
+        cores=workflow.cores or 1,
+        snakefile=f"{workflow.basedir}/Snakefile",
+    shell:
+        r"""
+        script accept.py \
             --config {params.config:q} \
             --snakefile {params.snakefile:q} \
             --cores {params.cores} | tee {log:q}

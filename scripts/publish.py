@@ -106,7 +106,7 @@ def items(file: dict[str, Any], limit: int, problems: list[str]) -> Iterator[Ite
     if record is None:
         problems.append(f"{artifact}: no recipe beside it, so it is not finished; build it first")
         return
-    if file.get("digest", record.digest) != record.digest:
+    if not record.fits(file.get("digest", record.digest)):
         problems.append(f"{artifact}: stale; `snakemake why` says why; build it first")
         return
     members = {name: (artifact, record.bytes, record.sha256)}

@@ -40,7 +40,7 @@ def table(session: Session) -> list[str]:
             state = session.plan.state(made)
             states[made.rule, state] += 1
             record = session.plan.record(made)
-            if state is State.ABSENT and record and record.digest == made.digest:
+            if state is State.ABSENT and record and record.fits(made.digest):
                 reclaimed[made.rule] += 1
             if state is State.FRESH and record:
                 size += record.bytes

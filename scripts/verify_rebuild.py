@@ -105,7 +105,12 @@ def compare(session: Session, name: str, scratch: Path, exl2: bool) -> list[tupl
             if record is None:
                 continue
             again = recipes.read(path, scratch)
-            rows.append((path, verdict(made, path, record, again, scratch)))
+            text = verdict(made, path, record, again, scratch)
+            if accepted := record.acceptance(made.digest):
+                text += (
+                    f" (accepted by {accepted['by']}, although: {'; '.join(accepted['differs'])})"
+                )
+            rows.append((path, text))
     return rows
 
 
@@ -115,7 +120,7 @@ def verdict(
     """identical; within tolerance; or different, and where."""
     if again is None:
         return "not built again"
-    if again.digest != record.digest:
+    if not record.fits(again.digest):
         return "not comparable: it was built from another recipe than the config wants now (snakemake why)"
     if made.rule == "exl2_evaluate":
         return by_quality(path, scratch)

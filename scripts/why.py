@@ -5,14 +5,12 @@ What has changed itself comes first, then what is only made from that, then what
 
 import os
 
-from lib.answers import chosen, everything, open_session, parser, short, wrapped
+from lib.acceptance import judge
+from lib.answers import SHOWN, chosen, everything, listed, open_session, parser, short
 from lib.graph import Artifact
 from lib.plan import FROM_DAMAGED, MADE_FROM, Plan, State
 from lib.session import Session
 from lib.units import human
-
-SHOWN = 30  # files of one reason
-DESCRIBES = ("report", "card", "card_of_kind")
 
 
 def main() -> None:
@@ -28,6 +26,10 @@ def report(session: Session) -> list[str]:
     if not stale:
         return ["Nothing is stale: everything that the config declares is there as it is wanted."]
     lines = [f"{len(stale)} of {len(everything(session))} artifacts are stale."]
+    if count := len(judge(plan, asked).adopted):
+        lines.append(
+            f"{count} of these differ in code or tools alone: `snakemake accept` shows them, and takes them as they are."
+        )
     roots = [made for made in stale if not follows(plan, made)]
     reasons: dict[tuple[str, ...], list[Artifact]] = {}
     for made in roots:
@@ -68,6 +70,9 @@ def each(session: Session) -> list[str]:
         if verdict.state is State.FRESH:
             size = f", {human(record.bytes)}" if record else ""
             lines.append(f"    fresh: as its recipe says{size}")
+            if accepted := record and record.acceptance(made.digest):
+                lines.append(f"    accepted by {accepted['by']} on {accepted['at']}, although:")
+                lines += [f"        {line}" for line in accepted["differs"]]
         elif verdict.state is State.ABSENT:
             gone = "not there" if not os.path.lexists(made.path) else "no longer as it is wanted"
             lines.append(
@@ -82,7 +87,7 @@ def each(session: Session) -> list[str]:
 def follows(plan: Plan, made: Artifact) -> bool:
     """Whether all that has changed is what it is made from. What only describes others follows whatever they do."""
     reasons = plan.verdict(made).reasons
-    if made.rule in DESCRIBES and origins(plan, made):
+    if made.describes and origins(plan, made):
         return True
     return all(reason.startswith(MADE_FROM) or FROM_DAMAGED in reason for reason in reasons)
 
@@ -107,22 +112,6 @@ def follower(made: Artifact, names: list[str]) -> str:
         if len(line) <= 98:
             break
     return line
-
-
-def listed(group: list[Artifact]) -> list[str]:
-    """Paths, those of one model on shared lines."""
-    lines, models = [], {}
-    for made in group:
-        models.setdefault(made.model, []).append(made)
-    for model, of_model in models.items():
-        if len(of_model) == 1:
-            lines.append(f"    {of_model[0].path}")
-            continue
-        lines.append(f"    results/{model}/" if model else "    resources/")
-        names = [short(made).removeprefix("resources/") for made in of_model]
-        more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-        lines += wrapped([*names[:SHOWN], *more], "        ")
-    return lines
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the tests share: the workflow's modules, llama.cpp's tools, and one built project to work on copies of."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,18 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def project(built: Project, tmp_path: Path) -> Project:
     """A copy of the built project, as `cp -a` makes it."""
     return built.copy(tmp_path / "project")
+
+
+@pytest.fixture
+def edited(project, tmp_path) -> Project:
+    """The built project with a copy of the workflow of its own, to edit."""
+    project.repository = tmp_path / "workflow"
+    for name in ("scripts", "rules", "profiles", "config", "envs", "report"):
+        shutil.copytree(
+            ROOT / name, project.repository / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    shutil.copy(ROOT / "Snakefile", project.repository)
+    return project
 
 
 @pytest.fixture(scope="session")

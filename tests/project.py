@@ -341,6 +341,12 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def append(path: Path, line: str) -> None:
+    """Add a line to a file."""
+    with path.open("a") as file:
+        file.write(line)
+
+
 def lie_about_mtimes(directory: Path) -> None:
     """Give every file another mtime, in an order that has nothing to do with what was made when."""
     for number, path in enumerate(sorted(directory.rglob("*"), key=lambda p: sha_of_name(p))):

@@ -22,6 +22,7 @@ from project import (
     ROOT,
     Planned,
     Project,
+    append,
     evaluations,
     everything,
     lie_about_mtimes,
@@ -703,23 +704,6 @@ def test_texts_that_git_checks_out_again(project, git):
 
 
 # The code
-
-
-@pytest.fixture
-def edited(project, tmp_path) -> Project:
-    """The project with a copy of the workflow of its own."""
-    project.repository = tmp_path / "workflow"
-    for name in ("scripts", "rules", "profiles", "config"):
-        shutil.copytree(
-            ROOT / name, project.repository / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    shutil.copy(ROOT / "Snakefile", project.repository)
-    return project
-
-
-def append(path: Path, line: str) -> None:
-    with path.open("a") as file:
-        file.write(line)
 
 
 def quantized() -> set[str]:

@@ -11,6 +11,7 @@ from lib.graph import Artifact
 from lib.plan import State
 from lib.session import Session, UserError
 
+SHOWN = 30  # files of one reason
 NOTHING_FORCED = SimpleNamespace(forcerun=(), forcetargets=False, forceall=False, targets=())
 
 
@@ -33,7 +34,7 @@ def open_session(config: Path, **options) -> Session:
 
 
 def chosen(session: Session) -> list[Artifact]:
-    """What `--config target=…` names, by file or rule; without it what `snakemake` alone would build."""
+    """What `--config target=…` names, by file, rule or model; without it what `snakemake` alone would build."""
     words = session.options.target
     if not words:
         return [made for made in session.plan.stale(session.graph) if not made.temporary]
@@ -42,13 +43,20 @@ def chosen(session: Session) -> list[Artifact]:
     found: dict[str, Artifact] = {}
     for word in words:
         path = str(Path(word))
-        if word not in rules and path not in known:
+        if path in known:
+            named = [known[path]]
+        elif word in session.graph.names:
+            named = list(session.graph.of(word).values())
+        elif word in rules:
+            named = [made for made in known.values() if made.rule == word]
+        elif word == "all":
+            named = list(session.graph)
+        else:
             sys.exit(
-                f"target: {word} is no rule that makes something, and no file that follows from the config"
+                f"target: {word} is no model of the config, no rule that makes something, and no file that follows "
+                "from the config"
             )
-        for made in [known[path]] if path in known else known.values():
-            if path in known or made.rule == word:
-                found[made.path] = made
+        found |= {made.path: made for made in named}
     return list(found.values())
 
 
@@ -106,3 +114,19 @@ def wrapped(words: Iterable[str], indent: str, width: int = 98) -> list[str]:
             line = indent
         line += f"{word}, "
     return [*lines, line.rstrip().removesuffix(",")] if line.strip() else lines
+
+
+def listed(group: list[Artifact]) -> list[str]:
+    """Paths, those of one model on shared lines."""
+    lines, models = [], {}
+    for made in group:
+        models.setdefault(made.model, []).append(made)
+    for model, of_model in models.items():
+        if len(of_model) == 1:
+            lines.append(f"    {of_model[0].path}")
+            continue
+        lines.append(f"    results/{model}/" if model else "    resources/")
+        names = [short(made).removeprefix("resources/") for made in of_model]
+        more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+        lines += wrapped([*names[:SHOWN], *more], "        ")
+    return lines

@@ -35,6 +35,7 @@ class Artifact:
     links: a directory of links to files that are kept elsewhere.
     reproducible: the same recipe gives the same bytes.
     on_demand: it is built only where a target asks for it by name.
+    describes: it tells of others, in seconds: it is made anew where others are accepted as they are.
     """
 
     path: str
@@ -56,6 +57,7 @@ class Artifact:
     links: bool = False
     reproducible: bool = True
     on_demand: bool = False
+    describes: bool = False
 
     def __post_init__(self):
         self.outputs = self.outputs or (self.path,)
@@ -446,6 +448,7 @@ class Graph:
             inputs=inputs or {"model": weights},
             tools={"pandas": package_version("pandas")},
             outputs=outputs,
+            describes=True,
         )
 
     def _cards(self, name, model, report, forms) -> Iterator[Artifact]:
@@ -464,6 +467,7 @@ class Graph:
                 {**report.options, "about": said},
                 inputs={"report": report, **report.inputs},
                 sources=self._template(said["template"]),
+                describes=True,
                 on_demand=path in card_paths(name, model).values(),
             )
 

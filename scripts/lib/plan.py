@@ -82,7 +82,7 @@ class Plan:
                 return Verdict(State.ABSENT, ["it is not there"])
             reason = "its recipe is missing or damaged" if there else "it is missing"
             return Verdict(State.STALE, [reason])
-        if record.digest != made.digest:
+        if not record.fits(made.digest):
             reasons = self.changes(made, record)
             return Verdict(State.ABSENT if idle else State.STALE, reasons)
         tainted = self._tainted(made)
@@ -110,6 +110,12 @@ class Plan:
             upstream = (self.forced(up) for up in made.inputs.values())
             known[made.path] = self._forced(made) or any(upstream)
         return known[made.path]
+
+    def damage(self, made: Artifact, record: recipes.Record) -> list[str]:
+        """What is missing of an artifact, or has another size than when it was made, a line each."""
+        if not all(map(os.path.lexists, made.outputs)):
+            return ["it is missing"]
+        return [] if made.links else self._wrong_size(made, record)
 
     def _wrong_size(self, made: Artifact, record: recipes.Record) -> list[str]:
         if made.directory:
@@ -144,7 +150,7 @@ class Plan:
                 lines.append(f"{up.path} is built again, and never comes out the same twice")
                 continue
             now = self.record(up)
-            if now and now.digest == up.digest and now.sha256 != record.inputs.get(role):
+            if now and now.fits(up.digest) and now.sha256 != record.inputs.get(role):
                 lines.append(f"{up.path} has other bytes than when this was made from it")
         return lines
 

@@ -49,7 +49,12 @@ def digest(recipe: Any, normal: bool = False) -> str:
 
 @dataclass(slots=True)
 class Record:
-    """What lies beside a built artifact. `files` lists a directory's members as {name: [bytes, sha256]}."""
+    """What lies beside a built artifact.
+
+    files: a directory's members as {name: [bytes, sha256]}.
+    accepted: the recipes as which it counts too, although it was made from `recipe`, which differs from them in code or
+        tools alone: [{digest, by: a user, at: a time, differs: [a line each]}], the last one last (lib/acceptance.py).
+    """
 
     artifact: str
     recipe: dict[str, Any]
@@ -59,6 +64,18 @@ class Record:
     files: dict[str, list] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    accepted: list[dict[str, Any]] = field(default_factory=list)
+
+    def fits(self, digest: str) -> bool:
+        """Whether the artifact is what the recipe of this digest makes, or was accepted as that."""
+        return self.acceptance(digest) is not None or self.digest == digest
+
+    def acceptance(self, digest: str) -> dict[str, Any] | None:
+        """Who has accepted the artifact as what this recipe makes, and when; None where it was made from it."""
+        if self.digest == digest:
+            return None
+        found = (entry for entry in reversed(self.accepted) if entry["digest"] == digest)
+        return next(found, None)
 
 
 def path_of(artifact: str) -> str:
@@ -76,6 +93,9 @@ def read(artifact: str, top: str | os.PathLike = "") -> Record | None:
             data = json.loads(file.read())
         if data["quantmill"] != SCHEMA or data["artifact"] != artifact:
             return None
+        accepted = data.get("accepted") or []
+        if not all(isinstance(entry["digest"], str) for entry in accepted):
+            return None
         return Record(
             artifact,
             data["recipe"],
@@ -85,6 +105,7 @@ def read(artifact: str, top: str | os.PathLike = "") -> Record | None:
             data.get("files") or {},
             data["inputs"],
             data.get("notes") or {},
+            accepted,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -105,6 +126,8 @@ def write(record: Record) -> None:
         data["files"] = record.files
     if record.notes:
         data["notes"] = record.notes
+    if record.accepted:
+        data["accepted"] = record.accepted
     write_json(Path(path_of(record.artifact)), data)
 
 

@@ -3,7 +3,10 @@
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 LOCK = Path(".snakemake/quantmill/run.lock")
 _held = []  # kept open as long as the process lives; children do not inherit it
@@ -15,6 +18,17 @@ class Busy(Exception):
 
 def hold_directory() -> None:
     """Take the lock for the life of this process. Raises Busy where another run has it."""
+    _held.append(_locked())
+
+
+@contextmanager
+def held_directory() -> Iterator[None]:
+    """Hold the lock for a while. Raises Busy where another run has it."""
+    with _locked():
+        yield
+
+
+def _locked() -> IO:
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     file = open(LOCK, "a+")
     try:
@@ -23,7 +37,7 @@ def hold_directory() -> None:
         raise Busy(
             f"Another run is at work in {Path.cwd()}. Wait until it ends, or end it."
         ) from error
-    _held.append(file)
+    return file
 
 
 def clear_abandoned(tops: tuple[str, ...] = ("results", "resources")) -> None:

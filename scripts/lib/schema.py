@@ -368,7 +368,9 @@ class Options(Section):
         "build", description="`skip` leaves out EXL2, for machines without CUDA."
     )
     only: Words = Field([], description="Only these hub references, for `lock`.")
-    target: Words = Field([], description="Only these files or rules, for `why` and `plan`.")
+    target: Words = Field(
+        [], description="Only these files, rules or models, for `why`, `plan` and `accept`."
+    )
     ignore_preflight: Flag = Field(
         False, description="Build even if the preflight finds a problem."
     )

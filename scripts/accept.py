@@ -1,0 +1,97 @@
+"""Take artifacts as they are although the code or the tools that make them have changed.
+
+--config target=…: files, rules, models, or all; what these are made from is accepted with them. What differs is shown
+first. Their records go on saying how they were really made, and by whom they were accepted; so do `why`, the card and
+`verify_rebuild`. Reports and cards are made anew. Without a target, what could be accepted is only shown. Exit status 1
+where a file that was named cannot be accepted.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from lib.acceptance import Acceptance, adopt, judge
+from lib.answers import chosen, listed, open_session, parser
+from lib.graph import Artifact
+from lib.plan import MADE_FROM
+from lib.run_lock import Busy, held_directory
+from lib.session import Session
+from lib.units import human
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--snakefile", type=Path, required=True)
+    options.add_argument("--cores", type=int, default=1)
+    arguments = options.parse_args()
+    session = open_session(arguments.config)
+    named = session.options.target
+    if not named:
+        print("\n".join(offer(judge(session.plan, session.graph))))
+        return
+    try:
+        with held_directory():
+            answer = judge(session.plan, chosen(session))
+            print("\n".join(shown(session, answer)), flush=True)
+            adopt(answer)
+    except Busy as error:
+        sys.exit(str(error))
+    if answer.retold:
+        retell(answer.retold, arguments)
+    if any(str(Path(word)) == made.path for made, _ in answer.refused for word in named):
+        sys.exit(1)
+
+
+def offer(answer: Acceptance) -> list[str]:
+    """What could be accepted, where nothing was named."""
+    if not answer.adopted:
+        return ["Nothing differs in code or tools alone: there is nothing to accept."]
+    lines = by_reason(answer.adopted)
+    return [
+        *lines,
+        "",
+        f"{count(answer.adopted)} could be accepted. Say which: --config target=…, a file, a rule, a model, or all.",
+    ]
+
+
+def shown(session: Session, answer: Acceptance) -> list[str]:
+    """What is accepted, what differs, and what cannot be."""
+    lines = by_reason(answer.adopted)
+    if answer.adopted:
+        records = [session.plan.record(made) for made, _ in answer.adopted]
+        size = human(sum(record.bytes for record in records))
+        lines += ["", f"{count(answer.adopted)} accepted, {size} that need not be built again."]
+    if answer.refused:
+        lines += ["", "Not accepted:", *by_reason(answer.refused, "    ")]
+    return lines or ["Nothing to accept: all of it is as the config wants it."]
+
+
+def count(artifacts: list) -> str:
+    return f"{len(artifacts)} artifact{'' if len(artifacts) == 1 else 's'}"
+
+
+def by_reason(found: list[tuple[Artifact, list[str]]], indent: str = "") -> list[str]:
+    """Artifacts under what they have in common, what differs in themselves before what only follows."""
+    groups: dict[tuple[str, ...], list[Artifact]] = {}
+    for made, reasons in found:
+        own = [reason for reason in reasons if not reason.startswith(MADE_FROM)]
+        groups.setdefault(tuple(own or ["only what it is made from"]), []).append(made)
+    return [
+        f"{indent}{line}"
+        for reasons, group in groups.items()
+        for line in (*reasons, *listed(group))
+    ]
+
+
+def retell(artifacts: list[Artifact], arguments: argparse.Namespace) -> None:
+    """Make reports and cards anew: they tell what was accepted."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", arguments.snakefile]
+    command += ["--cores", arguments.cores, "--configfile", arguments.config, "--quiet", "all"]
+    command += ["--", *(made.path for made in artifacts)]
+    if subprocess.run(list(map(str, command))).returncode:
+        sys.exit("accept: the reports could not be made anew; see above")
+
+
+if __name__ == "__main__":
+    main()
