@@ -14,7 +14,8 @@ for place in (ROOT / "scripts", ROOT / "tests"):
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
 
-from project import Project, snakemake  # noqa: E402
+from project import Project, command_line, snakemake  # noqa: E402
+from traces import STRACE, traced  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it runs in the background like this, and children inherit it: Ctrl-C could not be tested.
@@ -69,11 +70,22 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """resources/demo of the embedded default (minutes to train). $QUANTMILL_DEMO names one that is there."""
     if own := os.environ.get("QUANTMILL_DEMO"):
         return Path(own)
-    here = tmp_path_factory.mktemp("default")
+    here = tmp_path_factory.mktemp("default") / "work"
+    here.mkdir()
     models = [f"resources/demo/{name}" for name in ("base", "code", "prose")]
-    done = snakemake(here, *models, timeout=3600)
+    command = [*command_line(here), *models]
+    command = traced(command, here.parent / "trace") if STRACE else command
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
     return here / "resources/demo"
+
+
+@pytest.fixture
+def demo_trace(demo: Path) -> tuple[Path, Path]:
+    """Where the demo was trained, and the trace of it."""
+    if "QUANTMILL_DEMO" in os.environ:
+        pytest.skip("the demo was trained before (QUANTMILL_DEMO)")
+    return demo.parent.parent, demo.parent.parent.parent / "trace"
 
 
 @pytest.fixture

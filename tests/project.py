@@ -259,10 +259,15 @@ class Planned:
             self.mark(made)
 
     def session(self) -> Session:
+        return self.open(self.config)
+
+    @staticmethod
+    def open(config: dict) -> Session:
+        """The graph and the plan of a config in the working directory."""
         settings = SimpleNamespace(
             forceall=False, forcetargets=False, forcerun=set(), targets=set()
         )
-        return Session(copy.deepcopy(self.config), lambda: settings, True)
+        return Session(copy.deepcopy(config), lambda: settings, True)
 
     def mark(self, made: Artifact) -> None:
         """Write stand-ins for an artifact and all that it is made from, with their records."""

@@ -92,8 +92,7 @@ def test_the_tables_here_name_every_rule_that_makes_something(planned):
     rules = {made.rule for made in planned.session().graph}
     shared = {"llama_cpp", "demo_text", "demo_base", "demo_finetune", "source", "corpus"}
     assert rules | shared == set(MADE_BY)
-    texts = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
-    assert texts.count("\n    output:") - texts.count("\nuse rule ") == len(MADE_BY)
+    assert set(Code().rules.names()) == set(MADE_BY)
 
 
 def test_code_that_decides_bytes_makes_them_stale_and_nothing_else_ever_does(
@@ -202,6 +201,15 @@ def test_an_edit_of_a_rule_counts_where_it_makes_bytes(copied, file, old, new, r
     assert {rule for rule in MADE_BY if before[rule] != after[rule]} == rules
 
 
+def test_a_constant_beside_a_rule_counts_where_a_param_names_it(copied):
+    path = copied / "rules/quantize.smk"
+    text = path.read_text().replace("QUANT.flags(quantize_flags)", "lambda wildcards: FLAGS")
+    path.write_text(f"{text}\n\nFLAGS = ['--pure']\n")
+    before = Code(copied).digest("quantize")
+    path.write_text(path.read_text().replace("--pure", "--keep-split"))
+    assert Code(copied).digest("quantize") != before
+
+
 def test_a_function_beside_a_rule_counts_where_a_param_calls_it(copied):
     path = copied / "rules/quantize.smk"
     text = path.read_text().replace("QUANT.flags(quantize_flags)", "lambda wildcards: spelt(1)")
@@ -220,6 +228,7 @@ def test_a_function_beside_a_rule_counts_where_a_param_calls_it(copied):
         ("card", "rules/report.smk", "card.md.j2", "README.j2", "there is no templates/README.j2"),
         ("merge", "rules/merge.smk", "seed=", "seeds=", r"\{params.seed\}, params has not"),
         ("quantize", "rules/quantize.smk", "(quantize_flags)", "(flags_of)", "what flags_of is"),
+        ("merge", "scripts/merge.py", "from lib.model_files", "from .model_files", "are absolute"),
         ("merge", "scripts/merge.py", "lib.model_files", "lib.models", "no module lib.models"),
         ("card", "scripts/card.py", "license as", "licence as", "no module lib.licence"),
         ("label", "scripts/gguf_metadata.py", "import math", "exec('1')", "cannot be followed"),
@@ -247,6 +256,15 @@ def test_code_that_cannot_be_told_is_an_error_and_no_empty_digest(
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(CodeError, match=message):
         Code(copied).digest(rule)
+
+
+def test_a_rule_that_is_used_again_with_other_params_is_an_error(copied):
+    path = copied / "rules/merge.smk"
+    path.write_text(
+        path.read_text().replace(" with:\n", " with:\n    params:\n        seed=1,\n", 1)
+    )
+    with pytest.raises(CodeError, match="keeps its shell text and params"):
+        Code(copied).digest("merge")
 
 
 def test_no_two_rules_share_a_digest():

@@ -1,0 +1,83 @@
+"""Every input is declared: a step that reads more than it says is one day run before what it reads is there."""
+
+import copy
+from pathlib import Path
+
+import pytest
+
+import traces
+from lib.code import Code
+from project import EVERYTHING, Planned, Project
+from traces import STRACE, Access, steps, undeclared
+
+pytestmark = pytest.mark.skipif(
+    STRACE is None, reason="strace is not installed (apt install strace)"
+)
+
+# What a GPU or minutes of training are needed for; the demo's rules are traced where they are trained (conftest.py).
+ELSEWHERE = {"exl2_measure", "exl2_quantize", "exl2_evaluate"}
+DEMO = {"demo_text", "demo_base", "demo_finetune"}
+
+
+def config() -> dict:
+    """A model of every kind of artifact that can be made without a GPU."""
+    found = copy.deepcopy(EVERYTHING)
+    model = found["models"]["All"]
+    del model["exl2"], model["publish"]["exl2"], found["corpora"]["demo"]
+    model["merge"]["models"][1]["model"] = "./m/prose"
+    model["gguf"]["imatrix"] = {"chunks": 4, "context": 128}
+    model["evaluate"] = {"context": 128, "chunks": 3}
+    found["reclaim"] = ["safetensors", "bf16"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, toolchain) -> tuple[Project, Path]:
+    """A traced build of everything, the cards of repositories too."""
+    place = tmp_path_factory.mktemp("traced")
+    project = Project.create(place / "project")
+    project.config = config()
+    cards = [f"results/All/README.{kind}.md" for kind in ("gguf", "safetensors")]
+    traces.run(project.command("all", *cards), place / "trace")
+    return project, place / "trace"
+
+
+def test_no_step_reads_or_lists_what_it_has_not_declared(run, monkeypatch):
+    project, trace = run
+    monkeypatch.chdir(project.path)
+    session = Planned.open(project.config)
+    wrong, rules = [], set()
+    for artifact, accesses in steps(trace, project.path):
+        assert accesses, artifact
+        rules.add(session.graph.find(artifact).rule)
+        wrong += undeclared(session, artifact, accesses)
+    assert wrong == []
+    assert rules == set(Code().rules.names()) - ELSEWHERE - DEMO
+
+
+def test_the_steps_of_the_demo_read_what_they_have_declared(demo_trace, monkeypatch):
+    top, trace = demo_trace
+    monkeypatch.chdir(top)
+    sources = [{"model": f"./resources/demo/{name}"} for name in ("code", "prose")]
+    merge = {"merge_method": "linear", "models": sources, "dtype": "bfloat16"}
+    session = Planned.open({"models": {"M": {"merge": merge}}})
+    found = {path: asked for path, asked in steps(trace, top) if "/demo/" in path}
+    assert set(found) == {f"resources/demo/{name}" for name in ("text", "base", "code", "prose")}
+    assert [line for path in found for line in undeclared(session, path, found[path])] == []
+
+
+def test_a_step_that_reads_more_is_caught(run, monkeypatch):
+    """The shards that lay there by chance, a listing, the file of what was reclaimed: each was a fault once."""
+    project, _ = run
+    monkeypatch.chdir(project.path)
+    session = Planned.open(project.config)
+    quant = "results/All/gguf/All-Q8_0.gguf"
+    declared = {Access("results/All/gguf/All-BF16.gguf", False), Access("results/All/gguf", False)}
+    assert undeclared(session, quant, declared) == []
+    for path, listed in (
+        ("results/All/shards/Q8_0.recipe.json", False),
+        ("results/All/gguf", True),
+        ("results/All/safetensors/config.json", False),
+        ("resources/contents.json", False),
+    ):
+        assert len(undeclared(session, quant, {Access(path, listed)})) == 1, path

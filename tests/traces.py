@@ -1,0 +1,125 @@
+"""What the steps of a run really read: their system calls under strace, held against what the config says they need."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib import recipe as recipes
+from lib.answers import everything
+from lib.graph import Artifact
+from lib.session import Session
+
+STRACE = shutil.which("strace")
+BUILT = ("results", "resources")
+_STEP = re.compile(r"begin \.snakemake/quantmill/wanted/(\S+)/[0-9a-f]{16}/recipe\.json ")
+_CALL = re.compile(r"^(\w+)\((.*)\)\s+= (\S+)")
+_CHILD = ("clone", "clone3", "fork", "vfork")
+_PATH = re.compile(r'(?:(AT_FDCWD|\d+)(?:<([^>]*)>)?, )?"((?:[^"\\]|\\.)*)"')
+
+
+def traced(command: list[str], directory: Path) -> list[str]:
+    """The command under strace, a file for each process in `directory`."""
+    directory.mkdir(parents=True)
+    calls = "trace=%file,getdents64,clone,clone3,fork,vfork"
+    options = ["-ff", "--seccomp-bpf", "-qq", "-y", "-s", "6000", "-e", calls, "-e", "signal=none"]
+    return [STRACE, *options, "-o", str(directory / "pid"), *command]
+
+
+@dataclass(frozen=True)
+class Access:
+    """One path that a step asked for, relative to the working directory; listed: a directory's names were read."""
+
+    path: str
+    listed: bool
+
+
+def steps(directory: Path, top: Path) -> Iterator[tuple[str, set[Access]]]:
+    """(artifact, what was asked for under results/ and resources/) of every step of a traced run in `top`."""
+    texts = {int(path.suffix[1:]): path.read_text(errors="replace") for path in directory.iterdir()}
+    for pid, text in texts.items():
+        if found := _STEP.search(text):
+            yield (
+                found[1],
+                {access for child in _family(pid, texts) for access in _asked(texts[child], top)},
+            )
+
+
+def _family(pid: int, texts: dict[int, str]) -> set[int]:
+    """A process, its threads and all processes that it started."""
+    found, todo = set(), [pid]
+    while todo:
+        pid = todo.pop()
+        if pid in found or pid not in texts:
+            continue
+        found.add(pid)
+        calls = (_CALL.match(line) for line in texts[pid].splitlines())
+        todo += [int(call[3]) for call in calls if call and call[1] in _CHILD and call[3].isdigit()]
+    return found
+
+
+def _asked(text: str, top: Path) -> Iterator[Access]:
+    """The accesses of one process below results/ and resources/."""
+    for line in text.splitlines():
+        call = _CALL.match(line)
+        if not call or call[1] in _CHILD or call[1] == "execve":
+            continue
+        if call[1] == "getdents64":
+            paths = re.findall(r"^\d+<([^>]*)>", call[2])
+        else:
+            paths = [os.path.join(place, name) for _, place, name in _PATH.findall(call[2])]
+        for path in paths:
+            path = os.path.relpath(os.path.normpath(os.path.join(top, path)), top)
+            if path.split(os.sep)[0] in BUILT:
+                yield Access(path, call[1] == "getdents64")
+
+
+def undeclared(session: Session, artifact: str, accesses: set[Access]) -> list[str]:
+    """What a step asked for that it has not declared.
+
+    It may read its inputs and tools, their records, and the records (not the files) of what those were made from; what
+    it makes, and where it makes it. It may list directories that are all of that, and no others.
+    """
+    known = {path: made for made in everything(session) for path in made.outputs}
+    made = known[artifact]
+    whole = {up.path for up in (*made.inputs.values(), *made.uses.values())}
+    whole |= {path for up in made.inputs.values() for path in up.outputs}
+    whole |= {
+        *made.outputs,
+        os.path.join(os.path.dirname(artifact), f".{Path(artifact).name}.building"),
+    }
+    single = {recipes.path_of(path) for up in [made, *_ancestors(made)] for path in up.outputs}
+    above = {str(parent) for path in whole | single for parent in Path(path).parents}
+    wrong = []
+    for access in sorted(accesses, key=lambda access: (access.path, access.listed)):
+        path = access.path
+        ours = path in whole or any(path.startswith(f"{place}/") for place in whole)
+        part = re.fullmatch(r"(.*/)\.([^/]+)\.\d+\.part", path)  # of a record that is being written
+        if ours or path in single or (part and part[1] + part[2] in single):
+            continue
+        if access.listed or path not in above:
+            wrong.append(f"{artifact} {'lists' if access.listed else 'reads'} {path}")
+    return wrong
+
+
+def _ancestors(made: Artifact) -> list[Artifact]:
+    """All that an artifact is made from, however far up."""
+    found: dict[str, Artifact] = {}
+    todo = list(made.inputs.values())
+    while todo:
+        up = todo.pop()
+        if up.path not in found:
+            found[up.path] = up
+            todo += up.inputs.values()
+    return list(found.values())
+
+
+def run(command: list[str], directory: Path) -> None:
+    """Run a command under strace to its end."""
+    done = subprocess.run(
+        traced(command, directory), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout
