@@ -1,6 +1,6 @@
 """The report and the model card.
 
-needs: every form of a model, every evaluation
+needs: every form of a model, every evaluation; for the card its shards too
 makes: results/MODEL/report/quality.{csv,svg,html}, results/MODEL/README.md
 """
 
@@ -54,6 +54,8 @@ rule report:
         script report.py \
             --model {wildcards.model:q} \
             --forms "$STAGE/forms.json" \
+            --page "$QM_SCRIPTS/templates/quality.html.j2" \
+            --page-script "$QM_SCRIPTS/templates/quality.js" \
             --csv "$STAGE/quality.csv" \
             --svg "$STAGE/quality.svg" \
             --html "$STAGE/quality.html"
@@ -65,7 +67,7 @@ rule card:
     """A model card: what it is, which file to take, how it was made. README.KIND.md is that of a repository."""
     input:
         recipe=CARD.wanted,
-        made=made_from(CARD, "report", "form", "evaluation", "model"),
+        made=made_from(CARD, "report", "form", "evaluation", "model", "shards"),
     output:
         card=CARD.path,
         recipe=CARD.record,
@@ -85,6 +87,7 @@ rule card:
         script card.py \
             --forms "$STAGE/forms.json" \
             --about "$STAGE/about.json" \
+            --template "$QM_SCRIPTS/templates/card.md.j2" \
             --output "$OUT"
         commit
         """

@@ -93,7 +93,7 @@ def forms(tmp_path) -> Path:
         kinds |= {"same_top": {"mean": 0.93, "error": 0.001}}
         path.write_text(json.dumps({**kinds, "corpus": "evaluation", "context": 512, "chunks": 9}))
         file = f"results/Mix-8B/gguf/Mix-8B-{form}.gguf"
-        entry = {"form": form, "kind": "gguf", "file": file, "bytes": int(size)}
+        entry = {"form": form, "family": "gguf", "file": file, "bytes": int(size)}
         entries.append(entry | {"evaluation": str(path)})
     path = tmp_path / "forms.json"
     path.write_text(json.dumps({"model": "Mix-8B", "parameters": int(8e9), "forms": entries}))
@@ -102,7 +102,7 @@ def forms(tmp_path) -> Path:
 
 def write(workdir, forms, about, kind="gguf"):
     path = workdir.path / "about.json"
-    path.write_text(json.dumps({"kind": kind, **about}))
+    path.write_text(json.dumps({"families": [kind], **about}))
     return workdir.run("card.py", "--forms", forms, "--about", path, "--output", "README.md")
 
 
@@ -119,7 +119,7 @@ def test_card_tells_all_that_a_reader_and_the_hub_need(workdir, forms, about):
         "Mix-8B-Q4_K_M.gguf",
         "4.90 GB | 4.90 | 0.03130 ± 0.00031 | 93.00 ± 0.10 %",
         "| 8 GB | **Q4_K_M** |",
-        "| 16 GB | **Q8_0** |",
+        "| 12 GB and more | **Q8_0** |",
         'hf download acme/Mix-8B-GGUF --include "Mix-8B-Q4_K_M.gguf"',
         "| Q8_0 in 2 parts: Mix-8B-Q8_0/ |",
         '--include "Mix-8B-Q8_0/*"',
@@ -148,7 +148,7 @@ def test_same_input_gives_the_same_card(workdir, forms, about):
 def test_card_of_a_bare_quantization_without_figures_claims_none(workdir, tmp_path):
     forms = tmp_path / "forms.json"
     file = "results/Small/gguf/Small-Q8_0.gguf"
-    entry = {"form": "Q8_0", "kind": "gguf", "file": file, "bytes": 1000, "evaluation": None}
+    entry = {"form": "Q8_0", "family": "gguf", "file": file, "bytes": 1000, "evaluation": None}
     forms.write_text(json.dumps({"model": "Small", "forms": [entry]}))
     base = {"reference": "./model", "hub": None, "commit": None}
     ok(write(workdir, forms, {"model": "Small", "source": "./model", "bases": [base]}))
@@ -181,11 +181,27 @@ def test_users_own_template_is_used_and_its_faults_are_named(workdir, forms, abo
 
 def test_built_in_card_is_valid_front_matter_for_exl2_too(workdir, tmp_path, about):
     path = tmp_path / "forms.json"
-    entry = {"form": "4.25bpw", "kind": "exl2", "file": "results/Mix-8B/exl2/4.25bpw"}
+    entry = {"form": "4.25bpw", "family": "exl2", "file": "results/Mix-8B/exl2/4.25bpw"}
     path.write_text(json.dumps({"model": "Mix-8B", "forms": [entry | {"bytes": 10**9}]}))
     about |= {"repos": {"exl2": "acme/Mix-8B-exl2"}}
     about["exl2"] = {"corpus": "default", "sha256": None, "rows": 100, "length": 2048}
     ok(write(workdir, path, about, kind="exl2"))
     card = (workdir.path / "README.md").read_text()
     assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "exllamav2"
-    assert "--revision 4_25" in card and "100 rows of 2048 tokens" in card
+    assert "--revision 4_25" in card
+
+
+@pytest.mark.parametrize("corpus", ["default", "own"])
+def test_exl2_card_claims_no_rows_that_the_tools_own_texts_do_not_have(
+    workdir, tmp_path, about, corpus
+):
+    path = tmp_path / "forms.json"
+    entry = {"form": "5.0bpw", "family": "exl2", "file": "results/Mix-8B/exl2/5.0bpw"}
+    path.write_text(json.dumps({"model": "Mix-8B", "forms": [entry | {"bytes": 10**9}]}))
+    about["exl2"] = {"corpus": corpus, "sha256": "f" * 64, "rows": 77, "length": 4096}
+    ok(write(workdir, path, about, kind="exl2"))
+    card = (workdir.path / "README.md").read_text()
+    if corpus == "own":
+        assert f"the text `own` (sha256 `{'f' * 64}`), 77 rows of 4096 tokens." in card
+    else:
+        assert "ExLlamaV2's own texts, in rows of 2048 tokens." in card and "77" not in card
