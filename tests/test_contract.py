@@ -173,7 +173,7 @@ def the_seed_of_a_method_that_does_not_draw(p):
 @row()
 def split_max_size(p):
     p.model("Mix")["gguf"]["split_max_size"] = "2M"
-    return shards()
+    return shards() | of("Mix", "card")
 
 
 @row()
@@ -251,7 +251,7 @@ def a_config_in_two_files(p):
 
 @row("--config", "models={Mix: {gguf: {split_max_size: 2M}}}")
 def one_key_on_the_command_line(p):
-    return shards()
+    return shards() | of("Mix", "card")
 
 
 @row("--config", "model=Two")
@@ -482,7 +482,7 @@ def a_page_of_the_report_deleted(p):
 @row(builds=True)
 def a_shard_deleted(p):
     (p / "results/Mix/shards/Q8_0/Mix-Q8_0-00002-of-00002.gguf").unlink()
-    return shards("Mix", "Q8_0")
+    return shards("Mix", "Q8_0") | of("Mix", "card")
 
 
 @row()
@@ -760,7 +760,7 @@ def test_an_edit_of_a_shell_block_makes_stale_what_it_makes(edited):
             "llama-gguf-split --split --split", "llama-gguf-split  --split -v --split"
         )
     )
-    assert edited.plan() == shards()
+    assert edited.plan() == shards() | of("Mix", "card")
 
 
 def test_layout_and_resources_of_a_rule_make_nothing_stale(edited):
