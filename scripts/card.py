@@ -200,7 +200,7 @@ def section(model: Model, family: Family, about: dict[str, Any]) -> dict[str, An
         "rows": table,
         "by_memory": choices,
         "conditions": sorted({form.conditions for form in forms if form.conditions}, key=str),
-        "fallbacks": fallbacks.lines({form.name: form.fallbacks for form in forms}),
+        "fallbacks": fallbacks.sentence({form.name: form.fallbacks for form in forms}),
         "twins": judge.twin_lines(forms),
         "download": [family.download(row, repo, about["model"]) for row in table or [None]]
         if repo and usable

@@ -4,7 +4,7 @@ import textwrap
 from pathlib import PurePosixPath
 
 from lib.answers import chosen, columns, open_session, parser, short, wrapped
-from lib.fallbacks import Fallbacks, lines
+from lib.fallbacks import Fallbacks, sentence
 from lib.graph import Artifact
 from lib.outlook import Outlook, look
 from lib.units import human
@@ -97,18 +97,21 @@ def totals(outlook: Outlook, cores: int) -> list[str]:
 
 
 def fallbacks(outlook: Outlook) -> list[str]:
-    """What llama-quantize will not quantize as a quant's name says, a line for each model and kind of quants."""
+    """What llama-quantize will not store as a quant's name says, a sentence a model."""
     models: dict[str, dict[str, Fallbacks | None]] = {}
     for made in outlook.artifacts:
         if made.rule == "quantize":
             name = PurePosixPath(made.path).stem.removeprefix(f"{made.model}-")
             models.setdefault(made.model, {})[name] = outlook.predicted.fallbacks(made)
+    said = {model: sentence(quants) for model, quants in models.items()}
     return [
-        part
-        for model, quants in models.items()
-        for line in lines(quants)
-        for part in textwrap.wrap(
-            f"types {model} {line}", 98, subsequent_indent="      ", break_on_hyphens=False
+        line
+        for model, text in said.items()
+        for line in textwrap.wrap(
+            f"types {model}: {text}" if text else "",
+            width=98,
+            subsequent_indent="      ",
+            break_on_hyphens=False,
         )
     ]
 

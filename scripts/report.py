@@ -239,7 +239,7 @@ def page(model: Model, template: str, script: str) -> str:
         has_p99=any(form.kld_p99 is not None for form in forms),
         families=FAMILIES,
         shown=[family for name, family in FAMILIES.items() if any(f.family == name for f in forms)],
-        fallbacks=fallbacks.lines({form.name: form.fallbacks for form in forms}),
+        fallbacks=fallbacks.sentence({form.name: form.fallbacks for form in forms}),
         twins=rules.twin_lines(forms),
         conditions=conditions,
         same_text=len({(c["corpus"], c["context"], c["chunks"]) for c in conditions}) <= 1,

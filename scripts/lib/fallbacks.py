@@ -79,10 +79,21 @@ def shape_of(metadata: Mapping[str, Any]) -> Shape:
     return Shape(number("block_count", 1), sharing, number("expert_count", 0), family)
 
 
-def lines(forms: Mapping[str, Fallbacks | None]) -> list[str]:
-    """A sentence for each group of forms of which the same is to be said: `Q2_K, Q3_K_M: 180 of 272 tensors …`."""
-    groups: dict[Fallbacks, list[str]] = {}
-    for name, fallbacks in forms.items():
-        if fallbacks:
-            groups.setdefault(fallbacks, []).append(name)
-    return [f"{', '.join(names)}: {fallbacks}" for fallbacks, names in groups.items()]
+def sentence(forms: Mapping[str, Fallbacks | None]) -> str:
+    """What is said of a model's forms together; empty where there is nothing to say.
+
+    Tensors whose rows are not a multiple of 256 are stored in other types: 12 of 20 in Q2_K (q4_0), Q4_K_M (q5_0).
+    """
+    groups: dict[tuple[int, int], list[str]] = {}
+    found = {name: fallbacks for name, fallbacks in forms.items() if fallbacks}
+    for name, fallbacks in found.items():
+        types = f"{name} ({', '.join(fallbacks.types)})"
+        groups.setdefault((fallbacks.count, fallbacks.tensors), []).append(types)
+    if not found:
+        return ""
+    block = max(fallbacks.block for fallbacks in found.values())
+    counted = (f"{n} of {total} in {', '.join(names)}" for (n, total), names in groups.items())
+    return (
+        f"Tensors whose rows are not a multiple of {block} are stored in other types: "
+        f"{'; '.join(counted)}."
+    )

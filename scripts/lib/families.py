@@ -18,6 +18,12 @@ def command(*words: str) -> str:
     return shlex.join(words)
 
 
+def text_named(calibration: dict[str, Any]) -> str:
+    """A calibration text by its name and, where a record tells it, its hash."""
+    sha256 = calibration.get("sha256")
+    return f"`{calibration['corpus']}`" + (f" (sha256 `{sha256}`)" if sha256 else "")
+
+
 class Family:
     """One family. Methods that tell nothing of most families return nothing here.
 
@@ -168,8 +174,8 @@ class Gguf(Family):
             return ""
         file, chunks = PurePosixPath(matrix["file"]).name, matrix["chunks"] or "all"
         return (
-            f"Importance matrix: [{file}]({file}), from the text\n"
-            f"`{matrix['corpus']}` (sha256 `{matrix['sha256']}`), {chunks} chunks of {matrix['context']} tokens."
+            f"Importance matrix: [{file}]({file}), from the text\n{text_named(matrix)}, "
+            f"{chunks} chunks of {matrix['context']} tokens."
         )
 
 
@@ -266,8 +272,8 @@ class Exl2(Family):
         if exl2["corpus"] == "default":
             length = min(exl2["length"], self.longest_row)
             return f"Calibration: ExLlamaV2's own texts, in rows of {length} tokens."
-        text = f"the text `{exl2['corpus']}` (sha256 `{exl2['sha256']}`)"
-        return f"Calibration: {text}, {exl2['rows']} rows of {exl2['length']} tokens."
+        rows = f"{exl2['rows']} rows of {exl2['length']} tokens"
+        return f"Calibration: the text {text_named(exl2)}, {rows}."
 
 
 class Safetensors(Family):
