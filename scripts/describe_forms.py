@@ -31,7 +31,7 @@ def describe(wanted: dict[str, Any]) -> dict[str, Any]:
             continue
         if form in evaluations:
             measured = json.loads(Path(evaluations[form]).read_text())
-            conditions = {key: measured[key] for key in ("corpus", "context", "chunks")}
+            conditions |= {key: measured[key] for key in ("corpus", "context", "chunks")}
         if about["rule"] == "convert":
             parameters = record.notes.get("parameters")
             conditions["reference"] = f"llama.cpp {record.recipe['tools']['llama.cpp']}"

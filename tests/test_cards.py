@@ -169,6 +169,14 @@ def test_report_card_and_plan_tell_what_the_tool_could_not_quantize_as_asked(nar
     assert (">fallback</span>" in row) == bool(counted)
 
 
+def test_report_says_which_llama_cpp_the_figures_are_from(narrow):
+    version = json.loads((narrow / "results/Narrow/evaluation/Q8_0.json.recipe.json").read_text())
+    said = (
+        f"Against the unquantized model in llama.cpp {version['recipe']['tools']['llama.cpp']}, on"
+    )
+    assert said in page(narrow)
+
+
 def test_forms_that_are_the_same_file_are_said_to_be(narrow):
     """Of tied embeddings in eight bits anyway, `_L` changes nothing: nobody should download both."""
     same = "Q4_K_L and Q4_K_M are the same file, byte for byte"

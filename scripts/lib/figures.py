@@ -29,14 +29,21 @@ def scaled(figure: Figure, factor: float) -> Figure:
 def places(figures: list[Figure], most: int) -> list[int]:
     """Decimals of each figure of a column, `most` at most: the same for as many of them as their errors allow.
 
-    A figure is written to the first or to the second digit of its error; without an error to its own third digit.
+    A figure is written to the first or to the second digit of its error; without an error to its own third digit, and
+    to any further one where its error is known to be nothing.
     """
     bounds = [_bounds(figure, most) for figure in figures]
     allowed = [
         bound for figure, bound in zip(figures, bounds, strict=True) if figure.value is not None
     ]
-    shared = max(range(most + 1), key=lambda n: (sum(low <= n <= high for low, high in allowed), n))
+    shared = max(range(most + 1), key=lambda n: (_fit(n, allowed), n))
     return [min(max(shared, low), high) for low, high in bounds]
+
+
+def _fit(digits: int, bounds: list[tuple[int, int]]) -> tuple[int, int]:
+    """How many figures allow so many decimals, and, negative, how far the others are from it."""
+    off = [max(low - digits, digits - high, 0) for low, high in bounds]
+    return off.count(0), -sum(off)
 
 
 def _bounds(figure: Figure, most: int) -> tuple[int, int]:
@@ -44,10 +51,9 @@ def _bounds(figure: Figure, most: int) -> tuple[int, int]:
     if figure.error:
         low = -math.floor(math.log10(figure.error))
         high = low + 1
-    elif figure.value:
-        low = high = 2 - math.floor(math.log10(abs(figure.value)))
     else:
-        low, high = 0, most
+        low = 2 - math.floor(math.log10(abs(figure.value))) if figure.value else 0
+        high = low if figure.value and figure.error is None else most
     return min(most, max(0, low)), min(most, max(0, high))
 
 

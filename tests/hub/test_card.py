@@ -138,6 +138,39 @@ def test_card_tells_all_that_a_reader_and_the_hub_need(workdir, forms, about):
     assert not re.search(r"\n\n\n|None|[^\n]\n## ", card), card
 
 
+def test_card_beside_the_files_lists_every_family_and_leads_to_each_form(workdir, tmp_path, about):
+    """What is built as EXL2 too must not be missing there; the repositories' cards have one family each."""
+    entries = [
+        {"form": "Q8_0", "family": "gguf", "file": "results/Mix-8B/gguf/Mix-8B-Q8_0.gguf"},
+        {"form": "5.0bpw", "family": "exl2", "file": "results/Mix-8B/exl2/5.0bpw"},
+    ]
+    path = tmp_path / "forms.json"
+    forms = [entry | {"bytes": 8 * 10**9} for entry in entries]
+    path.write_text(json.dumps({"model": "Mix-8B", "parameters": 8 * 10**9, "forms": forms}))
+    about |= {"repos": {}, "shards": {}, "too_large": [], "recipes": None}
+    about["exl2"] = {"corpus": "default", "sha256": None, "rows": 100, "length": 2048}
+    ok(write(workdir, path, about | {"families": ["gguf", "exl2"]}))
+    card = (workdir.path / "README.md").read_text()
+    assert re.findall("^## (.*)", card, re.M)[:2] == ["GGUF", "EXL2"]
+    for part in (
+        "Mix-8B as GGUF for llama.cpp and as EXL2 for ExLlamaV2, a merge by `sce`.",
+        "[Mix-8B-Q8_0.gguf](gguf/Mix-8B-Q8_0.gguf)",
+        "[5.0bpw](exl2/5.0bpw/)",
+        "llama-cli -m gguf/Mix-8B-Q8_0.gguf",
+        "python main.py --model-dir exl2 --model-name 5.0bpw",
+        "Importance matrix",
+        "ExLlamaV2's own texts",
+    ):
+        assert part in card, f"the card lacks {part!r}\n{card}"
+    assert not re.search(r"\n\n\n|None|hf download|[^\n]\n## ", card), card
+
+
+def test_help_shows_what_the_files_hold(workdir):
+    told = ok(workdir.run("card.py", "--help"))
+    keys = ("families", "bases", "repos", "shards", "too_large", "tokenizer", "hidden")
+    assert [key for key in keys if not re.search(rf"^ +{key} ", told, re.M)] == []
+
+
 def test_same_input_gives_the_same_card(workdir, forms, about):
     ok(write(workdir, forms, about))
     first = (workdir.path / "README.md").read_bytes()
