@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hubtest import ok, refused
 
+from lib import recipe as recipes
 from lib.license import License, combine, front_matter, of_facts
 
 APACHE, LLAMA = License("apache-2.0"), License("llama3.3")
@@ -163,6 +164,41 @@ def test_card_beside_the_files_lists_every_family_and_leads_to_each_form(workdir
     ):
         assert part in card, f"the card lacks {part!r}\n{card}"
     assert not re.search(r"\n\n\n|None|hf download|[^\n]\n## ", card), card
+
+
+@pytest.mark.parametrize("corpus", ["default", "own"])
+def test_commands_for_exl2_have_no_option_that_does_nothing(workdir, monkeypatch, corpus):
+    """exllamav2's own texts have their own number of rows: -r and -mr would be read and forgotten."""
+    monkeypatch.chdir(workdir.path)
+    measuring = {"measurement_rows": 16, "measurement_length": 1024}
+    converting = {"bits": 5, "head_bits": 6, "rows": 77, "length": 2048, "shard_size": 8192}
+    record("results/M/exl2/measurement.json", "m", "exl2_measure", measuring, {"model": "w"})
+    made_from = {"model": "w", "measurement": "m"}
+    record("results/M/exl2/5.0bpw", "f", "exl2_quantize", converting, made_from)
+    about = {"model": "M", "families": ["exl2"], "merge": None, "max_file_size": None}
+    about["exl2"] = {"corpus": corpus, "rows": 77, "length": 2048}
+    forms = {"5.0bpw": {"file": "results/M/exl2/5.0bpw", "rule": "exl2_quantize"}}
+    options = {"model": "M", "weights": "m", "forms": forms, "about": about}
+    inputs = {"form 5.0bpw": ["results/M/exl2/5.0bpw", "f"]}
+    Path("wanted.json").write_text(json.dumps({"recipe": {"options": options}, "inputs": inputs}))
+    told = json.loads(ok(workdir.run("describe_card.py", "wanted.json")))
+    start = "python -m exllamav2.conversion.convert_exl2 -i M -o work -nr"
+    counted = {"default": ("", "", ""), "own": (" -mr 16", " -r 77", " -c own.parquet")}
+    measured_rows, rows, text = counted[corpus]
+    assert told["commands"]["exl2"] == [
+        f"{start} -om measurement.json{measured_rows} -ml 1024{text}",
+        f"{start} -m measurement.json -b 5 -hb 6{rows} -l 2048 -ss 8192{text} -cf M-5.0bpw",
+    ]
+    assert told["tokenizer"] == "results/M/exl2/5.0bpw"
+    assert told["versions"] == {"exllamav2": "0.3.2"}
+
+
+def record(artifact: str, digest: str, step: str, options: dict, inputs: dict) -> None:
+    """A record as a build leaves it."""
+    Path(artifact).parent.mkdir(parents=True, exist_ok=True)
+    recipe = {"step": step, "options": options, "inputs": inputs}
+    recipe["tools"] = {"exllamav2": "0.3.2"}
+    recipes.write(recipes.Record(artifact, recipe, digest, 1, "s", inputs={"corpus": "c"}))
 
 
 def test_help_shows_what_the_files_hold(workdir):
