@@ -64,7 +64,7 @@ rule report:
 
 
 rule card:
-    """A model card: what it is, which file to take, how it was made. README.KIND.md is that of a repository."""
+    """A model card: what it is, which file to take, how made. README.FAMILY.md: of a repository."""
     input:
         recipe=CARD.wanted,
         made=made_from(CARD, "report", "form", "evaluation", "model", "shards"),
@@ -76,7 +76,7 @@ rule card:
     benchmark:
         CARD.benchmark
     wildcard_constraints:
-        card=r"README(\.(gguf|exl2|safetensors))?",
+        card=r"README(\.\w+)?",
     conda:
         "../envs/quantmill.yaml"
     shell:

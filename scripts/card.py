@@ -1,7 +1,7 @@
 """Write a model's card: what it is, which file to take, how good it is, how it was made.
 
 --forms   JSON, which scripts/describe_forms.py prints; lib/forms.py tells what it holds
---about   JSON, which scripts/describe_card.py prints; all but `model` and `families` may be left out:
+--about   JSON, which scripts/describe_card.py prints; only `model` and `families` must be there:
 
     model          name
     families       names of lib/families.py, a section each; the card of a repository has one
@@ -58,7 +58,7 @@ def front_matter(about: dict[str, Any]) -> dict[str, Any]:
     merged = about.get("merge") is not None
     bases = [base["hub"] for base in about.get("bases") or [] if base.get("hub")]
     relation = "merge" if merged else "quantized"
-    quantized = any(True in family.rules.values() for family in families)
+    quantized = any(family.quantized for family in families)
     if merged and quantized and repos.get("safetensors"):
         bases, relation = [repos["safetensors"]], "quantized"
     verdict = license_of(about)
@@ -74,9 +74,8 @@ def front_matter(about: dict[str, Any]) -> dict[str, Any]:
         facts["language"] = languages
     facts |= {"library_name": families[0].library, "pipeline_tag": "text-generation"}
     tags = [tag for family in families for tag in family.tags]
-    tags += (["mergekit", "merge"] if merged else []) + (
-        ["imatrix"] if about.get("imatrix") else []
-    )
+    tags += ["mergekit", "merge"] if merged else []
+    tags += [tag for family in families for tag in family.tags_of(about)]
     facts["tags"] = list(dict.fromkeys([*tags, "quantmill", *(publish.get("tags") or [])]))
     if publish.get("quantized_by") and quantized:
         facts["quantized_by"] = publish["quantized_by"]
@@ -105,7 +104,7 @@ def languages_of(about: dict[str, Any]) -> list[str]:
 def prompt_format(source: str | None, tokens: dict[str, str]) -> str | None:
     """The chat template `source` applied to a system and a user message; None where there is none.
 
-    tokens: the special tokens by name. A template that refuses a system message is shown without one.
+    tokens: the special tokens by name. A template that refuses a system message is shown without.
     """
     if source is None:
         return None
@@ -164,7 +163,7 @@ def rows(model: Model, family: Family, about: dict[str, Any]) -> list[dict[str, 
 
 
 def texts(figures: list[Figure], most: int, unit: str = "") -> list[str]:
-    """A column of figures with their errors, `most` decimals at most; empty where nothing was measured."""
+    """A column of figures with their errors, `most` decimals at most; empty if not measured."""
     cells = []
     for figure, digits in zip(figures, places(figures, most), strict=True):
         if figure.value is None:
@@ -176,7 +175,7 @@ def texts(figures: list[Figure], most: int, unit: str = "") -> list[str]:
 
 
 def by_memory(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For the usual sizes of memory, the row of the best form that fits; equal answers are one entry."""
+    """For the usual sizes of memory, the row of the best form that fits; equal answers are one."""
     found = []
     for sizes, (best,) in judge.by_memory([[row["form"] for row in table]]):
         row = next((row for row in table if row["form"] is best), None)
@@ -191,7 +190,7 @@ def section(model: Model, family: Family, about: dict[str, Any]) -> dict[str, An
     first = next(
         (choice["row"] for choice in choices if choice["row"]), table[0] if table else None
     )
-    usable = first is not None or not any(family.rules.values())
+    usable = first is not None or not family.quantized
     forms = [row["form"] for row in table]
     return {
         "title": family.title,

@@ -42,7 +42,7 @@ def describe(wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_tokenizer(origins: Origins) -> str | None:
-    """An input that holds the chat template: any form does, and the model that is an input where there is none."""
+    """An input with the chat template: a form, or the model where that is an input instead."""
     places = [*origins.of("form").values(), origins.inputs.get("model")]
     return next(filter(None, places), None)
 

@@ -1,4 +1,7 @@
-"""Print forms.json (see lib/forms.py) for a model's report and card, from its wanted recipe, evaluations and records."""
+"""Print forms.json (see lib/forms.py) for a model's report and card.
+
+From the wanted recipe, the evaluations, the GGUFs' headers and the records.
+"""
 
 import argparse
 import json
@@ -15,7 +18,7 @@ from lib.recipe import Record
 
 
 def describe(wanted: dict[str, Any]) -> dict[str, Any]:
-    """The model's forms with their sizes, what is special about them, and where their evaluations are.
+    """The model's forms: their sizes, what is special about them, where their evaluations are.
 
     wanted: the wanted recipe. An intermediate of which nothing is known any more is left out.
     """
@@ -65,7 +68,7 @@ def fallbacks_of(record: Record) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wanted", type=Path, help="the wanted recipe")
     print(json.dumps(describe(json.loads(parser.parse_args().wanted.read_text())), indent=1))
 

@@ -1,4 +1,4 @@
-"""The card and the report of a model that was really built: narrow, as SmolLM2 is, with tied embeddings and shards."""
+"""Card and report of a model that was really built: narrow as SmolLM2, tied, with shards."""
 
 import json
 import re
@@ -42,7 +42,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory) -> Project:
-    """The model, its config, and what `plan` says before it is built; nothing but a form has its chat template after."""
+    """The model, its config, and what `plan` says before it is built."""
     project = Project(tmp_path_factory.mktemp("narrow"), CONFIG)
     model = make_llama(project / "m/narrow", hidden=320, ffn=1024, tied=True)
     make_sentencepiece(model)
@@ -109,7 +109,7 @@ def test_card_waits_for_the_shards_that_it_tells_of(monkeypatch, tmp_path):
 
 
 def copied(project: Project, to: Path, card: str) -> Path:
-    """The inputs of a card and all records, nothing else, in a directory of its own; its wanted recipe there."""
+    """Copy the inputs of a card and all records, nothing else; its wanted recipe."""
     (left,) = (project / f".snakemake/quantmill/wanted/{card}").glob("*/recipe.json")
     for record in project.path.rglob("*.recipe.json"):
         (to / record.relative_to(project.path)).parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def copied(project: Project, to: Path, card: str) -> Path:
 
 
 def test_card_and_report_read_their_inputs_and_records_alone(narrow, tmp_path):
-    """What else there is may have been reclaimed, so that the same recipe would give another card."""
+    """What else there is may have been reclaimed: one recipe would give two cards."""
     left = copied(narrow, tmp_path, "results/Narrow/README.md")
     assert (
         not (tmp_path / "m").exists()
@@ -145,7 +145,7 @@ def test_card_and_report_read_their_inputs_and_records_alone(narrow, tmp_path):
 
 
 def test_a_record_of_another_config_is_not_believed(narrow, tmp_path):
-    """The conversion's path may have been built again since from another recipe: its size is not this one's."""
+    """A conversion may have been built again since, from another recipe and of another size."""
     left = copied(narrow, tmp_path, "results/Narrow/README.md")
     path = tmp_path / "results/Narrow/gguf/Narrow-BF16.gguf.recipe.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": "0" * 64}))
@@ -178,7 +178,7 @@ def test_report_says_which_llama_cpp_the_figures_are_from(narrow):
 
 
 def test_forms_that_are_the_same_file_are_said_to_be(narrow):
-    """Of tied embeddings in eight bits anyway, `_L` changes nothing: nobody should download both."""
+    """Tied embeddings are in eight bits anyway: `_L` changes nothing, nobody needs both."""
     same = "Q4_K_L and Q4_K_M are the same file, byte for byte"
     files = [
         (narrow / f"results/Narrow/gguf/Narrow-{f}.gguf").read_bytes() for f in ("Q4_K_L", "Q4_K_M")

@@ -16,7 +16,7 @@ TOKENS = {
 
 
 def read(place: Path) -> tuple[str | None, dict[str, str]]:
-    """The template of a GGUF file or a model directory (None: it has none), and its special tokens by name.
+    """(chat template or None, {name: special token}) of a GGUF file or a model directory.
 
     Raises GgufError and OSError.
     """

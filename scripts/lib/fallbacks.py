@@ -1,7 +1,7 @@
 """Tensors that llama-quantize stores in another type than a quant's mixture has for them.
 
-Most types pack 256 weights of a row into a block. Rows that are not a multiple of that get a type with smaller
-blocks; the tool calls it fallback quantization and says so in its log alone.
+Most types pack 256 weights of a row into a block. Rows that are not a multiple of that get a type
+with smaller blocks; the tool calls it fallback quantization and says so in its log alone.
 """
 
 from collections import Counter
@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # gguf is slow to import, and nothing is needed of it here
 
 @dataclass(frozen=True)
 class Fallbacks:
-    """count: how many of a quant's `tensors`; types: those that they are stored in, the most frequent first;
-    block: weights in a block of the type that did not fit."""
+    """count: how many of a quant's `tensors` they are; types: what they are stored in, the most
+    frequent first; block: weights in a block of the type that did not fit."""
 
     count: int
     tensors: int
@@ -49,7 +49,7 @@ def planned(
 
 
 def found(gguf: "GgufFile", options: Mapping[str, Any], imatrix: bool) -> Fallbacks | None:
-    """Those of a finished quant, from its header and the options that it was made with (`type` among them)."""
+    """Those of a finished quant, from its header and the options that it was made with."""
     stored = {tensor.name: tensor.type_name.lower() for tensor in gguf.tensors}
     dims = {tensor.name: tensor.shape for tensor in gguf.tensors}
     wanted = misfits(dims, shape_of(gguf.metadata), options["type"], options, imatrix)
@@ -67,7 +67,7 @@ def _summary(
 
 
 def shape_of(metadata: Mapping[str, Any]) -> Shape:
-    """What a GGUF header says of what decides a mixture; heads that differ between layers count as the most."""
+    """What decides a mixture, from a GGUF header; of numbers that differ by layer the largest."""
     family = metadata.get("general.architecture", "llama")
 
     def number(key: str, default: int) -> int:
@@ -82,7 +82,7 @@ def shape_of(metadata: Mapping[str, Any]) -> Shape:
 def sentence(forms: Mapping[str, Fallbacks | None]) -> str:
     """What is said of a model's forms together; empty where there is nothing to say.
 
-    Tensors whose rows are not a multiple of 256 are stored in other types: 12 of 20 in Q2_K (q4_0), Q4_K_M (q5_0).
+    Tensors whose rows are not a multiple of 256 are stored in other types: 12 of 20 in Q2_K (q4_0).
     """
     groups: dict[tuple[int, int], list[str]] = {}
     found = {name: fallbacks for name, fallbacks in forms.items() if fallbacks}

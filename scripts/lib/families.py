@@ -1,5 +1,7 @@
-"""The families: the forms in which people take a model. What is true of one alone stands in its class here; reports,
-cards and what plans them go through FAMILIES, so that a further family is a further class.
+"""The families: the forms in which people take a model.
+
+What is true of one alone stands in its class; reports, cards and what plans them go through
+FAMILIES, so that a further family is a further class.
 
 Imported by the planner: standard library only.
 """
@@ -42,6 +44,11 @@ class Family:
     diamond = False  # the marker in plots; else a dot
     has_shards = False
 
+    @property
+    def quantized(self) -> bool:
+        """Whether its forms are quants, or may be."""
+        return any(self.rules.values())
+
     def options(self, model: Any, forms: dict[str, Any]) -> dict[str, Any]:
         """What a config's model says for its card. forms: {form: artifact}."""
         return {}
@@ -77,6 +84,10 @@ class Family:
     def calibration(self, about: dict[str, Any]) -> str:
         """What the forms were calibrated with, as Markdown."""
         return ""
+
+    def tags_of(self, about: dict[str, Any]) -> list[str]:
+        """Tags that depend on how the forms were made."""
+        return []
 
 
 class Gguf(Family):
@@ -137,6 +148,9 @@ class Gguf(Family):
         what = row["name"] if row["whole"] else f"{row['folder']}/*"
         return f'hf download {repo} --include "{what}" --local-dir .'
 
+    def tags_of(self, about: dict[str, Any]) -> list[str]:
+        return ["imatrix"] if about.get("imatrix") else []
+
     def _target(self, row: dict[str, Any]) -> str:
         return row["path"] if row["whole"] else f"{row['folder']}/{row['shards'][0]}"
 
@@ -144,7 +158,7 @@ class Gguf(Family):
         target, form, bases = self._target(row), row["form"].name, about.get("bases") or []
         full = (about.get("repos") or {}).get("safetensors")
         full = full or (bases[0]["reference"] if bases else about["model"])
-        lines = ["# llama.cpp", f"llama-cli {f'-hf {repo}:{form}' if repo else f'-m {target}'}", ""]
+        lines = ["# llama.cpp", f"llama-cli {f'-hf {repo}:{form}' if repo else f'-m {target}'}"]
         if repo:
             lines += ["# Ollama", f"ollama run hf.co/{repo}:{form}"]
             lines += ["# LM Studio", f"lms get https://huggingface.co/{repo}@{form}"]
@@ -164,8 +178,8 @@ class Gguf(Family):
         if row["whole"]:
             return ""
         return (
-            "Of a split file, name the first shard; llama.cpp finds the others beside it. vLLM wants a single\n"
-            f"file: `llama-gguf-split --merge {self._target(row)} {row['name']}`."
+            "Of a split file, name the first shard; llama.cpp finds the others beside it. vLLM "
+            f"wants a single\nfile: `llama-gguf-split --merge {self._target(row)} {row['name']}`."
         )
 
     def calibration(self, about: dict[str, Any]) -> str:
@@ -304,7 +318,7 @@ def family_of(rule: str) -> Family:
 
 
 def families_of(forms: dict[str, Any]) -> list[str]:
-    """The families that a model's forms belong to, {form: artifact}; its full weights where there is no form."""
+    """The families of a model's forms, {form: artifact}; full weights where there is no form."""
     kept = [made.rule for made in forms.values() if not made.intermediate]
     found = [name for name, family in FAMILIES.items() if not family.rules.keys().isdisjoint(kept)]
     return found or [Safetensors.name]

@@ -1,4 +1,4 @@
-"""How sizes and measured figures are written: one unit in a column, and as many places as the errors bear."""
+"""How sizes and measured figures are written: one unit a column, the places that errors bear."""
 
 import math
 
@@ -27,10 +27,10 @@ def scaled(figure: Figure, factor: float) -> Figure:
 
 
 def places(figures: list[Figure], most: int) -> list[int]:
-    """Decimals of each figure of a column, `most` at most: the same for as many of them as their errors allow.
+    """Decimals of each figure of a column, `most` at most: the same for all whose errors allow it.
 
-    A figure is written to the first or to the second digit of its error; without an error to its own third digit, and
-    to any further one where its error is known to be nothing.
+    A figure is written to the first or to the second digit of its error; without an error to its
+    own third digit, and to any further one where its error is known to be nothing.
     """
     bounds = [_bounds(figure, most) for figure in figures]
     allowed = [

@@ -95,9 +95,9 @@ def quant_types(
 def misfits(
     tensors: Mapping[str, Dims], shape: Shape, type_: str, options: Mapping[str, Any], imatrix: bool
 ) -> dict[str, str]:
-    """{tensor: the type that the mixture has for it} of those whose rows that type's blocks do not fill.
+    """{tensor: the mixture's type for it} of those whose rows are no multiple of its block.
 
-    llama-quantize stores them in another type and calls that fallback quantization. Arguments as for `quant_types`.
+    llama-quantize stores them in another type: fallback quantization. Arguments: `quant_types`.
     """
     return {
         name: kind
@@ -116,7 +116,7 @@ def block_size(kind: str) -> int:
 def _choices(
     tensors: Mapping[str, Dims], shape: Shape, type_: str, options: Mapping[str, Any], imatrix: bool
 ) -> Iterator[tuple[str, str | None, bool]]:
-    """(tensor, the type wanted for it or None, whether another is taken where its blocks do not fit)."""
+    """(tensor, type wanted for it or None, whether one that fits is taken where that does not)."""
     type_ = canonical(type_)
     default = QUANT_TYPES[type_].tensor
     chooser = _Chooser(tensors, shape, type_, imatrix)

@@ -1,7 +1,8 @@
 """What a report or a card may look at: its inputs, and the records of what those were made from.
 
-What is made on the way (a merge, a conversion, base logits) may be reclaimed, its record stays. It is trusted only
-where it is of the recipe that an input was made from: another config may have built the same path since.
+What is made on the way (a merge, a conversion, base logits) may be reclaimed, its record stays. It
+is trusted only where an input was made from its recipe: another config may have built the path
+since.
 """
 
 from typing import Any

@@ -65,7 +65,7 @@ def card_options(
 def local_card_options(
     config: Any, lock: Lock, name: str, forms: dict, plot: str
 ) -> dict[str, Any]:
-    """As `card_options`, for the card of results/MODEL/, which does not depend on how it is published.
+    """As `card_options`, for the card of results/MODEL/: publishing makes no difference to it.
 
     plot: the plot's path from there.
     """

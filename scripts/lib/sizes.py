@@ -194,7 +194,7 @@ class Sizes:
         }
 
     def fallbacks(self, made: Artifact) -> Fallbacks | None:
-        """Which tensors of a quant will be stored in another type than its mixture has; None: none, or not known."""
+        """Tensors of a quant that will have other types than its mixture's; None: none, unknown."""
         weights = self.weights(made.inputs["gguf"].inputs["model"])
         if weights is None:
             return None

@@ -140,7 +140,7 @@ def test_card_tells_all_that_a_reader_and_the_hub_need(workdir, forms, about):
 
 
 def test_card_beside_the_files_lists_every_family_and_leads_to_each_form(workdir, tmp_path, about):
-    """What is built as EXL2 too must not be missing there; the repositories' cards have one family each."""
+    """What is built as EXL2 too must not be missing; a repository's card has one family."""
     entries = [
         {"form": "Q8_0", "family": "gguf", "file": "results/Mix-8B/gguf/Mix-8B-Q8_0.gguf"},
         {"form": "5.0bpw", "family": "exl2", "file": "results/Mix-8B/exl2/5.0bpw"},
@@ -168,7 +168,7 @@ def test_card_beside_the_files_lists_every_family_and_leads_to_each_form(workdir
 
 @pytest.mark.parametrize("corpus", ["default", "own"])
 def test_commands_for_exl2_have_no_option_that_does_nothing(workdir, monkeypatch, corpus):
-    """exllamav2's own texts have their own number of rows: -r and -mr would be read and forgotten."""
+    """exllamav2's own texts have their own number of rows: -r and -mr are forgotten."""
     monkeypatch.chdir(workdir.path)
     measuring = {"measurement_rows": 16, "measurement_length": 1024}
     converting = {"bits": 5, "head_bits": 6, "rows": 77, "length": 2048, "shard_size": 8192}
