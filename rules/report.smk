@@ -1,6 +1,6 @@
 """The report and the model card.
 
-needs: every form of a model, every evaluation
+needs: every form of a model, every evaluation; for the card its shards too
 makes: results/MODEL/report/quality.{csv,svg,html}, results/MODEL/README.md
 """
 
@@ -54,20 +54,20 @@ rule report:
         script report.py \
             --model {wildcards.model:q} \
             --forms "$STAGE/forms.json" \
+            --page "$QM_SCRIPTS/templates/quality.html.j2" \
+            --page-script "$QM_SCRIPTS/templates/quality.js" \
             --csv "$STAGE/quality.csv" \
             --svg "$STAGE/quality.svg" \
-            --template "$QM_SCRIPTS/templates/quality.html.j2" \
-            --script "$QM_SCRIPTS/templates/quality.js" \
             --html "$STAGE/quality.html"
         commit
         """
 
 
 rule card:
-    """A model card: what it is, which file to take, how it was made. README.KIND.md is that of a repository."""
+    """A model card: what it is, which file to take, how made. README.FAMILY.md: of a repository."""
     input:
         recipe=CARD.wanted,
-        made=made_from(CARD, "report", "form", "evaluation", "model"),
+        made=made_from(CARD, "report", "form", "evaluation", "model", "shards"),
     output:
         card=CARD.path,
         recipe=CARD.record,
@@ -76,7 +76,7 @@ rule card:
     benchmark:
         CARD.benchmark
     wildcard_constraints:
-        card=r"README(\.(gguf|exl2|safetensors))?",
+        card=r"README(\.\w+)?",
     conda:
         "../envs/quantmill.yaml"
     shell:

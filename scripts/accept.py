@@ -14,7 +14,7 @@ from pathlib import Path
 from lib.acceptance import Acceptance, adopt, judge
 from lib.answers import chosen, listed, open_session, parser
 from lib.graph import Artifact
-from lib.plan import MADE_FROM
+from lib.recipe import MADE_FROM, ONLY_MADE_FROM
 from lib.run_lock import Busy, held_directory
 from lib.session import Session
 from lib.units import human
@@ -76,7 +76,7 @@ def by_reason(found: list[tuple[Artifact, list[str]]], indent: str = "") -> list
     groups: dict[tuple[str, ...], list[Artifact]] = {}
     for made, reasons in found:
         own = [reason for reason in reasons if not reason.startswith(MADE_FROM)]
-        groups.setdefault(tuple(own or ["only what it is made from"]), []).append(made)
+        groups.setdefault(tuple(own or [ONLY_MADE_FROM]), []).append(made)
     return [
         f"{indent}{line}"
         for reasons, group in groups.items()

@@ -1,26 +1,30 @@
-"""Write the model card: what this is, which file to take, how good it is, how it was made.
+"""Write a model's card: what it is, which file to take, how good it is, how it was made.
 
---forms is what scripts/report.py takes (see lib/forms.py). --about is a JSON object, as
-scripts/describe_card.py prints it; only `model` and `kind` must be there:
+--forms   JSON, which scripts/describe_forms.py prints; lib/forms.py tells what it holds
+--about   JSON, which scripts/describe_card.py prints; only `model` and `families` must be there:
 
-    kind           of the repository that the card is for: gguf, exl2 or safetensors
     model          name
+    families       names of lib/families.py, a section each; the card of a repository has one
     merge          mergekit configuration as the user wrote it; null where it is no merge
     source         the reference that is quantized, where it is no merge
     bases          [{reference, hub: "org/name" or null, commit, license, license_name,
                    license_link, language}]: every model at the leaves of the tree
-    repos          {gguf, exl2, safetensors: "org/name"}: where it is published
+    repos          {family: "org/name"}: where it is published. A card whose family is not among
+                   them is that of results/MODEL/: its links lead to what lies there
     publish        {license, license_name, license_link, language, tags, quantized_by} of the config
     imatrix        {file, corpus, sha256, chunks, context} or null
     exl2           {corpus, sha256, rows, length} or null
-    shards         {form: [file names]} of the forms that are published as shards (too)
+    shards         {form: [file names]} of the forms that there are as shards (too)
+    sharded        [forms of which there are shards], where the card does not count them
     too_large      [forms that are published as shards alone]
-    commands       {merge, gguf, exl2: [command lines, in the order in which they were run]}
+    commands       {merge and each family: [command lines, in the order in which they were run]}
     versions       {tool: version}
-    tokenizer      directory with the chat template (tokenizer_config.json, chat_template.jinja)
-    plot           the plot's path in the repository
-    recipes        the recipes' directory in the repository
-    hidden         [forms that are not published]
+    accepted       [{names, by, at, differs: [a line each]}]: forms that were taken as they are
+                   although code or tools had changed (`snakemake accept`)
+    tokenizer      a GGUF file, or a model directory, with the chat template
+    plot           the plot, as a path from the card
+    recipes        directory of the recipes in the repository; null where they lie beside the files
+    hidden         [forms that are not listed]
     template       a jinja2 template of the user's own, or null
 
 The same input gives the same bytes.
@@ -37,24 +41,28 @@ import jinja2
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from lib import chat, fallbacks
 from lib import forms as judge
 from lib import license as licenses
-from lib.forms import Figure, Form
+from lib.families import FAMILIES, Family
+from lib.figures import decimal, places, scaled, size_text
+from lib.forms import Figure, Model
+from lib.gguf_file import GgufError
 from lib.license import License
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
-LIBRARIES = {"gguf": "gguf", "exl2": "exllamav2", "safetensors": "transformers"}
-KIND_TAGS = {"gguf": ["gguf", "llama.cpp"], "exl2": ["exl2", "exllamav2"], "safetensors": []}
 SAMPLE = (("system", "{system_prompt}"), ("user", "{prompt}"))
 
 
 def front_matter(about: dict[str, Any]) -> dict[str, Any]:
     """What the hub reads of the card."""
-    kind, publish, repos = about["kind"], about.get("publish") or {}, about.get("repos") or {}
+    families = [FAMILIES[name] for name in about["families"]]
+    publish, repos = about.get("publish") or {}, about.get("repos") or {}
     merged = about.get("merge") is not None
     bases = [base["hub"] for base in about.get("bases") or [] if base.get("hub")]
     relation = "merge" if merged else "quantized"
-    if merged and kind != "safetensors" and repos.get("safetensors"):
+    quantized = any(family.quantized for family in families)
+    if merged and quantized and repos.get("safetensors"):
         bases, relation = [repos["safetensors"]], "quantized"
     verdict = license_of(about)
     facts: dict[str, Any] = {}
@@ -67,12 +75,12 @@ def front_matter(about: dict[str, Any]) -> dict[str, Any]:
             facts["license_link"] = verdict.license.link
     if languages := languages_of(about):
         facts["language"] = languages
-    facts |= {"library_name": LIBRARIES[kind], "pipeline_tag": "text-generation"}
-    tags = KIND_TAGS[kind] + (["mergekit", "merge"] if merged else [])
-    if kind == "gguf" and about.get("imatrix"):
-        tags.append("imatrix")
+    facts |= {"library_name": families[0].library, "pipeline_tag": "text-generation"}
+    tags = [tag for family in families for tag in family.tags]
+    tags += ["mergekit", "merge"] if merged else []
+    tags += [tag for family in families for tag in family.tags_of(about)]
     facts["tags"] = list(dict.fromkeys([*tags, "quantmill", *(publish.get("tags") or [])]))
-    if publish.get("quantized_by") and kind != "safetensors":
+    if publish.get("quantized_by") and quantized:
         facts["quantized_by"] = publish["quantized_by"]
     return facts
 
@@ -96,15 +104,13 @@ def languages_of(about: dict[str, Any]) -> list[str]:
     return sorted(set(found))
 
 
-def prompt_format(directory: Path | None) -> str | None:
-    """The chat template applied to a system and a user message; None where there is no template.
+def prompt_format(source: str | None, tokens: dict[str, str]) -> str | None:
+    """The chat template `source` applied to a system and a user message; None where there is none.
 
-    A template that refuses a system message is shown without one.
+    tokens: the special tokens by name. A template that refuses a system message is shown without.
     """
-    source = chat_template(directory) if directory else None
     if source is None:
         return None
-    facts = tokens(directory)
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
@@ -116,7 +122,7 @@ def prompt_format(directory: Path | None) -> str | None:
         messages = [{"role": role, "content": text} for role, text in SAMPLE[first:]]
         try:
             return environment.from_string(source).render(
-                messages=messages, add_generation_prompt=True, **facts
+                messages=messages, add_generation_prompt=True, **tokens
             )
         except jinja2.TemplateError:
             continue
@@ -127,105 +133,99 @@ def _raise(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def chat_template(directory: Path) -> str | None:
-    """The model's chat template: chat_template.jinja, or the one in tokenizer_config.json."""
-    plain = directory / "chat_template.jinja"
-    if plain.is_file():
-        return plain.read_text(encoding="utf-8")
-    template = _read(directory / "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):  # several named ones
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
-    return template
-
-
-def tokens(directory: Path) -> dict[str, str]:
-    """The special tokens that templates use, by name."""
-    facts = _read(directory / "special_tokens_map.json") | _read(
-        directory / "tokenizer_config.json"
-    )
-    found = {}
-    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
-        value = facts.get(name) or ""
-        found[name] = value["content"] if isinstance(value, dict) else value
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def size(count: int) -> str:
-    """Bytes as people compare them on the hub: decimal GB, or MB where it is small."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
-
-
-def figure(value: Figure, factor: float = 1.0, unit: str = "") -> str:
-    """A figure with its error, to the error's first two digits; empty where it was not measured."""
-    if value.value is None:
-        return ""
-    number = value.value * factor
-    if not value.error:
-        return f"{number:.4g}{unit}"
-    error = value.error * factor
-    places = max(0, min(8, 1 - int(f"{error:e}".split("e")[1])))
-    return f"{number:.{places}f} ± {error:.{places}f}{unit}"
-
-
-def rows(model: judge.Model, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """The table of files for a repository of this kind, the smallest first."""
-    kind, shards, found = about["kind"], about.get("shards") or {}, []
-    for form in model.forms:
-        if file_kind(form) != kind or form.name in (about.get("hidden") or []):
-            continue
-        name = PurePosixPath(form.file).name
+def rows(model: Model, family: Family, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """A family's table of files, the smallest first; paths as they are from the card."""
+    hidden, repo = about.get("hidden") or [], (about.get("repos") or {}).get(family.name)
+    forms = [f for f in model.forms if f.family == family.name and f.name not in hidden]
+    columns = {
+        "kld": texts([form.kld for form in forms], 6),
+        "same_top": texts([scaled(form.same_top, 100) for form in forms], 3, " %"),
+        "perplexity": texts([form.perplexity for form in forms], 3),
+    }
+    found = []
+    for index, form in enumerate(forms):
+        file = PurePosixPath(form.file)
+        folder = file.name.removesuffix(".gguf") if repo else f"shards/{form.name}"
         found.append(
             {
                 "form": form,
-                "name": name,
-                "branch": branch(form.name) if kind == "exl2" else "main",
-                "shards": shards.get(form.name) or [],
+                "name": file.name,
+                "path": file.name if repo else form.file.removeprefix(f"results/{model.name}/"),
+                "branch": family.branch(form.name),
+                "shards": (about.get("shards") or {}).get(form.name) or [],
+                "sharded": form.name in (about.get("sharded") or []),
                 "whole": form.name not in (about.get("too_large") or []),
-                "folder": name.removesuffix(".gguf"),
-                "size": size(form.bytes),
+                "folder": folder,
+                "size": size_text(form.bytes, forms),
                 "bits": "" if form.bits_per_weight is None else f"{form.bits_per_weight:.2f}",
-                "kld": figure(form.kld),
-                "same_top": figure(form.same_top, 100, " %"),
-                "perplexity": figure(form.perplexity),
+                **{name: cells[index] for name, cells in columns.items()},
             }
         )
+    for row in found:
+        row["link"] = family.link(row, repo)
     return found
 
 
-def file_kind(form: Form) -> str:
-    """In which kind of repository a form is published."""
-    return (
-        "gguf" if form.file.endswith(".gguf") else "exl2" if form.kind == "exl2" else "safetensors"
-    )
-
-
-def branch(form: str) -> str:
-    """The branch of an EXL2 form, as people name them: 5.0bpw -> 5_0, 4.25bpw -> 4_25."""
-    return form.removesuffix("bpw").replace(".", "_")
+def texts(figures: list[Figure], most: int, unit: str = "") -> list[str]:
+    """A column of figures with their errors, `most` decimals at most; empty if not measured."""
+    cells = []
+    for figure, digits in zip(figures, places(figures, most), strict=True):
+        if figure.value is None:
+            cells.append("")
+            continue
+        error = f" ± {decimal(figure.error, digits)}" if figure.error else ""
+        cells.append(f"{decimal(figure.value, digits)}{error}{unit}")
+    return cells
 
 
 def by_memory(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each usual size of memory, the row of the best form that fits."""
-    forms = [row["form"] for row in table]
+    """For the usual sizes of memory, the row of the best form that fits; equal answers are one."""
     found = []
-    for memory in judge.MEMORY_SIZES:
-        best = judge.recommend(forms, memory)
+    for sizes, (best,) in judge.by_memory([[row["form"] for row in table]]):
         row = next((row for row in table if row["form"] is best), None)
-        found.append({"memory": memory, "row": row})
+        found.append({"memory": judge.memory_text(sizes), "row": row})
     return found
 
 
-def render(model: judge.Model, about: dict[str, Any], template: Path) -> str:
+def section(model: Model, family: Family, about: dict[str, Any]) -> dict[str, Any]:
+    """What a card says of one family."""
+    table, repo = rows(model, family, about), (about.get("repos") or {}).get(family.name)
+    choices = by_memory(table) if table else []
+    first = next(
+        (choice["row"] for choice in choices if choice["row"]), table[0] if table else None
+    )
+    usable = first is not None or not family.quantized
+    forms = [row["form"] for row in table]
+    return {
+        "title": family.title,
+        "heading": family.heading(repo),
+        "repo": repo,
+        "rows": table,
+        "by_memory": choices,
+        "conditions": sorted({form.conditions for form in forms if form.conditions}, key=str),
+        "fallbacks": fallbacks.sentence({form.name: form.fallbacks for form in forms}),
+        "twins": judge.twin_lines(forms),
+        "download": [family.download(row, repo, about["model"]) for row in table or [None]]
+        if repo and usable
+        else [],
+        "run": family.run(first, repo, about) if usable else [],
+        "run_note": family.run_note(first, repo) if first else "",
+        "calibration": family.calibration(about),
+        "commands": (about.get("commands") or {}).get(family.name) or [],
+    }
+
+
+def render(model: Model, about: dict[str, Any], template: Path) -> str:
     """The card as Markdown."""
-    kind, table = about["kind"], rows(model, about)
-    commands = about.get("commands") or {}
-    directory = about.get("tokenizer")
-    repos = dict.fromkeys(LIBRARIES) | (about.get("repos") or {})
+    families = [FAMILIES[name] for name in about["families"]]
+    sections = [section(model, family, about) for family in families]
+    first = sections[0]
+    repos = dict.fromkeys(FAMILIES) | (about.get("repos") or {})
+    elsewhere = [
+        (family.title, repos[name])
+        for name, family in FAMILIES.items()
+        if repos[name] and name not in about["families"]
+    ]
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True, autoescape=False,
@@ -233,26 +233,30 @@ def render(model: judge.Model, about: dict[str, Any], template: Path) -> str:
     environment.filters["yaml"] = lambda value: yaml.safe_dump(
         value, sort_keys=False, allow_unicode=True, width=100
     )
-    conditions = sorted(
-        {row["form"].conditions for row in table if row["form"].conditions}, key=str
-    )
     text = environment.from_string(template.read_text(encoding="utf-8")).render(
         front_matter=front_matter(about),
-        kind=kind,
+        kind=about["families"][0],
         name=about["model"],
+        phrase=" and".join(family.phrase for family in families),
         repos=repos,
-        repo=repos[kind],
-        rows=table,
-        by_memory=by_memory(table) if table else [],
-        conditions=conditions,
+        repo=first["repo"],
+        elsewhere=elsewhere,
+        sections=sections,
+        **{key: first[key] for key in ("rows", "by_memory", "conditions")},
         reference=model.reference,
         verdict=license_of(about),
-        prompt=prompt_format(Path(directory) if directory else None),
-        commands=(commands.get("merge") or []) + (commands.get(kind) or []),
+        prompt=prompt_format(*chat.read(Path(about["tokenizer"])))
+        if about.get("tokenizer")
+        else None,
+        commands=[
+            *((about.get("commands") or {}).get("merge") or []),
+            *(line for section in sections for line in section["commands"]),
+        ],
         bases=[described(base) for base in about.get("bases") or []],
+        accepted=about.get("accepted") or [],
         **{
             key: about.get(key)
-            for key in (*("merge", "source", "imatrix", "exl2", "versions", "plot", "recipes"),)
+            for key in ("merge", "source", "imatrix", "exl2", "versions", "plot", "recipes")
         },
     )
     return tidy(text)
@@ -272,28 +276,28 @@ def described(base: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--forms", type=Path, required=True, help="forms.json")
+    parser.add_argument("--about", type=Path, help="without it the card tells of the forms alone")
     parser.add_argument(
-        "--about",
-        type=Path,
-        help="JSON, as told above; without it the card tells of the forms alone",
+        "--template", type=Path, default=TEMPLATE, help="used where --about names no other"
     )
     parser.add_argument("--output", type=Path, required=True, help="the card to write")
-    parser.add_argument("--template", type=Path, default=TEMPLATE, help="the built-in template")
     args = parser.parse_args()
     template = args.template
     try:
         model = judge.read(args.forms)
-        kinds = [file_kind(form) for form in model.forms] or ["safetensors"]
-        about = {"model": model.name, "kind": kinds[0]}
+        families = dict.fromkeys(form.family for form in model.forms) or ["safetensors"]
+        about = {"model": model.name, "families": list(families)}
         if args.about:
             about = json.loads(args.about.read_text(encoding="utf-8"))
         template = Path(about.get("template") or template)
         args.output.write_text(render(model, about, template), encoding="utf-8")
     except judge.FormsError as error:
         sys.exit(f"card: {error}")
-    except OSError as error:
+    except (OSError, GgufError) as error:
         sys.exit(f"card: {error}")
     except jinja2.TemplateError as error:
         line = f" line {error.lineno}" if getattr(error, "lineno", None) else ""

@@ -2,145 +2,79 @@
 
 import argparse
 import json
-import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lib import recipe as recipes
-from lib.flags.context import context_flags
-from lib.flags.imatrix import imatrix_flags
-from lib.flags.quantize import quantize_flags
-from lib.recipe import Record
+from lib.families import FAMILIES, command
+from lib.origins import Origins
+from lib.recipe import MADE_FROM, ONLY_MADE_FROM, Record
 
 
-def describe(options: dict[str, Any]) -> dict[str, Any]:
+def describe(wanted: dict[str, Any]) -> dict[str, Any]:
     """What card.py takes: what the config says, and what the records tell of the build."""
+    options, origins = wanted["recipe"]["options"], Origins(wanted)
     about, name = options["about"], options["model"]
-    records = {
-        form: record
-        for form, described in options["forms"].items()
-        if (record := recipes.read(described["file"]))
-    }
-    merge = recipes.read(f"results/{name}/safetensors")
-    about["tokenizer"] = options["weights"]
-    about["versions"] = {
-        tool: version
-        for record in [*filter(None, [merge]), *records.values()]
-        for tool, version in record.recipe["tools"].items()
-    }
-    about["commands"] = {"merge": [], "gguf": [], "exl2": []}
+    found = {form: origins.record(said["file"]) for form, said in options["forms"].items()}
+    records = {form: record for form, record in found.items() if record}
+    merge = origins.record(options["weights"]) if about["merge"] else None
+    about["commands"] = {"merge": []}
     if about["merge"]:
         seed = str(about["random_seed"])
-        about["commands"]["merge"] = [
-            line("mergekit-yaml", "merge.yaml", name, "--random-seed", seed)
-        ]
-    if about.get("imatrix"):
-        about["imatrix"] |= imatrix(name, about["imatrix"]["format"])
-    if about.get("exl2"):
-        measured = recipes.read(f"results/{name}/exl2/measurement.json")
-        about["exl2"]["sha256"] = measured.inputs.get("corpus") if measured else None
-    about["commands"]["gguf"] = gguf_commands(name, about, records)
-    about["commands"]["exl2"] = exl2_commands(name, about, records)
+        words = ["mergekit-yaml", "merge.yaml", name, "--random-seed", seed]
+        about["commands"]["merge"].append(command(*words))
+    made = {"the merge": merge} if merge else {}
+    for family in (FAMILIES[kind] for kind in about["families"]):
+        own = {f: r for f, r in records.items() if r.recipe["step"] in family.rules}
+        family.describe(about, own, origins)
+        made |= own
+    about["versions"] = versions(made.values())
+    about["accepted"] = accepted(made, origins)
+    about["tokenizer"] = with_tokenizer(origins)
     limit = about["max_file_size"] or float("inf")
     about["too_large"] = [form for form, record in records.items() if record.bytes > limit]
+    shards = {form: origins.record(path) for form, path in origins.of("shards").items()}
     about["shards"] = {
-        form: sorted(shards.files)
-        for form in records
-        if (shards := recipes.read(f"results/{name}/shards/{form}"))
-        if len(shards.files) > 1 or form in about["too_large"]
+        form: sorted(record.files)
+        for form, record in shards.items()
+        if record and (len(record.files) > 1 or form in about["too_large"])
     }
     return about
 
 
-def imatrix(name: str, kind: str) -> dict[str, Any]:
-    """The file and the calibration text's hash, from the matrix's record."""
-    path = f"results/{name}/imatrix.{kind}"
-    record = recipes.read(path)
-    return {"file": path, "sha256": record.inputs["corpus"] if record else None}
+def versions(records: Iterable[Record]) -> dict[str, str]:
+    """{tool: version, or versions} that what is told of was really made with."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        for tool, version in record.recipe["tools"].items():
+            known = found.setdefault(tool, [])
+            known += [version] if version not in known else []
+    return {tool: " and ".join(known) for tool, known in found.items()}
 
 
-def line(*words: str) -> str:
-    return shlex.join(words)
+def accepted(made: dict[str, Record], origins: Origins) -> list[dict[str, Any]]:
+    """[{names, by, at, differs}]: what was taken as it is although code or tools had changed."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, record in made.items():
+        if not record.accepted or record.digest in origins.wanted:
+            continue
+        entry = record.accepted[-1]
+        own = [line for line in entry["differs"] if not line.startswith(MADE_FROM)]
+        said = {"by": entry["by"], "at": entry["at"], "differs": own or [ONLY_MADE_FROM]}
+        found.setdefault(json.dumps(said), said | {"names": []})["names"].append(name)
+    return list(found.values())
 
 
-def gguf_commands(name: str, about: dict[str, Any], records: dict[str, Record]) -> list[str]:
-    """The tools' command lines, in a directory that holds all files."""
-    commands = []
-    converted = {
-        form: record for form, record in records.items() if record.recipe["step"] == "convert"
-    }
-    for form, record in converted.items():
-        gguf = f"{name}-{form}.gguf"
-        outtype = record.recipe["options"]["outtype"]
-        commands.append(
-            line("python", "convert_hf_to_gguf.py", name, "--outtype", outtype)
-            + " "
-            + line("--model-name", name, "--outfile", gguf)
-        )
-        matrix = f"imatrix.{about['imatrix']['format']}" if about.get("imatrix") else None
-        if matrix and (made := recipes.read(f"results/{name}/{matrix}")):
-            text = f"{about['imatrix']['corpus']}.txt"
-            flags = imatrix_flags(made.recipe["options"])
-            commands.append(
-                line("llama-imatrix", "--model", gguf, "--file", text, *flags)
-                + " "
-                + line("--output-format", about["imatrix"]["format"], "--output-file", matrix)
-            )
-        for quant, record in records.items():
-            if record.recipe["step"] == "quantize":
-                options = record.recipe["options"]
-                used = ["--imatrix", matrix] if "imatrix" in record.recipe["inputs"] else []
-                flags = [*used, *quantize_flags(options)]
-                target = f"{name}-{quant}.gguf"
-                commands.append(line("llama-quantize", *flags, gguf, target, options["type"]))
-        if measured := recipes.read(f"results/{name}/evaluation/base.kld"):
-            flags = context_flags(measured.recipe["options"])
-            text = f"{about['evaluation']}.txt"
-            commands.append(
-                line("llama-perplexity", "--model", gguf, "--file", text, *flags)
-                + " --kl-divergence-base base.kld"
-            )
-            size = str(measured.recipe["options"]["context"])
-            commands += [
-                line("llama-perplexity", "--model", f"{name}-{quant}.gguf", "--ctx-size", size)
-                + " --kl-divergence-base base.kld --kl-divergence"
-                for quant, record in records.items()
-                if record.recipe["step"] == "quantize"
-            ]
-    return commands
-
-
-def exl2_commands(name: str, about: dict[str, Any], records: dict[str, Record]) -> list[str]:
-    made = {f: r for f, r in records.items() if r.recipe["step"] == "exl2_quantize"}
-    measured = recipes.read(f"results/{name}/exl2/measurement.json")
-    if not made or measured is None:
-        return []
-    tool = ("python", "-m", "exllamav2.conversion.convert_exl2", "-i", name, "-o", "work", "-nr")
-    corpus = about["exl2"]["corpus"] if about.get("exl2") else "default"
-    text = [] if corpus == "default" else ["-c", f"{corpus}.parquet"]
-    options = measured.recipe["options"]
-    rope = [
-        word
-        for key, flag in (("rope_scale", "-rs"), ("rope_alpha", "-ra"))
-        if options.get(key)
-        for word in (flag, str(options[key]))
-    ]
-    rows = ["-mr", str(options["measurement_rows"]), "-ml", str(options["measurement_length"])]
-    commands = [line(*tool, "-om", "measurement.json", *rows, *rope, *text)]
-    for form, record in made.items():
-        options = record.recipe["options"]
-        flags = ["-b", str(options["bits"]), "-hb", str(options["head_bits"])]
-        flags += ["-r", str(options["rows"]), "-l", str(options["length"])]
-        flags += ["-ss", str(options["shard_size"]), *rope, *text]
-        commands.append(line(*tool, "-m", "measurement.json", *flags, "-cf", f"{name}-{form}"))
-    return commands
+def with_tokenizer(origins: Origins) -> str | None:
+    """An input with the chat template: a form, or the model where that is an input instead."""
+    places = [*origins.of("form").values(), origins.inputs.get("model")]
+    return next(filter(None, places), None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("wanted", type=Path, help="the wanted recipe of the card")
-    wanted = json.loads(parser.parse_args().wanted.read_text())
-    print(json.dumps(describe(wanted["recipe"]["options"]), indent=1))
+    print(json.dumps(describe(json.loads(parser.parse_args().wanted.read_text())), indent=1))
 
 
 if __name__ == "__main__":

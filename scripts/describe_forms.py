@@ -1,59 +1,74 @@
-"""Print forms.json (see lib/forms.py) for a model's report and card, from the wanted recipe and the records on disk."""
+"""Print forms.json (see lib/forms.py) for a model's report and card.
+
+From the wanted recipe, the evaluations, the GGUFs' headers and the records.
+"""
 
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from lib import recipe as recipes
-
-KINDS = {
-    "convert": "unquantized",
-    "merge": "unquantized",
-    "quantize": "gguf",
-    "exl2_quantize": "exl2",
-}
+from lib import fallbacks
+from lib.families import family_of
+from lib.gguf_file import read_gguf
+from lib.origins import Origins
+from lib.recipe import Record
 
 
-def describe(wanted: dict) -> dict:
-    """The model's forms with their sizes and where their evaluations are."""
-    options = wanted["recipe"]["options"]
-    name = options["model"]
-    forms, conditions = [], {}
-    parameters = parameters_of(options["weights"])
+def describe(wanted: dict[str, Any]) -> dict[str, Any]:
+    """The model's forms: their sizes, what is special about them, where their evaluations are.
+
+    wanted: the wanted recipe. An intermediate of which nothing is known any more is left out.
+    """
+    options, origins = wanted["recipe"]["options"], Origins(wanted)
+    inputs = origins.of("form")
+    evaluations = origins.of("evaluation")
+    forms, conditions, parameters = [], {}, None
     for form, about in options["forms"].items():
-        record = recipes.read(about["file"])
+        record = origins.record(about["file"])
         if record is None:
-            sys.exit(f"{about['file']}: its recipe is missing; run the same command again")
-        evaluation = f"results/{name}/evaluation/{form}.json" if about["evaluation"] else None
-        if evaluation:
-            measured = json.loads(Path(evaluation).read_text())
-            conditions = {key: measured[key] for key in ("corpus", "context", "chunks")}
+            if form in inputs:
+                sys.exit(f"{about['file']}: its recipe is missing; run the same command again")
+            continue
+        if form in evaluations:
+            measured = json.loads(Path(evaluations[form]).read_text())
+            conditions |= {key: measured[key] for key in ("corpus", "context", "chunks")}
         if about["rule"] == "convert":
-            parameters = record.notes.get("parameters", parameters)
+            parameters = record.notes.get("parameters")
             conditions["reference"] = f"llama.cpp {record.recipe['tools']['llama.cpp']}"
+        family = family_of(about["rule"])
         forms.append(
             {
                 "form": form,
-                "kind": KINDS[about["rule"]],
+                "family": family.name,
+                "quantized": family.rules[about["rule"]],
                 "file": about["file"],
                 "bytes": record.bytes,
+                "sha256": record.sha256,
                 "type": about.get("type"),
                 "imatrix": about.get("imatrix"),
-                "evaluation": evaluation,
+                "fallbacks": fallbacks_of(record),
+                "evaluation": evaluations.get(form),
             }
         )
-    return {"model": name, "parameters": parameters, **conditions, "forms": forms}
+    if parameters is None and (record := origins.record(options["weights"])):
+        parameters = record.notes.get("parameters")  # counted when the weights were made or linked
+    return {"model": options["model"], "parameters": parameters, **conditions, "forms": forms}
 
 
-def parameters_of(weights: str) -> int | None:
-    """The number of parameters that was counted when the weights were made or linked."""
-    record = recipes.read(weights)
-    return record.notes.get("parameters") if record else None
+def fallbacks_of(record: Record) -> dict[str, Any] | None:
+    """Which tensors of a quant are of another type than its name says, from its header."""
+    if record.recipe["step"] != "quantize":
+        return None
+    options, with_imatrix = record.recipe["options"], "imatrix" in record.recipe["inputs"]
+    found = fallbacks.found(read_gguf(Path(record.artifact)), options, with_imatrix)
+    return found and asdict(found)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wanted", type=Path, help="the wanted recipe")
     print(json.dumps(describe(json.loads(parser.parse_args().wanted.read_text())), indent=1))
 

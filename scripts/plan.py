@@ -1,6 +1,10 @@
 """What a build will make, before it runs: files, sizes, expected times, the disk at its fullest."""
 
+import textwrap
+from pathlib import PurePosixPath
+
 from lib.answers import chosen, columns, open_session, parser, short, wrapped
+from lib.fallbacks import Fallbacks, sentence
 from lib.graph import Artifact
 from lib.outlook import Outlook, look
 from lib.units import human
@@ -22,7 +26,8 @@ def main() -> None:
         )
         return
     outlook = look(session.graph, building, arguments.cores)
-    print("\n".join([*table(outlook), "", *totals(outlook, arguments.cores)]))
+    said = [*table(outlook), "", *totals(outlook, arguments.cores), *fallbacks(outlook)]
+    print("\n".join(said))
     if not outlook.fits:
         print(f"\n{outlook.refusal(session.config.reclaim)}")
 
@@ -89,6 +94,26 @@ def totals(outlook: Outlook, cores: int) -> list[str]:
             f"time  about {duration(outlook.peak.seconds)} on {cores} cores, going by earlier runs"
         )
     return lines
+
+
+def fallbacks(outlook: Outlook) -> list[str]:
+    """What llama-quantize will not store as a quant's name says, a sentence a model."""
+    models: dict[str, dict[str, Fallbacks | None]] = {}
+    for made in outlook.artifacts:
+        if made.rule == "quantize":
+            name = PurePosixPath(made.path).stem.removeprefix(f"{made.model}-")
+            models.setdefault(made.model, {})[name] = outlook.predicted.fallbacks(made)
+    said = {model: sentence(quants) for model, quants in models.items()}
+    return [
+        line
+        for model, text in said.items()
+        for line in textwrap.wrap(
+            f"types {model}: {text}" if text else "",
+            width=98,
+            subsequent_indent="      ",
+            break_on_hyphens=False,
+        )
+    ]
 
 
 def spent(outlook: Outlook, group: list[Artifact]) -> float | None:

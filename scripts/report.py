@@ -17,8 +17,10 @@ import jinja2
 import pandas
 from markupsafe import Markup
 
+from lib import fallbacks, quality_plot
 from lib import forms as rules
-from lib import quality_plot
+from lib.families import FAMILIES
+from lib.figures import decimal, places, scaled, size_text
 from lib.forms import Figure, Form, Model
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -33,34 +35,23 @@ MINUS = "\u2212"
 
 
 def table(forms: list[Form]) -> pandas.DataFrame:
-    """One row a form, COLUMNS; bytes, bits, nats a token, fractions; NaN if not measured."""
-    rows = [
-        (
-            *(form.name, form.file, form.bytes, _rounded(form.bits_per_weight)),
-            *(form.kld.value, form.kld.error, form.perplexity.value, form.perplexity.error),
-            *(form.same_top.value, form.same_top.error),
+    """One row a form, COLUMNS; bytes, bits, nats a token, fractions; NaN if not measured.
+
+    Whatever the engine, measured figures have six decimals: llama-perplexity prints no more.
+    """
+    rows = []
+    for form in forms:
+        figures = (form.kld, form.perplexity, form.same_top)
+        measured = [part for figure in figures for part in (figure.value, figure.error)]
+        bits = _rounded(form.bits_per_weight, 4)
+        rows.append(
+            (form.name, form.file, form.bytes, bits, *(_rounded(part, 6) for part in measured))
         )
-        for form in forms
-    ]
     return pandas.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _rounded(bits: float | None) -> float | None:
-    return None if bits is None else round(bits, 4)
-
-
-def decimals(figure: Figure, most: int) -> int:
-    """Decimals, `most` at most, that show a figure to the first digit of its error.
-
-    Without an error: to its own third.
-    """
-    if figure.error:
-        needed = -math.floor(math.log10(figure.error))
-    elif figure.value:
-        needed = 2 - math.floor(math.log10(abs(figure.value)))
-    else:
-        needed = 0
-    return min(most, max(0, needed))
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits) + 0.0  # no -0.0
 
 
 def column(figures: list[Figure], most: int, factor: float = 1.0) -> list[dict[str, str] | None]:
@@ -68,25 +59,19 @@ def column(figures: list[Figure], most: int, factor: float = 1.0) -> list[dict[s
 
     At most `most` decimals, values and errors times `factor`; None for what was not measured.
     """
-    scaled = [
-        Figure(
-            None if figure.value is None else figure.value * factor,
-            None if figure.error is None else figure.error * factor,
-        )
-        for figure in figures
-    ]
-    places = [decimals(figure, most) for figure in scaled if figure.value is not None]
-    widest = max(places, default=0)
+    shown = [scaled(figure, factor) for figure in figures]
+    digits = places(shown, most)
+    widest = max(
+        (n for figure, n in zip(shown, digits, strict=True) if figure.value is not None), default=0
+    )
     cells: list[dict[str, str] | None] = []
-    for figure in scaled:
+    for figure, n in zip(shown, digits, strict=True):
         if figure.value is None:
             cells.append(None)
             continue
-        digits = decimals(figure, most)
-        pad = FIGURE_SPACE * (widest - digits)
-        value = f"{figure.value:.{digits}f}"
-        error = "" if figure.error is None else f"{figure.error:.{digits}f}"
-        cells.append({"value": value.replace("-", MINUS), "error": error, "pad": pad})
+        value = decimal(figure.value, n).replace("-", MINUS)
+        error = "" if figure.error is None else decimal(figure.error, n)
+        cells.append({"value": value, "error": error, "pad": FIGURE_SPACE * (widest - n)})
     return cells
 
 
@@ -109,9 +94,9 @@ def kld_text(form: Form) -> str:
         return "KLD not measured"
     if not form.quantized:
         return "the reference itself"
-    places = decimals(form.kld, 6)
-    error = "" if form.kld.error is None else f" ±\u00a0{form.kld.error:.{places}f}"
-    return f"KLD {form.kld.value:.{places}f}{error}"
+    digits = places([form.kld], 6)[0]
+    error = "" if form.kld.error is None else f" ±\u00a0{decimal(form.kld.error, digits)}"
+    return f"KLD {decimal(form.kld.value, digits)}{error}"
 
 
 def parameters_text(count: int | None) -> str:
@@ -134,7 +119,7 @@ def _rows(forms: list[Form], front: list[Form]) -> list[dict[str, Any]]:
     return [
         {
             "form": form,
-            "size": quality_plot.size_text(form.bytes, forms),
+            "size": size_text(form.bytes, forms),
             "front": form in front,
             "bar": bar,
             **{name: cells[index] for name, cells in columns.items()},
@@ -149,7 +134,7 @@ def _answers(forms: list[Form]) -> list[dict[str, Any]]:
     answers = []
     for choice in rules.choices(forms):
         form = choice.form
-        facts = [quality_plot.size_text(form.bytes, forms)]
+        facts = [size_text(form.bytes, forms)]
         if whole:
             facts[0] += f", {form.bytes / whole:.0%} of the unquantized file"
         facts.append(kld_text(form))
@@ -169,26 +154,22 @@ def _answers(forms: list[Form]) -> list[dict[str, Any]]:
 def _memory(forms: list[Form]) -> dict[str, Any]:
     """The recommendation table: neighbouring sizes with the same answers share a line."""
     kinds = {
-        "GGUF": [form for form in forms if form.kind != "exl2"],
-        "EXL2": [form for form in forms if form.kind == "exl2"],
+        family.title: found
+        for name, family in FAMILIES.items()
+        if (found := [form for form in forms if form.family == name])
     }
-    kinds = {name: found for name, found in kinds.items() if found}
-    lines: list[dict[str, Any]] = []
-    for memory in rules.MEMORY_SIZES:
-        picks = [rules.recommend(found, memory) for found in kinds.values()]
-        if lines and lines[-1]["picks"] == picks:
-            lines[-1]["sizes"].append(memory)
-        else:
-            lines.append({"sizes": [memory], "picks": picks})
+    lines: list[dict[str, Any]] = [
+        {"sizes": sizes, "picks": picks} for sizes, picks in rules.by_memory(list(kinds.values()))
+    ]
     for line in lines:
-        line["label"] = _listed([str(size) for size in line["sizes"]]) + " GB"
+        line["label"] = rules.memory_text(line["sizes"])
         rooms = [f"{rules.room(size) / 1e9:.1f}" for size in line["sizes"]]
         line["room"] = " to ".join(rooms[:1] + rooms[1:][-1:]) + " GB"
         line["cells"] = [
             pick
             and {
                 "form": pick,
-                "size": quality_plot.size_text(pick.bytes, forms),
+                "size": size_text(pick.bytes, forms),
                 "kld": kld_text(pick),
             }
             for pick in line["picks"]
@@ -198,13 +179,9 @@ def _memory(forms: list[Form]) -> dict[str, Any]:
         "kinds": list(kinds),
         "lines": lines,
         "first": first,
-        "smallest": quality_plot.size_text(forms[0].bytes, forms),
+        "smallest": size_text(forms[0].bytes, forms),
         "all_fit": all(form.bytes <= rules.room(first) for form in forms),
     }
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
 def _conditions(model: Model) -> list[dict[str, Any]]:
@@ -221,7 +198,7 @@ def _conditions(model: Model) -> list[dict[str, Any]]:
         entries.append(
             {
                 "count": len(forms),
-                "kinds": sorted({"EXL2" if form.kind == "exl2" else "GGUF" for form in forms}),
+                "kinds": sorted({FAMILIES[form.family].title for form in forms}),
                 "engine": engine,
                 "corpus": corpus,
                 "context": context,
@@ -235,14 +212,9 @@ def _script_hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def page(
-    model: Model,
-    template: Path = TEMPLATES / "quality.html.j2",
-    script: Path = TEMPLATES / "quality.js",
-) -> str:
-    """The report as one HTML page that loads nothing from elsewhere."""
+def page(model: Model, template: str, script: str) -> str:
+    """The report as one HTML page, from a jinja2 template; it loads nothing from elsewhere."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -252,21 +224,23 @@ def page(
     forms = model.forms
     front = rules.pareto_front(forms)
     measured = [form for form in forms if form.loss is not None]
-    source = script.read_text(encoding="utf-8")
     conditions = _conditions(model)
-    return environment.get_template(template.name).render(
+    return environment.from_string(template).render(
         model=model.name,
         parameters=parameters_text(model.parameters),
         count=len(forms),
         measured=len(measured),
-        sizes=[quality_plot.size_text(form.bytes, forms) for form in (forms[:1] + forms[1:][-1:])],
+        sizes=[size_text(form.bytes, forms) for form in (forms[:1] + forms[1:][-1:])],
         answers=_answers(forms),
         lossless=rules.nearly_lossless(forms),
         unquantized=next((form for form in forms if not form.quantized), None),
         memory=_memory(forms) if forms else None,
         rows=_rows(forms, front),
         has_p99=any(form.kld_p99 is not None for form in forms),
-        has_exl2=any(form.kind == "exl2" for form in forms),
+        families=FAMILIES,
+        shown=[family for name, family in FAMILIES.items() if any(f.family == name for f in forms)],
+        fallbacks=fallbacks.sentence({form.name: form.fallbacks for form in forms}),
+        twins=rules.twin_lines(forms),
         conditions=conditions,
         same_text=len({(c["corpus"], c["context"], c["chunks"]) for c in conditions}) <= 1,
         small_bits=rules.SMALL_BITS,
@@ -275,8 +249,8 @@ def page(
         wide=Markup(quality_plot.draw(model.name, forms, *WIDE, standalone=False)),
         narrow=Markup(quality_plot.draw(model.name, forms, *NARROW, standalone=False)),
         plot_style=Markup(quality_plot.style()),
-        script=Markup(source),
-        script_hash=_script_hash(source),
+        script=Markup(script),
+        script_hash=_script_hash(script),
     )
 
 
@@ -284,11 +258,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="the model's name, as --forms has it")
     parser.add_argument("--forms", type=Path, required=True, help="JSON, see lib/forms.py")
+    parser.add_argument(
+        "--page", type=Path, default=TEMPLATES / "quality.html.j2", help="the page's template"
+    )
+    parser.add_argument(
+        "--page-script", type=Path, default=TEMPLATES / "quality.js", help="the page's JavaScript"
+    )
     parser.add_argument("--csv", type=Path, required=True, help="table to write")
     parser.add_argument("--svg", type=Path, required=True, help="plot to write")
     parser.add_argument("--html", type=Path, required=True, help="page to write")
-    parser.add_argument("--template", type=Path, default=TEMPLATES / "quality.html.j2")
-    parser.add_argument("--script", type=Path, default=TEMPLATES / "quality.js")
     args = parser.parse_args()
     try:
         model = rules.read(args.forms)
@@ -299,7 +277,8 @@ def main() -> None:
     table(model.forms).to_csv(args.csv, index=False, lineterminator="\n")
     plot = quality_plot.draw(model.name, model.forms, *WIDE, standalone=True)
     args.svg.write_text(plot, encoding="utf-8")
-    args.html.write_text(page(model, args.template, args.script), encoding="utf-8")
+    template, script = (path.read_text(encoding="utf-8") for path in (args.page, args.page_script))
+    args.html.write_text(page(model, template, script), encoding="utf-8")
 
 
 if __name__ == "__main__":

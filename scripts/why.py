@@ -8,7 +8,8 @@ import os
 from lib.acceptance import judge
 from lib.answers import SHOWN, chosen, everything, listed, open_session, parser, short
 from lib.graph import Artifact
-from lib.plan import FROM_DAMAGED, MADE_FROM, Plan, State
+from lib.plan import FROM_DAMAGED, Plan, State
+from lib.recipe import MADE_FROM
 from lib.session import Session
 from lib.units import human
 

@@ -61,6 +61,10 @@ def test_the_reports_and_cards_are_made_anew_so_that_they_can_say_it(edited):
     edited.run("accept", "--config", "target=Two")
     assert card.stat().st_mtime_ns > before
     assert not record(edited, "results/Two/README.md").accepted
+    by = record(edited, "results/Two/safetensors").accepted[0]["by"]
+    assert f"\nthe merge: taken as it is by {by} on " in card.read_text()
+    assert "although the code that makes it changed." in card.read_text()
+    assert "\nBF16, Q8_0: taken as they are by" in card.read_text()
 
 
 def test_a_file_is_accepted_with_what_it_is_made_from_and_nothing_else(edited):

@@ -14,6 +14,7 @@ import pytest
 
 from lib import forms as rules
 from lib import quality_plot
+from lib.figures import decimal, places
 from lib.forms import Figure, Form
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "report.py"
@@ -37,10 +38,11 @@ SWEEP = {
 }  # fmt: skip
 
 
-def form(name: str, size: float, kld: float | None = None, kind: str = "gguf", **more) -> Form:
+def form(name: str, size: float, kld: float | None = None, quantized: bool = True, **more) -> Form:
     return Form(
         name,
-        kind,
+        "gguf",
+        quantized,
         f"results/M/gguf/M-{name}.gguf",
         int(size),
         parameters=more.pop("parameters", 1000),
@@ -57,7 +59,7 @@ def write_inputs(folder: Path, sizes: dict[str, tuple[float, float | None]], mod
     """forms.json and the evaluations of `sizes`, {name: (size in GB, KLD or None)}, in folder."""
     entries = []
     for number, (name, (size, kld)) in enumerate(sizes.items()):
-        kind = "exl2" if name.endswith("bpw") else "unquantized" if name == "BF16" else "gguf"
+        family = "exl2" if name.endswith("bpw") else "gguf"
         evaluation = None
         if kld is not None:
             evaluation = f"{number}.json"
@@ -68,13 +70,14 @@ def write_inputs(folder: Path, sizes: dict[str, tuple[float, float | None]], mod
                 "corpus": "evaluation",
                 "context": 512,
                 "chunks": 40,
-                "engine": "exllamav2 0.3.2" if kind == "exl2" else "llama.cpp",
+                "engine": "exllamav2 0.3.2" if family == "exl2" else "llama.cpp",
             }
             (folder / evaluation).write_text(json.dumps(figures))
         entries.append(
             {
                 "form": name,
-                "kind": kind,
+                "family": family,
+                "quantized": name != "BF16",
                 "file": f"results/{model}/gguf/{model}-{name}.gguf",
                 "bytes": round(size * 1e9),
                 "evaluation": evaluation,
@@ -133,6 +136,38 @@ def test_csv_lists_every_form_once(sweep):
     assert set(pandas.read_csv(sweep / "quality.csv").form) == set(SWEEP)
 
 
+def test_csv_has_no_digits_that_one_engine_alone_would_give(tmp_path):
+    """llama-perplexity prints six decimals; exllamav2's figures come with all that a float has."""
+    write_inputs(tmp_path, {"Q8_0": (8.03, 0.001), "4.0bpw": (4.015, 0.0123456789012345)})
+    measured = json.loads((tmp_path / "1.json").read_text())
+    measured["perplexity"] |= {"mean": 6.2123456789012345, "error": 0.0412345678901234}
+    (tmp_path / "1.json").write_text(json.dumps(measured))
+    assert run(tmp_path).returncode == 0
+    header, *rows = (tmp_path / "quality.csv").read_text().splitlines()
+    assert header == ",".join(COLUMNS)
+    assert ",0.012346,0.000247,6.212346,0.041235," in rows[0]
+    assert max(len(cell.partition(".")[2]) for row in rows for cell in row.split(",")[3:]) <= 6
+
+
+@pytest.mark.parametrize(
+    ("column", "shown"),
+    [
+        ([(0.0313, 0.00031), (0.0012, 0.000012)], ["0.03130", "0.00120"]),
+        ([(0.3013, 0.0045), (0.0012, 0.000012)], ["0.3013", "0.00120"]),
+        ([(98.282, 0.203), (99.461, 0.115), (100.0, 0.0)], ["98.28", "99.46", "100.00"]),
+        ([(0.000023, 0.0), (0.000638, 0.000022)], ["0.000023", "0.000638"]),
+        ([(None, None), (-0.0000001, 0.00001)], [None, "0.000000"]),
+    ],
+)
+def test_a_column_has_as_many_places_as_the_errors_bear_and_the_same_where_they_can(column, shown):
+    figures = [Figure(*pair) for pair in column]
+    written = [
+        None if figure.value is None else decimal(figure.value, digits)
+        for figure, digits in zip(figures, places(figures, 6), strict=True)
+    ]
+    assert written == shown
+
+
 def test_same_input_gives_the_same_bytes(sweep, tmp_path):
     report(tmp_path, dict(reversed(SWEEP.items())))
     for name in ("quality.csv", "quality.svg", "quality.html"):
@@ -178,7 +213,7 @@ def test_pareto_front_keeps_equals_and_leaves_out_the_beaten_and_the_unmeasured(
 
 
 def test_a_slightly_negative_kld_is_no_better_than_zero():
-    found = [form("F16", 10, 0.0), form("BF16", 12, -1e-6, "unquantized")]
+    found = [form("F16", 10, 0.0), form("BF16", 12, -1e-6, False)]
     assert names(rules.pareto_front(found)) == ["F16"]
 
 
@@ -213,6 +248,12 @@ def test_without_measurements_the_largest_that_fits_is_recommended():
     assert [rules.recommend(found, m).name for m in (8, 80)] == ["b", "c"]
 
 
+def test_sizes_of_memory_with_the_same_answer_are_one_line():
+    found = [form("Q4", 4e9, 0.03), form("Q8", 8e9, 0.001), form("BF16", 16e9, 0.0, False)]
+    lines = [(rules.memory_text(sizes), pick.name) for sizes, (pick,) in rules.by_memory([found])]
+    assert lines == [("8 GB", "Q4"), ("12 to 16 GB", "Q8"), ("24 GB and more", "BF16")]
+
+
 def test_choices_of_a_sweep():
     found = [
         form(n, size * 1e9, kld, parameters=8_030_000_000)
@@ -238,10 +279,10 @@ def test_a_poor_best_form_is_not_called_nearly_lossless():
     "found",
     [
         [],
-        [form("BF16", 2000, -1e-6, "unquantized")],
+        [form("BF16", 2000, -1e-6, False)],
         [form("Q8", 1000), form("Q4", 600)],
         [form("twin", 500, 0.1), form("other-twin", 500, 0.1)],
-        [form("lossless", 1000, 0.0), form("BF16", 2000, 0.0, "unquantized")],
+        [form("lossless", 1000, 0.0), form("BF16", 2000, 0.0, False)],
     ],
     ids=["no forms", "unquantized alone", "unmeasured", "twins", "no loss at all"],
 )
@@ -310,7 +351,7 @@ def test_page_warns_when_forms_were_measured_differently(tmp_path):
 def test_a_tiny_model_gets_one_line_for_all_memory_sizes(tmp_path):
     report(tmp_path, {"Q8_0": (0.0045, 0.00004), "BF16": (0.0084, 0.0)})
     page = (tmp_path / "quality.html").read_text()
-    assert "8, 12, 16, 24, 48 and 80 GB" in page
+    assert "8 GB and more" in page
     assert "Every form fits into 8 GB" in page
 
 

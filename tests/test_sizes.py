@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 
+from lib.fallbacks import planned
 from lib.mixture import Shape, quant_bytes, quant_types
 from lib.quants import QUANT_TYPES
 from lib.sizes import Weights, base_logits_bytes, gguf_tensors, llama_weights
@@ -159,6 +160,37 @@ def test_overrides_of_a_quant_are_predicted(tmp_path, llama_bin):
         types = quant_types(tensors, weights.shape, "Q4_K_M", options, imatrix=False)
         said = dry_run(llama_bin, gguf, "Q4_K_M", *flags)
         assert quant_bytes(tensors, types, kept) / 2**20 == pytest.approx(said, rel=0.001), options
+
+
+def test_tensors_that_cannot_have_their_quants_type_are_those_of_the_tools_own_log(
+    tmp_path, llama_bin
+):
+    """Each type on a model as narrow as SmolLM2-135M (576), and on ones of other widths."""
+    narrow = {
+        "layers": 8,
+        "hidden": 576,
+        "ffn": 1536,
+        "vocabulary": 4096,
+        "heads": 9,
+        "kv_heads": 3,
+    }
+    compared = 0
+    for sizes, tied in ((narrow, True), (narrow, False), (ODD, False), (LLAMA_1B, True)):
+        weights, gguf = llama_weights(**sizes), tmp_path / "sparse.gguf"
+        tensors = sparse_gguf(gguf, weights, sizes, tied)
+        for type_ in QUANT_TYPES:
+            command = [llama_bin / "llama-quantize", "--dry-run", gguf, type_]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                continue
+            said = done.stdout + done.stderr
+            total = re.findall(r"(\d+) of (\d+) tensor\(s\) required fallback", said)
+            types = set(re.findall(r"falling back to +(\w+)", said))
+            mine = planned(tensors, weights.shape, type_, {}, imatrix=False)
+            found = [(str(mine.count), str(mine.tensors))] if mine else []
+            assert (total, types) == (found, set(mine.types if mine else ())), (type_, sizes)
+            compared += len(total)
+    assert compared > 75
 
 
 def test_base_logits_of_a_128k_vocabulary_are_predicted():

@@ -21,10 +21,12 @@ def make_llama(
     hidden: int = 256,
     layers: int = 2,
     ffn: int = 512,
+    tied: bool = False,
 ) -> Path:
     """Write config.json and model.safetensors (bfloat16) of a random Llama into `directory`.
 
     near: a model of the same shape to which small noise is added, as a fine-tune would.
+    tied: the output tensor is the embeddings.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -43,7 +45,7 @@ def make_llama(
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "hidden_act": "silu",
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": tied,
         "bos_token_id": 1,
         "eos_token_id": 2,
         "torch_dtype": "bfloat16",
@@ -53,6 +55,8 @@ def make_llama(
         "lm_head.weight": (vocab, hidden),
         "model.norm.weight": (hidden,),
     }
+    if tied:
+        del shapes["lm_head.weight"]
     for i in range(layers):
         prefix = f"model.layers.{i}."
         shapes |= {

@@ -4,13 +4,16 @@
 
     {"model": "Demo", "parameters": 4200000, "reference": "llama.cpp b10605",
      "corpus": "evaluation", "context": 512,
-     "forms": [{"form": "Q4_K_M", "kind": "gguf", "file": "results/Demo/gguf/Demo-Q4_K_M.gguf",
-                "bytes": 2900000, "type": "Q4_K_M", "imatrix": true,
+     "forms": [{"form": "Q4_K_M", "family": "gguf", "quantized": true,
+                "file": "results/Demo/gguf/Demo-Q4_K_M.gguf", "bytes": 2900000, "sha256": "9f86…",
+                "type": "Q4_K_M", "imatrix": true,
+                "fallbacks": {"count": 180, "tensors": 272, "types": ["q5_0"], "block": 256},
                 "evaluation": "results/Demo/evaluation/Q4_K_M.json"}, ...]}
 
-`kind` is gguf, exl2 or unquantized; `evaluation` is null where nothing was measured; a form may
-carry its own `parameters`. All else may be left out. Sizes are bytes, KLD is in nats a token,
-agreement is a fraction; an error is one standard error.
+`family` is one of lib/families.py; `evaluation` is null where nothing was measured; `fallbacks`
+(see lib/fallbacks.py) is null where the tool gave every tensor its type; a form may carry its own
+`parameters`. All else may be left out. Sizes are bytes, KLD is in nats a token, agreement is a
+fraction; an error is one standard error.
 """
 
 import json
@@ -19,7 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-KINDS = ("gguf", "exl2", "unquantized")
+from lib.fallbacks import Fallbacks
+from lib.families import FAMILIES
+
 MEMORY_SIZES = (8, 12, 16, 24, 48, 80)
 GIB = 2**30
 SMALL_BITS = 4.0
@@ -44,12 +49,15 @@ class Form:
     """One form of a model: a quant, an EXL2 directory or the unquantized conversion."""
 
     name: str
-    kind: str
+    family: str
+    quantized: bool
     file: str
     bytes: int
+    sha256: str | None = None
     parameters: int | None = None
     type: str | None = None
     imatrix: bool = False
+    fallbacks: Fallbacks | None = None
     kld: Figure = Figure()
     kld_p99: float | None = None
     perplexity: Figure = Figure()
@@ -63,8 +71,9 @@ class Form:
         return self.bytes * 8 / self.parameters if self.parameters else None
 
     @property
-    def quantized(self) -> bool:
-        return self.kind != "unquantized"
+    def marker(self) -> str:
+        """What it is in the plot: its family, or unquantized."""
+        return self.family if self.quantized else "unquantized"
 
     @property
     def loss(self) -> float | None:
@@ -119,15 +128,21 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _form(entry: dict[str, Any], document: dict[str, Any], path: Path) -> Form:
     name = str(entry["form"])
-    if entry["kind"] not in KINDS:
+    if entry["family"] not in FAMILIES:
         raise FormsError(
-            f"{path}: {name}: kind is {entry['kind']!r}, not one of {', '.join(KINDS)}"
+            f"{path}: {name}: family is {entry['family']!r}, not one of {', '.join(FAMILIES)}"
         )
+    fallbacks = entry.get("fallbacks")
+    if fallbacks:
+        fallbacks = Fallbacks(**{**fallbacks, "types": tuple(fallbacks["types"])})
     form = {
         "name": name,
-        "kind": entry["kind"],
+        "family": entry["family"],
+        "quantized": bool(entry.get("quantized", True)),
         "file": str(entry["file"]),
         "bytes": int(entry["bytes"]),
+        "sha256": entry.get("sha256"),
+        "fallbacks": fallbacks,
         "parameters": entry.get("parameters") or document.get("parameters"),
         "type": entry.get("type"),
         "imatrix": bool(entry.get("imatrix")),
@@ -279,6 +294,46 @@ def recommend(forms: list[Form], memory: int) -> Form | None:
     if measured:
         return min(measured, key=_by_loss)
     return min(fitting, key=lambda form: (-form.bytes, form.name), default=None)
+
+
+def by_memory(groups: list[list[Form]]) -> list[tuple[list[int], list[Form | None]]]:
+    """For the usual sizes of memory, in GB, the best form of each group of forms.
+
+    Neighbouring sizes with the same answers are one entry: (sizes, a form or None for each group).
+    """
+    entries: list[tuple[list[int], list[Form | None]]] = []
+    for memory in MEMORY_SIZES:
+        picks = [recommend(forms, memory) for forms in groups]
+        if entries and entries[-1][1] == picks:
+            entries[-1][0].append(memory)
+        else:
+            entries.append(([memory], picks))
+    return entries
+
+
+def memory_text(sizes: list[int]) -> str:
+    """The sizes of an entry of `by_memory`: 8 GB; 12 to 24 GB; 48 GB and more."""
+    if sizes[-1] == MEMORY_SIZES[-1]:
+        return f"{sizes[0]} GB and more"
+    return f"{sizes[0]} to {sizes[-1]} GB" if len(sizes) > 1 else f"{sizes[0]} GB"
+
+
+def twins(forms: list[Form]) -> list[list[Form]]:
+    """The forms that are byte for byte the same, in groups of two and more."""
+    groups: dict[str, list[Form]] = {}
+    for form in forms:
+        if form.sha256:
+            groups.setdefault(form.sha256, []).append(form)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def twin_lines(forms: list[Form]) -> list[str]:
+    """A sentence for each of these groups."""
+    return [
+        f"{', '.join(form.name for form in group[:-1])} and {group[-1].name} are the same file, "
+        "byte for byte"
+        for group in twins(forms)
+    ]
 
 
 def _by_loss(form: Form) -> tuple[float, int, str]:

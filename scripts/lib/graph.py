@@ -16,8 +16,9 @@ from lib import recipe as recipes
 from lib.code import code_digest
 from lib.config import Config, Corpus, Model, Quant, merge_references
 from lib.contents import Contents
+from lib.families import FAMILIES
 from lib.lock import Lock, Wanted
-from lib.publishing import card_options, card_paths
+from lib.publishing import PLOT, card_options, card_paths, local_card_options
 from lib.tools import llama_version, package_version
 
 MERGE_TOOLS = ("mergekit", "torch", "transformers")
@@ -264,15 +265,16 @@ class Graph:
             yield weights
         forms: dict[str, Artifact] = {}
         evaluations: dict[str, Artifact] = {}
+        shards: dict[str, Artifact] = {}
         if model.gguf is not None:
-            yield from self._gguf(name, model, weights, forms, evaluations)
+            yield from self._gguf(name, model, weights, forms, evaluations, shards)
         if model.exl2 is not None and self.exl2:
             yield from self._exl2(name, model, weights, forms, evaluations)
         report = self._report(name, weights, forms, evaluations)
         yield report
-        yield from self._cards(name, model, report, forms)
+        yield from self._cards(name, model, report, forms, shards)
 
-    def _gguf(self, name, model, weights, forms, evaluations) -> Iterator[Artifact]:
+    def _gguf(self, name, model, weights, forms, evaluations, shards) -> Iterator[Artifact]:
         gguf, here = model.gguf, f"results/{name}"
         outtype = gguf.outtype.upper()
         quants = [quant for quant in gguf.quants if not is_conversion(quant, outtype)]
@@ -312,7 +314,7 @@ class Graph:
             if gguf.metadata:
                 yield (finished := self._labelled(name, finished, gguf.metadata))
             if gguf.split_max_size:
-                yield Artifact(
+                shards[form] = Artifact(
                     f"{here}/shards/{form}",
                     "split",
                     name,
@@ -321,6 +323,7 @@ class Graph:
                     **self._by_llama_cpp(),
                     directory=True,
                 )
+                yield shards[form]
         if model.evaluate is not None:
             yield from self._evaluate_gguf(name, model, conversion, forms, evaluations)
 
@@ -451,24 +454,29 @@ class Graph:
             describes=True,
         )
 
-    def _cards(self, name, model, report, forms) -> Iterator[Artifact]:
+    def _cards(self, name, model, report, forms, shards) -> Iterator[Artifact]:
         """The model's card, and one for each repository; only those depend on how the model is published."""
-        first = "gguf" if model.gguf else "exl2" if model.exl2 else "safetensors"
-        about = card_options(self.config, self.lock, name, first, forms)
-        private = {"repos": {}, "publish": {}, "template": None, "max_file_size": None}
-        cards = {f"results/{name}/README.md": about | private}
-        for kind, path in card_paths(name, model).items():
-            cards[path] = card_options(self.config, self.lock, name, kind, forms)
+        here, config, lock = f"results/{name}", self.config, self.lock
+        plot = f"report/{PLOT}"
+        local = local_card_options(config, lock, name, forms, plot, list(shards))
+        cards = {f"{here}/README.md": local}
+        repositories = card_paths(name, model)
+        for family, path in repositories.items():
+            cards[path] = card_options(config, lock, name, [family], forms)
         for path, said in cards.items():
+            inputs = {"report": report, **report.inputs}
+            # A repository's card counts the parts of each file; the model's own only says where they are.
+            if path in repositories.values() and FAMILIES[said["families"][0]].has_shards:
+                inputs |= {f"shards {form}": made for form, made in shards.items()}
             yield Artifact(
                 path,
                 "card",
                 name,
                 {**report.options, "about": said},
-                inputs={"report": report, **report.inputs},
+                inputs=inputs,
                 sources=self._template(said["template"]),
                 describes=True,
-                on_demand=path in card_paths(name, model).values(),
+                on_demand=path in repositories.values(),
             )
 
     def _template(self, path: str | None) -> dict[str, Any]:

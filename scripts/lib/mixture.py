@@ -5,7 +5,7 @@ Follows llama_tensor_get_type of src/llama-quant.cpp, llama.cpp b10605. tests/te
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,10 @@ SMALL_BLOCKS = (
     "nvfp4",
     "iq4_nl",
 )
+# Of those, the ones whose blocks are larger than 32.
+BLOCKS = {"q1_0": 128, "q2_0": 64, "nvfp4": 64}
 FALLBACK = {
+    "q2_0": "q4_0",
     "q2_k": "q4_0",
     "q3_k": "q4_0",
     "tq1_0": "q4_0",
@@ -82,30 +85,60 @@ def quant_types(
 
     type_: a name of QUANT_TYPES. options: those of a quant of the config that matter (`pure`, `tensor_types` …).
     """
+    choices = _choices(tensors, shape, type_, options, imatrix)
+    return {
+        name: _fitting(kind, tensors[name][0]) if kind and adapts else kind
+        for name, kind, adapts in choices
+    }
+
+
+def misfits(
+    tensors: Mapping[str, Dims], shape: Shape, type_: str, options: Mapping[str, Any], imatrix: bool
+) -> dict[str, str]:
+    """{tensor: the mixture's type for it} of those whose rows are no multiple of its block.
+
+    llama-quantize stores them in another type: fallback quantization. Arguments: `quant_types`.
+    """
+    return {
+        name: kind
+        for name, kind, adapts in _choices(tensors, shape, type_, options, imatrix)
+        if kind and adapts and tensors[name][0] % block_size(kind)
+    }
+
+
+def block_size(kind: str) -> int:
+    """How many weights of a row a type packs into one block; 1 for floats."""
+    if TENSOR_BITS[kind] >= 16:
+        return 1
+    return BLOCKS.get(kind, 32 if kind in SMALL_BLOCKS else 256)
+
+
+def _choices(
+    tensors: Mapping[str, Dims], shape: Shape, type_: str, options: Mapping[str, Any], imatrix: bool
+) -> Iterator[tuple[str, str | None, bool]]:
+    """(tensor, type wanted for it or None, whether one that fits is taken where that does not)."""
     type_ = canonical(type_)
     default = QUANT_TYPES[type_].tensor
-    found: dict[str, str | None] = {}
     chooser = _Chooser(tensors, shape, type_, imatrix)
     patterns = [entry.rpartition("=")[::2] for entry in options.get("tensor_types", ())]
     for name in sorted(tensors, key=_order):
         dims = tensors[name]
         embedding = name in ("token_embd.weight", "per_layer_token_embd.weight")
         if default is None or not _is_quantized(name, dims, options):
-            found[name] = None
+            yield name, None, False
         elif embedding and options.get("token_embedding_type"):
-            found[name] = options["token_embedding_type"].lower()
+            yield name, options["token_embedding_type"].lower(), False
         elif name == "output.weight" and options.get("output_tensor_type"):
-            found[name] = options["output_tensor_type"].lower()
+            yield name, options["output_tensor_type"].lower(), False
         elif QUANT_TYPES[type_].lossless:
-            found[name] = default
+            yield name, default, False
         else:
             kind = next((kind for pattern, kind in patterns if re.search(pattern, name)), None)
             if kind is None:
                 kind = default if options.get("pure") else chooser.choose(name, dims, default)
                 if "output.weight" not in tensors and embedding and not options.get("pure"):
                     kind = (options.get("output_tensor_type") or kind).lower()
-            found[name] = _fitting(kind.lower(), dims[0])
-    return found
+            yield name, kind.lower(), True
 
 
 def quant_bytes(
@@ -138,7 +171,7 @@ def _is_quantized(name: str, dims: Dims, options: Mapping[str, Any]) -> bool:
 
 def _fitting(kind: str, width: int) -> str:
     """A type whose blocks fit the width of a row."""
-    if width % (32 if kind in SMALL_BLOCKS else 256) and TENSOR_BITS[kind] < 16:
+    if width % block_size(kind):
         kind = FALLBACK.get(kind, "iq4_nl")
         if width % 32:
             return "f16"
@@ -177,8 +210,8 @@ class _Chooser:
         return kind
 
     def _output(self, dims: Dims, kind: str) -> str:
-        block = 32 if kind in SMALL_BLOCKS else 256
-        if self.type == "MXFP4_MOE" or self.shape.family == "falcon" or dims[0] % block:
+        falcon = self.shape.family == "falcon"
+        if self.type == "MXFP4_MOE" or falcon or dims[0] % block_size(kind):
             return "q8_0"
         if self.type in TINY | {"IQ3_XXS"}:
             return "q5_k"

@@ -19,9 +19,13 @@ THREADED = {"imatrix", "quantize", "base_logits", "evaluate"}
 
 @dataclass(frozen=True)
 class Outlook:
-    """sizes and seconds by path, in the order of the build; free: bytes that the disk has now."""
+    """sizes and seconds by path, in the order of the build; free: bytes that the disk has now.
+
+    predicted: where the sizes are from.
+    """
 
     artifacts: list[Artifact]
+    predicted: Sizes
     sizes: dict[str, Size]
     seconds: dict[str, float | None]
     peak: Peak
@@ -74,7 +78,8 @@ def look(graph: Graph, building: Iterable[Artifact], cores: int) -> Outlook:
                 seconds=seconds[made.path] or guess,
             )
         )
-    return Outlook(artifacts, found, seconds, peak(jobs, cores), shutil.disk_usage(".").free)
+    free = shutil.disk_usage(".").free
+    return Outlook(artifacts, sizes, found, seconds, peak(jobs, cores), free)
 
 
 def _on_disk(made: Artifact) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lib import recipe as recipes
 from lib.graph import Artifact, Graph
+from lib.recipe import MADE_FROM
 
 RUN_STATE = Path(".snakemake/quantmill")
 NEWEST = 4_000_000_000  # seconds: an mtime that is newer than any output's, whatever the clocks say
@@ -193,8 +194,6 @@ class Plan:
         return f"{MADE_FROM}{made.inputs[role].path}, whose recipe changed"
 
 
-# What the reasons of that have in common which only follows another change.
-MADE_FROM = "made from "
 FROM_DAMAGED = ", from which it is made, is damaged"
 
 

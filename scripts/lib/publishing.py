@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lib.families import FAMILIES, families_of
 from lib.license import combine, front_matter, of_facts
 from lib.lock import Lock
 from lib.references import parts
@@ -29,16 +30,19 @@ def card_paths(name: str, model: Any) -> dict[str, str]:
     return {kind: f"results/{name}/README.{kind}.md" for kind in repositories(model)}
 
 
-def card_options(config: Any, lock: Lock, name: str, kind: str, forms: dict) -> dict[str, Any]:
+def card_options(
+    config: Any, lock: Lock, name: str, families: list[str], forms: dict
+) -> dict[str, Any]:
     """What the config says for a card: an option of its artifact, for describe_card.py.
 
-    forms: {form: artifact}. Its intermediates are not published, and so not listed.
+    families: those that it tells of. forms: {form: artifact}. Its intermediates are not published,
+    and so not listed.
     """
     model = config.models[name]
     publish = model.publish
     facts = (*CARD_FACTS, "tags", "quantized_by")
     about = {
-        "kind": kind,
+        "families": families,
         "model": name,
         "merge": model.merge,
         "random_seed": model.random_seed if model.merge else None,
@@ -53,13 +57,21 @@ def card_options(config: Any, lock: Lock, name: str, kind: str, forms: dict) -> 
         "plot": PLOT,
         "recipes": RECIPES,
     }
-    if kind == "gguf" and any("imatrix" in made.inputs for made in forms.values()):
-        about["imatrix"] = model.gguf.imatrix.model_dump(
-            include={"corpus", "chunks", "context", "format"}
-        )
-    if kind == "exl2":
-        about["exl2"] = model.exl2.model_dump(include={"corpus", "rows", "length"})
+    for family in families:
+        about |= FAMILIES[family].options(model, forms)
     return about
+
+
+def local_card_options(
+    config: Any, lock: Lock, name: str, forms: dict, plot: str, sharded: list[str]
+) -> dict[str, Any]:
+    """As `card_options`, for the card of results/MODEL/: publishing makes no difference to it.
+
+    plot: the plot's path from there. sharded: the forms of which there are shards.
+    """
+    about = card_options(config, lock, name, families_of(forms), forms)
+    private = {"repos": {}, "publish": {}, "template": None, "max_file_size": None}
+    return about | private | {"plot": plot, "recipes": None, "sharded": sharded}
 
 
 def bases(config: Any, lock: Lock, name: str) -> list[dict[str, Any]]:

@@ -10,16 +10,20 @@ import math
 import re
 from dataclasses import dataclass
 
+from lib.families import FAMILIES
+from lib.figures import size_text, size_unit
 from lib.forms import Form, pareto_front
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 LIGHT = {
     "paper": "#ffffff", "ink": "#1b1f24", "muted": "#59636e", "line": "#d9dee3", "grid": "#eceff2",
-    "gguf": "#1f5fbf", "exl2": "#b3500a", "front": "#8aa0b8",
+    "front": "#8aa0b8", "unquantized": "#1f5fbf",
+    **{family.name: family.colours[0] for family in FAMILIES.values()},
 }  # fmt: skip
 DARK = {
     "paper": "#171b20", "ink": "#e9ecef", "muted": "#9ba6b2", "line": "#3a424b", "grid": "#252b32",
-    "gguf": "#7fb0ff", "exl2": "#f2a15f", "front": "#62748a",
+    "front": "#62748a", "unquantized": "#7fb0ff",
+    **{family.name: family.colours[1] for family in FAMILIES.values()},
 }  # fmt: skip
 # Where a decade may be ticked, from coarse to fine.
 TICKS = (
@@ -54,9 +58,10 @@ def _rules(colour: dict[str, str]) -> str:
         ".front": f"stroke: {colour['front']}; stroke-width: 1.6; fill: none",
         ".off": "opacity: 0.55",
     }
-    for kind in ("gguf", "exl2"):
-        rules[f".{kind}"] = f"fill: {colour[kind]}; stroke: {colour[kind]}"
-    rules[".unquantized"] = f"fill: {colour['paper']}; stroke: {colour['gguf']}; stroke-width: 1.6"
+    for name in FAMILIES:
+        rules[f".{name}"] = f"fill: {colour[name]}; stroke: {colour[name]}"
+    ring = colour["unquantized"]
+    rules[".unquantized"] = f"fill: {colour['paper']}; stroke: {ring}; stroke-width: 1.6"
     return "".join(f".quality-plot {name} {{ {rule} }}\n" for name, rule in rules.items())
 
 
@@ -161,22 +166,9 @@ def text_width(text: str, size: float) -> float:
     )
 
 
-def size_unit(forms: list[Form]) -> tuple[float, str]:
-    """The unit in which every size of a model is written: bytes a unit, and its name."""
-    largest = max((form.bytes for form in forms), default=0)
-    return (1e9, "GB") if largest >= 1e9 else (1e6, "MB") if largest >= 1e6 else (1e3, "kB")
-
-
-def size_text(size: float, forms: list[Form]) -> str:
-    """A size in the model's unit: 4.92 GB."""
-    unit, name = size_unit(forms)
-    digits = 1 if max(form.bytes for form in forms) >= 100 * unit else 2
-    return f"{size / unit:.{digits}f} {name}"
-
-
 def _label(form: Form) -> str:
     name = form.name if len(form.name) <= 26 else form.name[:25] + "…"
-    return f"EXL2 {name}" if form.kind == "exl2" else name
+    return f"{FAMILIES[form.family].tag} {name}".strip()
 
 
 def draw(title: str, forms: list[Form], width: int, height: int, standalone: bool) -> str:
@@ -262,10 +254,10 @@ def _text(
     )
 
 
-def _shape(kind: str, x: float, y: float, css: str = "") -> str:
-    """A kind's marker: a dot for GGUF, a diamond for EXL2, a ring for the unquantized model."""
-    classes = f"{kind} {css}".strip()
-    if kind == "exl2":
+def _shape(marker: str, x: float, y: float, css: str = "") -> str:
+    """The marker of a family, a dot or a diamond, or a ring for the unquantized model."""
+    classes = f"{marker} {css}".strip()
+    if marker in FAMILIES and FAMILIES[marker].diamond:
         r = MARKER + 1.2
         return (
             f'<path class="{classes}" d="M{x:.1f} {y - r:.1f}L{x + r:.1f} {y:.1f}'
@@ -275,8 +267,9 @@ def _shape(kind: str, x: float, y: float, css: str = "") -> str:
 
 
 def _legend(forms: list[Form], inner: Box, narrow: bool, standalone: bool) -> list[str]:
-    names = {"gguf": "GGUF", "exl2": "EXL2", "unquantized": "unquantized"}
-    kinds = [kind for kind in names if any(form.kind == kind for form in forms)]
+    names = {name: family.title for name, family in FAMILIES.items()}
+    names["unquantized"] = "unquantized"
+    kinds = [kind for kind in names if any(form.marker == kind for form in forms)]
     front = "Pareto front"
     y = 22 if standalone else 10
     widths = {kind: 16 + text_width(names[kind], LABEL_SIZE) + 14 for kind in kinds}
@@ -396,10 +389,10 @@ def _marker(point: Point, inner: Box, size: str) -> list[str]:
         caps = [y for y in (point.high, point.low) if inner.y0 < y < inner.y1]
         bars = "".join(f"M{x - 3:.1f} {y:.1f}h6" for y in caps)
         out.append(
-            f'<path class="{f"{form.kind} {css}".strip()}"'
+            f'<path class="{f"{form.marker} {css}".strip()}"'
             f' d="M{x:.1f} {point.high:.1f}V{point.low:.1f}{bars}"/>'
         )
-    return [*out, _shape(form.kind, x, point.y, css), "</g>"]
+    return [*out, _shape(form.marker, x, point.y, css), "</g>"]
 
 
 def _leaders(labels: list[tuple[Point, Label]]) -> list[str]:

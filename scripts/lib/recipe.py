@@ -15,6 +15,9 @@ from typing import Any
 
 SCHEMA = 1
 SUFFIX = ".recipe.json"
+# How the reasons of that begin which only follows another change, and what is said where there is no other.
+MADE_FROM = "made from "
+ONLY_MADE_FROM = "what it is made from changed"
 
 
 def normalise(value: Any) -> Any:

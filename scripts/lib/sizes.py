@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import recipe as recipes
+from lib.fallbacks import Fallbacks, planned
 from lib.flags.quantize import quantize_flags
 from lib.graph import Artifact, Graph
 from lib.lock import Lock
@@ -44,7 +45,6 @@ SMALL = {
     "exl2_evaluate": 1_000,
     "report": 40_000,
     "card": 4_000,
-    "card_of_kind": 4_000,
 }
 SMALL |= {"demo_text": 4_200_000, "exl2_measure": 1_000_000}
 # The demo's models: what scripts/demo_train.py makes by default.
@@ -176,19 +176,30 @@ class Sizes:
         if weights is None:
             size = self._files_size(model)
             return Size(round(size / 2 * QUANT_TYPES[type_].bpw / 8), "lock") if size else None
-        tensors = self.tensors(model)
-        pruned = {f"blk.{layer}." for layer in options.get("prune_layers", ())}
-        tensors = {
-            name: dims
-            for name, dims in tensors.items()
-            if name[: name.find(".", 4) + 1] not in pruned
-        }
+        tensors = self._quantized(made)
         types = quant_types(tensors, weights.shape, type_, options, "imatrix" in made.inputs)
         bits = OUTTYPE_BITS.get(conversion.options["outtype"], 16.0)
         kept = [(name, bits if _is_matrix(name, dims) else 32.0) for name, dims in tensors.items()]
         return Size(
             quant_bytes(tensors, types, kept) + header_bytes(weights, len(tensors)), "tensors"
         )
+
+    def _quantized(self, made: Artifact) -> dict[str, Dims]:
+        """The tensors of a quant: those of its model without the layers that it leaves out."""
+        pruned = {f"blk.{layer}." for layer in made.options.get("prune_layers", ())}
+        return {
+            name: dims
+            for name, dims in self.tensors(made.inputs["gguf"].inputs["model"]).items()
+            if name[: name.find(".", 4) + 1] not in pruned
+        }
+
+    def fallbacks(self, made: Artifact) -> Fallbacks | None:
+        """Tensors of a quant that will have other types than its mixture's; None: none, unknown."""
+        weights = self.weights(made.inputs["gguf"].inputs["model"])
+        if weights is None:
+            return None
+        tensors, options = self._quantized(made), made.options
+        return planned(tensors, weights.shape, options["type"], options, "imatrix" in made.inputs)
 
     def _dry_run(self, made: Artifact) -> Size | None:
         """What llama-quantize says, where all that it reads lies there."""

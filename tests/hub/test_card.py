@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hubtest import ok, refused
 
+from lib import recipe as recipes
 from lib.license import License, combine, front_matter, of_facts
 
 APACHE, LLAMA = License("apache-2.0"), License("llama3.3")
@@ -93,7 +94,7 @@ def forms(tmp_path) -> Path:
         kinds |= {"same_top": {"mean": 0.93, "error": 0.001}}
         path.write_text(json.dumps({**kinds, "corpus": "evaluation", "context": 512, "chunks": 9}))
         file = f"results/Mix-8B/gguf/Mix-8B-{form}.gguf"
-        entry = {"form": form, "kind": "gguf", "file": file, "bytes": int(size)}
+        entry = {"form": form, "family": "gguf", "file": file, "bytes": int(size)}
         entries.append(entry | {"evaluation": str(path)})
     path = tmp_path / "forms.json"
     path.write_text(json.dumps({"model": "Mix-8B", "parameters": int(8e9), "forms": entries}))
@@ -102,7 +103,7 @@ def forms(tmp_path) -> Path:
 
 def write(workdir, forms, about, kind="gguf"):
     path = workdir.path / "about.json"
-    path.write_text(json.dumps({"kind": kind, **about}))
+    path.write_text(json.dumps({"families": [kind], **about}))
     return workdir.run("card.py", "--forms", forms, "--about", path, "--output", "README.md")
 
 
@@ -119,7 +120,7 @@ def test_card_tells_all_that_a_reader_and_the_hub_need(workdir, forms, about):
         "Mix-8B-Q4_K_M.gguf",
         "4.90 GB | 4.90 | 0.03130 ± 0.00031 | 93.00 ± 0.10 %",
         "| 8 GB | **Q4_K_M** |",
-        "| 16 GB | **Q8_0** |",
+        "| 12 GB and more | **Q8_0** |",
         'hf download acme/Mix-8B-GGUF --include "Mix-8B-Q4_K_M.gguf"',
         "| Q8_0 in 2 parts: Mix-8B-Q8_0/ |",
         '--include "Mix-8B-Q8_0/*"',
@@ -138,6 +139,74 @@ def test_card_tells_all_that_a_reader_and_the_hub_need(workdir, forms, about):
     assert not re.search(r"\n\n\n|None|[^\n]\n## ", card), card
 
 
+def test_card_beside_the_files_lists_every_family_and_leads_to_each_form(workdir, tmp_path, about):
+    """What is built as EXL2 too must not be missing; a repository's card has one family."""
+    entries = [
+        {"form": "Q8_0", "family": "gguf", "file": "results/Mix-8B/gguf/Mix-8B-Q8_0.gguf"},
+        {"form": "5.0bpw", "family": "exl2", "file": "results/Mix-8B/exl2/5.0bpw"},
+    ]
+    path = tmp_path / "forms.json"
+    forms = [entry | {"bytes": 8 * 10**9} for entry in entries]
+    path.write_text(json.dumps({"model": "Mix-8B", "parameters": 8 * 10**9, "forms": forms}))
+    about |= {"repos": {}, "shards": {}, "too_large": [], "recipes": None}
+    about["exl2"] = {"corpus": "default", "sha256": None, "rows": 100, "length": 2048}
+    ok(write(workdir, path, about | {"families": ["gguf", "exl2"]}))
+    card = (workdir.path / "README.md").read_text()
+    assert re.findall("^## (.*)", card, re.M)[:2] == ["GGUF", "EXL2"]
+    for part in (
+        "Mix-8B as GGUF for llama.cpp and as EXL2 for ExLlamaV2, a merge by `sce`.",
+        "[Mix-8B-Q8_0.gguf](gguf/Mix-8B-Q8_0.gguf)",
+        "[5.0bpw](exl2/5.0bpw/)",
+        "llama-cli -m gguf/Mix-8B-Q8_0.gguf",
+        "python main.py --model-dir exl2 --model-name 5.0bpw",
+        "Importance matrix",
+        "ExLlamaV2's own texts",
+    ):
+        assert part in card, f"the card lacks {part!r}\n{card}"
+    assert not re.search(r"\n\n\n|None|hf download|[^\n]\n## ", card), card
+
+
+@pytest.mark.parametrize("corpus", ["default", "own"])
+def test_commands_for_exl2_have_no_option_that_does_nothing(workdir, monkeypatch, corpus):
+    """exllamav2's own texts have their own number of rows: -r and -mr are forgotten."""
+    monkeypatch.chdir(workdir.path)
+    measuring = {"measurement_rows": 16, "measurement_length": 1024}
+    converting = {"bits": 5, "head_bits": 6, "rows": 77, "length": 2048, "shard_size": 8192}
+    record("results/M/exl2/measurement.json", "m", "exl2_measure", measuring, {"model": "w"})
+    made_from = {"model": "w", "measurement": "m"}
+    record("results/M/exl2/5.0bpw", "f", "exl2_quantize", converting, made_from)
+    about = {"model": "M", "families": ["exl2"], "merge": None, "max_file_size": None}
+    about["exl2"] = {"corpus": corpus, "rows": 77, "length": 2048}
+    forms = {"5.0bpw": {"file": "results/M/exl2/5.0bpw", "rule": "exl2_quantize"}}
+    options = {"model": "M", "weights": "m", "forms": forms, "about": about}
+    inputs = {"form 5.0bpw": ["results/M/exl2/5.0bpw", "f"]}
+    Path("wanted.json").write_text(json.dumps({"recipe": {"options": options}, "inputs": inputs}))
+    told = json.loads(ok(workdir.run("describe_card.py", "wanted.json")))
+    start = "python -m exllamav2.conversion.convert_exl2 -i M -o work -nr"
+    counted = {"default": ("", "", ""), "own": (" -mr 16", " -r 77", " -c own.parquet")}
+    measured_rows, rows, text = counted[corpus]
+    assert told["commands"]["exl2"] == [
+        f"{start} -om measurement.json{measured_rows} -ml 1024{text}",
+        f"{start} -m measurement.json -b 5 -hb 6{rows} -l 2048 -ss 8192{text} -cf M-5.0bpw",
+    ]
+    assert told["tokenizer"] == "results/M/exl2/5.0bpw"
+    assert told["versions"] == {"exllamav2": "0.3.2"}
+
+
+def record(artifact: str, digest: str, step: str, options: dict, inputs: dict) -> None:
+    """A record as a build leaves it."""
+    Path(artifact).parent.mkdir(parents=True, exist_ok=True)
+    recipe = {"step": step, "options": options, "inputs": inputs}
+    recipe["tools"] = {"exllamav2": "0.3.2"}
+    recipes.write(recipes.Record(artifact, recipe, digest, 1, "s", inputs={"corpus": "c"}))
+
+
+def test_help_shows_what_the_files_hold(workdir):
+    told = ok(workdir.run("card.py", "--help"))
+    keys = ("families", "bases", "repos", "shards", "too_large", "tokenizer", "hidden")
+    assert [key for key in keys if not re.search(rf"^ +{key} ", told, re.M)] == []
+
+
 def test_same_input_gives_the_same_card(workdir, forms, about):
     ok(write(workdir, forms, about))
     first = (workdir.path / "README.md").read_bytes()
@@ -148,7 +217,7 @@ def test_same_input_gives_the_same_card(workdir, forms, about):
 def test_card_of_a_bare_quantization_without_figures_claims_none(workdir, tmp_path):
     forms = tmp_path / "forms.json"
     file = "results/Small/gguf/Small-Q8_0.gguf"
-    entry = {"form": "Q8_0", "kind": "gguf", "file": file, "bytes": 1000, "evaluation": None}
+    entry = {"form": "Q8_0", "family": "gguf", "file": file, "bytes": 1000, "evaluation": None}
     forms.write_text(json.dumps({"model": "Small", "forms": [entry]}))
     base = {"reference": "./model", "hub": None, "commit": None}
     ok(write(workdir, forms, {"model": "Small", "source": "./model", "bases": [base]}))
@@ -181,11 +250,27 @@ def test_users_own_template_is_used_and_its_faults_are_named(workdir, forms, abo
 
 def test_built_in_card_is_valid_front_matter_for_exl2_too(workdir, tmp_path, about):
     path = tmp_path / "forms.json"
-    entry = {"form": "4.25bpw", "kind": "exl2", "file": "results/Mix-8B/exl2/4.25bpw"}
+    entry = {"form": "4.25bpw", "family": "exl2", "file": "results/Mix-8B/exl2/4.25bpw"}
     path.write_text(json.dumps({"model": "Mix-8B", "forms": [entry | {"bytes": 10**9}]}))
     about |= {"repos": {"exl2": "acme/Mix-8B-exl2"}}
     about["exl2"] = {"corpus": "default", "sha256": None, "rows": 100, "length": 2048}
     ok(write(workdir, path, about, kind="exl2"))
     card = (workdir.path / "README.md").read_text()
     assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "exllamav2"
-    assert "--revision 4_25" in card and "100 rows of 2048 tokens" in card
+    assert "--revision 4_25" in card
+
+
+@pytest.mark.parametrize("corpus", ["default", "own"])
+def test_exl2_card_claims_no_rows_that_the_tools_own_texts_do_not_have(
+    workdir, tmp_path, about, corpus
+):
+    path = tmp_path / "forms.json"
+    entry = {"form": "5.0bpw", "family": "exl2", "file": "results/Mix-8B/exl2/5.0bpw"}
+    path.write_text(json.dumps({"model": "Mix-8B", "forms": [entry | {"bytes": 10**9}]}))
+    about["exl2"] = {"corpus": corpus, "sha256": "f" * 64, "rows": 77, "length": 4096}
+    ok(write(workdir, path, about, kind="exl2"))
+    card = (workdir.path / "README.md").read_text()
+    if corpus == "own":
+        assert f"the text `own` (sha256 `{'f' * 64}`), 77 rows of 4096 tokens." in card
+    else:
+        assert "ExLlamaV2's own texts, in rows of 2048 tokens." in card and "77" not in card

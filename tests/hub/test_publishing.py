@@ -170,16 +170,16 @@ def test_card_written_from_the_records_passes_the_gates_of_publishing(config, lo
         data |= {"bytes": size, "sha256": sha, "inputs": {}, "files": files, "notes": {}}
         recipes.write_json(here / recipes.path_of(artifact), data | more)
 
-    tools = {"llama.cpp": "b10605"}
+    tools, made_from = {"llama.cpp": "b10605"}, {"gguf": "d", "imatrix": "d", "model": "d"}
     merged = {"recipe": {"tools": {"mergekit": "0.1.5"}}}
     record("results/Mix/safetensors", "merge", {"model.safetensors": b"w"}, **merged)
-    converted = {"options": {"outtype": "bf16"}, "tools": tools}
+    converted = {"options": {"outtype": "bf16"}, "inputs": made_from, "tools": tools}
     record("results/Mix/gguf/Mix-BF16.gguf", "convert", b"bf16", recipe=converted)
     measured = {"options": {"context": 512, "chunks": 40}, "tools": tools}
     calibration = {"corpus": "f" * 64}
     record("results/Mix/imatrix.dat", "imatrix", b"m", recipe=measured, inputs=calibration)
     for form, size in forms.items():
-        options = {"options": {"type": form}, "inputs": {"imatrix": "x"}, "tools": tools}
+        options = {"options": {"type": form}, "inputs": made_from, "tools": tools}
         record(f"results/Mix/gguf/Mix-{form}.gguf", "quantize", bytes(size), recipe=options)
         shards = {f"Mix-{form}-0000{i}-of-00002.gguf": bytes(size // 2) for i in (1, 2)}
         record(f"results/Mix/shards/{form}", "split", shards)
@@ -189,19 +189,24 @@ def test_card_written_from_the_records_passes_the_gates_of_publishing(config, lo
 
     made = {path: a for path, a in artifacts().items() if "exl2" not in path}
     by_form = {f: made[f"results/Mix/gguf/Mix-{f}.gguf"] for f in (*forms, "BF16")}
-    about = card_options(config, lock, "Mix", "gguf", by_form)
+    about = card_options(config, lock, "Mix", ["gguf"], by_form)
     described = {f: {"file": a.path, "rule": a.rule} for f, a in by_form.items()}
     options = {"model": "Mix", "weights": "results/Mix/safetensors", "forms": described}
     wanted = here / "wanted.json"
-    wanted.write_text(json.dumps({"recipe": {"options": options | {"about": about}}}))
-    (here / "about.json").write_text(ok(workdir.run("describe_card.py", wanted)))
+    inputs = {f"form {form}": [by_form[form].path, "d"] for form in forms}
+    inputs |= {f"shards {form}": [f"results/Mix/shards/{form}", "d"] for form in forms}
+    recipe = {"options": options | {"about": about}}
+    wanted.write_text(json.dumps({"recipe": recipe, "inputs": inputs}))
+    described = json.loads(ok(workdir.run("describe_card.py", wanted))) | {"tokenizer": None}
+    (here / "about.json").write_text(json.dumps(described))
     entries = [
-        {"form": form, "kind": "gguf", "file": by_form[form].path, "bytes": size}
+        {"form": form, "family": "gguf", "file": by_form[form].path, "bytes": size}
         | {"evaluation": f"results/Mix/evaluation/{form}.json"}
         for form, size in forms.items()
     ]
     entries.append(
-        {"form": "BF16", "kind": "unquantized", "file": by_form["BF16"].path, "bytes": 4}
+        {"form": "BF16", "family": "gguf", "quantized": False}
+        | {"file": by_form["BF16"].path, "bytes": 4}
     )
     parameters = {"model": "Mix", "parameters": 4_000_000}
     (here / "forms.json").write_text(json.dumps(parameters | {"forms": entries}))
