@@ -111,7 +111,8 @@ class Gguf(Family):
         name, lines = about["model"], []
         quants = {f: r for f, r in forms.items() if r.recipe["step"] == "quantize"}
         matrix = about.get("imatrix") and f"imatrix.{about['imatrix']['format']}"
-        measured = origins.record(f"results/{name}/evaluation/base.kld")
+        logits = f"results/{name}/evaluation/base.kld"
+        measured = origins.record(logits) if about["evaluation"] else None
         for form, record in forms.items():
             if record.recipe["step"] != "convert":
                 continue
