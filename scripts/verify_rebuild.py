@@ -96,7 +96,7 @@ def rebuild(scratch: Path, arguments: argparse.Namespace, exl2: bool) -> None:
 
 def compare(session: Session, name: str, scratch: Path, exl2: bool) -> list[tuple[str, str]]:
     """(artifact, verdict) of everything of the model that was built here."""
-    rows = []
+    rows, adopted = [], False  # whether anything was accepted as it is, of which cards then tell
     for made in session.graph.of(name).values():
         if made.rule.startswith("exl2") and not exl2:
             continue
@@ -106,7 +106,10 @@ def compare(session: Session, name: str, scratch: Path, exl2: bool) -> list[tupl
                 continue
             again = recipes.read(path, scratch)
             text = verdict(made, path, record, again, scratch)
+            if made.describes and adopted:
+                text = "within what was accepted, of which it tells"
             if accepted := record.acceptance(made.digest):
+                adopted = True
                 text += (
                     f" (accepted by {accepted['by']}, although: {'; '.join(accepted['differs'])})"
                 )
