@@ -18,6 +18,22 @@ from lib.merges import merge_references, substitute_references
 ROOT = Path(__file__).parent.parent
 EXAMPLES = [ROOT / "config/config.yaml", *sorted((ROOT / "config/examples").glob("*.yaml"))]
 
+ONE = b"merge_method: linear\nmodels: [{model: a/b}]\n"
+MERGE_FILES = {
+    "tab.yaml": b"models:\n\t- model: a/b\n",
+    "list.yaml": b"- model: a/b\n",
+    "empty.yaml": b"# nothing yet\n",
+    "weights.yaml": b"\xff\x00",
+    "object.yaml": b"!!python/object/apply:os.getcwd []\n",
+    "mistakes.yaml": b"merge_method: linear\nmodels: [{modell: x, model: a/b}, {model: ./nowhere}]\n"
+    b"dtype: bf16\n",
+    "two-unnamed.yaml": ONE + b"---\n" + ONE,
+    "twins.yaml": b"---\n".join([b"name: first\n" + ONE, b"name: first\n" + ONE, ONE]),
+    "itself.yaml": b"name: M\n" + ONE + b"---\n" + ONE,
+    "multi-mistakes.yaml": b"name: my merge\nmerge_method: lineer\nmodels: [{model: a/b}]\n---\n"
+    b"merge_method: linear\nmodels: [{model: a/b}, {model: second}]\n",
+}
+
 
 @pytest.fixture
 def workdir(tmp_path) -> Path:
@@ -38,6 +54,9 @@ def workdir(tmp_path) -> Path:
             (tmp_path / name / file).write_text(json.dumps(document))
             weights = "adapter_model" if "adapter" in file else "model"
             (tmp_path / name / f"{weights}.safetensors").touch()
+    (tmp_path / "merges").mkdir()
+    for name, text in MERGE_FILES.items():
+        (tmp_path / "merges" / name).write_bytes(text)
     return tmp_path
 
 
@@ -221,6 +240,62 @@ def test_mxfp4_is_for_mixtures_of_experts_also_by_way_of_merges(workdir):
 def test_what_the_demo_makes_need_not_exist_yet(workdir):
     config = yaml.safe_load(EXAMPLES[0].read_text())
     load(config, workdir)
+
+
+def test_a_merge_in_a_file_is_the_merge_as_if_it_stood_in_the_config(workdir):
+    (workdir / "merges/m.yml").write_text(MERGE + "---\n")  # and an empty document
+    named = "models: {M: {merge: %s, random_seed: 3}, named: {source: ./dense}}"
+    merge = json.dumps(yaml.safe_load(MERGE)).replace("./local", "./dense")
+    (workdir / "merges/m.yml").write_text(MERGE.replace("./local", "./dense") + "---\n")
+    config, _ = read(named % "merges/m.yml", workdir)
+    assert config == read(named % merge, workdir)[0]
+    (workdir / "merges/m.yml").write_text(
+        "name: mine\n" + MERGE.replace("./local", "./dense").lstrip()
+    )
+    assert config == read(named % "./merges/m.yml", workdir)[0]
+
+
+def multi(*documents: dict) -> str:
+    return "\n---\n".join(map(json.dumps, documents))
+
+
+def test_the_documents_of_mergekit_multi_become_models_that_others_may_merge(workdir):
+    first = {"merge_method": "linear", "models": [{"model": "a/b"}]}
+    last = {"merge_method": "slerp", "base_model": "first", "models": [{"model": "first"}]}
+    named = {"first": {"merge": first, "random_seed": 3}, "M": {"merge": last, "random_seed": 3}}
+    wanted, _ = load({"models": named}, workdir)
+    for documents in (
+        (
+            first | {"name": "first"},
+            last,
+        ),  # the one without a name is the model, wherever it stands
+        (last, first | {"name": "first"}),
+        (first | {"name": "first"}, last | {"name": "final"}),  # else the last
+    ):
+        (workdir / "multi.yaml").write_text(multi(*documents))
+        raw = {"models": {"M": {"merge": "multi.yaml", "random_seed": 3}}, "model": "first"}
+        config, options = load(raw, workdir)
+        assert config == wanted
+        assert options.models() == ["first"]
+
+
+def test_what_the_documents_of_mergekit_multi_call_the_last_one_is_the_model(workdir):
+    first = {"merge_method": "linear", "models": [{"model": "final"}], "name": "first"}
+    last = {"merge_method": "linear", "models": [{"model": "a/b"}], "name": "final"}
+    (workdir / "multi.yaml").write_text(multi(first, last))
+    config, _ = read("models: {M: {merge: multi.yaml}}", workdir)
+    assert config.models["first"].merge["models"] == [{"model": "M"}]
+
+
+def test_a_document_of_mergekit_multi_takes_no_other_models_place(workdir):
+    first = {"merge_method": "linear", "models": [{"model": "a/b"}], "name": "first"}
+    (workdir / "multi.yaml").write_text(multi(first, {**first, "name": "final"}))
+    text = "models: {first: {source: c/d}, M: {merge: multi.yaml}, N: {merge: multi.yaml}}"
+    taken = "multi.yaml: its document first is named as another model of the config; rename one"
+    assert problems(text, workdir) == [
+        f"models.M.merge: {taken} of them",
+        f"models.N.merge: {taken} of them",
+    ]
 
 
 MERGE = """

@@ -321,8 +321,10 @@ class Model(Section):
 
     sections = frozenset({"gguf", "exl2", "evaluate", "publish"})
 
-    merge: Read(dict[str, Any], values.to_merge) | None = Field(
-        None, description="A mergekit configuration, verbatim."
+    merge: Read(dict[str, Any], values.to_merge, dict[str, Any] | str) | None = Field(
+        None,
+        description="A mergekit configuration, verbatim, or the name of a file that holds one; "
+        "the named documents of a file of mergekit-multi become models of their own.",
     )
     source: Text | None = Field(
         None,
