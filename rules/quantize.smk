@@ -13,6 +13,7 @@ SHARDS = pattern("results/{model}/shards/{quant}")
 
 
 ruleorder: convert_reclaimed > convert > quantize
+ruleorder: source_gguf > quantize
 
 
 rule quantize:
@@ -83,7 +84,7 @@ rule label:
 
 
 rule split:
-    """Cut a GGUF into shards, then make sure that they hold the whole file's tensors, byte for byte."""
+    """Cut a GGUF into shards, and compare them with it byte by byte; what fits into one shard is a link to it."""
     input:
         recipe=SHARDS.wanted,
         tools=made_from(SHARDS, "llama.cpp"),
@@ -105,8 +106,19 @@ rule split:
         r"""
         begin {input.recipe:q} {log:q}
         mkdir "$OUT"
-        {input.tools:q}/bin/llama-gguf-split --split --split-max-size {params.max_size:q} \
-            {input.gguf:q} "$OUT"/{wildcards.model:q}-{wildcards.quant:q}
-        script check_shards.py --whole {input.gguf:q} --shards "$OUT"
-        commit
+        name={wildcards.model:q}-{wildcards.quant:q}
+        split_gguf() {{
+                    {input.tools:q}/bin/llama-gguf-split --split --split-max-size {params.max_size:q} "$@" \
+                        {input.gguf:q} "$OUT/$name"
+                }}
+        plan=$(split_gguf --dry-run)
+        echo "$plan"
+        if grep --quiet --line-regexp "n_split: 1" <<<"$plan"; then
+    script link_file.py {input.gguf:q} "$OUT/$name.gguf" \
+        --final {output.shards:q}/"$name.gguf" >"$STAGE/notes.json"
+else
+    split_gguf
+    check check_shards.py --whole {input.gguf:q} --shards "$OUT"
+fi
+commit
         """

@@ -11,7 +11,8 @@ scripts/describe_card.py prints it; only `model` and `kind` must be there:
                    license_link, language}]: every model at the leaves of the tree
     repos          {gguf, exl2, safetensors: "org/name"}: where it is published
     publish        {license, license_name, license_link, language, tags, quantized_by} of the config
-    imatrix        {file, corpus, sha256, chunks, context} or null
+    imatrix        {file, corpus, sha256, chunks, context}, without corpus where it was not computed
+                   here, or null
     exl2           {corpus, sha256, rows, length} or null
     shards         {form: [file names]} of the forms that are published as shards (too)
     too_large      [forms that are published as shards alone]

@@ -35,8 +35,8 @@ def describe(options: dict[str, Any]) -> dict[str, Any]:
     if about.get("imatrix"):
         about["imatrix"] |= imatrix(name, about["imatrix"]["format"])
     if about.get("exl2"):
-        measured = recipes.read(f"results/{name}/exl2/measurement.json")
-        about["exl2"]["sha256"] = measured.inputs.get("corpus") if measured else None
+        made = [r for r in records.values() if r.recipe["step"] == "exl2_quantize"]
+        about["exl2"]["sha256"] = made[0].inputs.get("corpus") if made else None
     about["commands"]["gguf"] = gguf_commands(name, about, records)
     about["commands"]["exl2"] = exl2_commands(name, about, records)
     limit = about["max_file_size"] or float("inf")
@@ -51,10 +51,12 @@ def describe(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def imatrix(name: str, kind: str) -> dict[str, Any]:
-    """The file and the calibration text's hash, from the matrix's record."""
+    """The file, and the hash of the calibration text or of the file itself, from the record."""
     path = f"results/{name}/imatrix.{kind}"
     record = recipes.read(path)
-    return {"file": path, "sha256": record.inputs["corpus"] if record else None}
+    # Of one that was not computed here, the hash is its own.
+    sha = record.inputs.get("corpus", record.sha256) if record else None
+    return {"file": path, "sha256": sha}
 
 
 def line(*words: str) -> str:
@@ -65,18 +67,22 @@ def gguf_commands(name: str, about: dict[str, Any], records: dict[str, Record]) 
     """The tools' command lines, in a directory that holds all files."""
     commands = []
     converted = {
-        form: record for form, record in records.items() if record.recipe["step"] == "convert"
+        form: record
+        for form, record in records.items()
+        if record.recipe["step"] in ("convert", "source_gguf")
     }
     for form, record in converted.items():
         gguf = f"{name}-{form}.gguf"
-        outtype = record.recipe["options"]["outtype"]
-        commands.append(
-            line("python", "convert_hf_to_gguf.py", name, "--outtype", outtype)
-            + " "
-            + line("--model-name", name, "--outfile", gguf)
-        )
+        if record.recipe["step"] == "convert":
+            outtype = record.recipe["options"]["outtype"]
+            commands.append(
+                line("python", "convert_hf_to_gguf.py", name, "--outtype", outtype)
+                + " "
+                + line("--model-name", name, "--outfile", gguf)
+            )
         matrix = f"imatrix.{about['imatrix']['format']}" if about.get("imatrix") else None
-        if matrix and (made := recipes.read(f"results/{name}/{matrix}")):
+        made = recipes.read(f"results/{name}/{matrix}") if matrix else None
+        if made and made.recipe["step"] == "imatrix":
             text = f"{about['imatrix']['corpus']}.txt"
             flags = imatrix_flags(made.recipe["options"])
             commands.append(
@@ -116,15 +122,18 @@ def exl2_commands(name: str, about: dict[str, Any], records: dict[str, Record]) 
     tool = ("python", "-m", "exllamav2.conversion.convert_exl2", "-i", name, "-o", "work", "-nr")
     corpus = about["exl2"]["corpus"] if about.get("exl2") else "default"
     text = [] if corpus == "default" else ["-c", f"{corpus}.parquet"]
-    options = measured.recipe["options"]
+    options = next(iter(made.values())).recipe["options"]
     rope = [
         word
         for key, flag in (("rope_scale", "-rs"), ("rope_alpha", "-ra"))
         if options.get(key)
         for word in (flag, str(options[key]))
     ]
-    rows = ["-mr", str(options["measurement_rows"]), "-ml", str(options["measurement_length"])]
-    commands = [line(*tool, "-om", "measurement.json", *rows, *rope, *text)]
+    commands = []
+    if measured.recipe["step"] == "exl2_measure":
+        options = measured.recipe["options"]
+        rows = ["-mr", str(options["measurement_rows"]), "-ml", str(options["measurement_length"])]
+        commands.append(line(*tool, "-om", "measurement.json", *rows, *rope, *text))
     for form, record in made.items():
         options = record.recipe["options"]
         flags = ["-b", str(options["bits"]), "-hb", str(options["head_bits"])]

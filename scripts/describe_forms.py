@@ -9,6 +9,7 @@ from lib import recipe as recipes
 
 KINDS = {
     "convert": "unquantized",
+    "source_gguf": "unquantized",
     "merge": "unquantized",
     "quantize": "gguf",
     "exl2_quantize": "exl2",
@@ -29,9 +30,16 @@ def describe(wanted: dict) -> dict:
         if evaluation:
             measured = json.loads(Path(evaluation).read_text())
             conditions = {key: measured[key] for key in ("corpus", "context", "chunks")}
-        if about["rule"] == "convert":
+        if KINDS[about["rule"]] == "unquantized" and about["file"].endswith(".gguf"):
             parameters = record.notes.get("parameters", parameters)
-            conditions["reference"] = f"llama.cpp {record.recipe['tools']['llama.cpp']}"
+            # A file of the user's own was not made here: what measured it tells the version.
+            if about["rule"] == "source_gguf":
+                record_of_tool = recipes.read(evaluation) if evaluation else None
+            else:
+                record_of_tool = record
+            if record_of_tool:
+                version = record_of_tool.recipe["tools"]["llama.cpp"]
+                conditions["reference"] = f"llama.cpp {version}"
         forms.append(
             {
                 "form": form,

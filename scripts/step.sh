@@ -4,7 +4,8 @@
 #                       Sets OUT (where the artifact is to be made) and STAGE (the directory that OUT is in).
 #   commit              checks and hashes what was made, renames it into place, writes its recipe last.
 #
-#   script NAME ARGS    runs a program of scripts/.
+#   script NAME ARGS    runs a program of scripts/ that makes bytes.
+#   check NAME ARGS     runs one that only judges, or only describes.
 #   again               in the body of an `until` loop: once more where the status was 75, five times at most.
 #
 # A step that ends before `commit` leaves nothing behind but its log.
@@ -40,6 +41,10 @@ commit() {
 
 script() {
     "$QM_PYTHON" "$QM_SCRIPTS/$1" "${@:2}"
+}
+
+check() {
+    script "$@"
 }
 
 again() {

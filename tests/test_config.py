@@ -187,6 +187,7 @@ def test_defaults_are_those_of_the_documentation(workdir):
     model = config.models["M"]
     assert (model.gguf.outtype, model.gguf.quants, model.gguf.split_max_size) == ("bf16", [], None)
     assert model.gguf.imatrix.model_dump() == {
+        "file": None,
         "corpus": "calibration",
         "chunks": None,
         "context": 512,

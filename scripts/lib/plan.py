@@ -91,7 +91,8 @@ class Plan:
                 State.ABSENT if made.intermediate else State.STALE, ["it is missing"], bool(tainted)
             )
         if made.links:
-            whole = all(os.path.exists(f"{made.path}/{name}") for name in record.files)
+            places = [f"{made.path}/{name}" for name in record.files] or [made.path]
+            whole = all(map(os.path.exists, places))
             return Verdict(
                 State.FRESH if whole else State.ABSENT, [] if whole else ["a link leads nowhere"]
             )

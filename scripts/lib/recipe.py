@@ -60,6 +60,11 @@ class Record:
     inputs: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_link(self) -> bool:
+        """Whether the artifact, or what is in it, is only a link to a file that is kept elsewhere."""
+        return bool(self.notes.get("link"))
+
 
 def path_of(artifact: str) -> str:
     """Where the record of an artifact lies."""

@@ -253,13 +253,21 @@ class Session:
         names = [made.model if rule == "merge" else Path(made.path).stem for made in found]
         return "|".join(map(re.escape, names)) or "(?!)"
 
-    def conversion_names(self) -> str:
-        """A regular expression for the conversions' file names, which look like quants' otherwise."""
+    def conversion_names(self, own: bool = False) -> str:
+        """A regular expression for the conversions' file names, which look like quants' otherwise.
+
+        own: for those that are GGUF files of the user's instead.
+        """
         names = (
-            f"{name}-{model.gguf.outtype.upper()}"
+            f"{name}-{model.conversion}"
             for name, model in self.config.models.items()
-            if model.gguf is not None
+            if model.gguf is not None and bool(model.own_gguf) is own
         )
+        return "|".join(map(re.escape, names)) or "(?!)"
+
+    def models_with(self, own: str) -> str:
+        """A regular expression for the models that have a file of the user's own, say `own_imatrix`."""
+        names = [name for name, model in self.config.models.items() if getattr(model, own)]
         return "|".join(map(re.escape, names)) or "(?!)"
 
 

@@ -152,6 +152,14 @@ class Sizes:
             round(weights.parameters * weights.bytes_per_weight) + weights.side_files, "tensors"
         )
 
+    def _source_gguf(self, made: Artifact) -> Size:
+        return Size(os.path.getsize(made.file), "tensors")
+
+    def _imatrix_file(self, made: Artifact) -> Size:
+        return Size(os.path.getsize(made.file), "tensors")
+
+    _exl2_measurement_file = _imatrix_file
+
     def _convert(self, made: Artifact) -> Size | None:
         bits = OUTTYPE_BITS.get(made.options["outtype"], 16.0)
         weights = self.weights(made.inputs["model"])
@@ -170,25 +178,47 @@ class Sizes:
 
     def _by_mixture(self, made: Artifact) -> Size | None:
         conversion = made.inputs["gguf"]
-        model = conversion.inputs["model"]
         type_, options = made.options["type"], made.options
-        weights = self.weights(model)
-        if weights is None:
-            size = self._files_size(model)
-            return Size(round(size / 2 * QUANT_TYPES[type_].bpw / 8), "lock") if size else None
-        tensors = self.tensors(model)
+        if conversion.rule == "source_gguf":
+            shape, header, bits = self._header_of(conversion.file)
+            tensors = self.tensors(conversion)
+        else:
+            model = conversion.inputs["model"]
+            weights = self.weights(model)
+            if weights is None:
+                size = self._files_size(model)
+                return Size(round(size / 2 * QUANT_TYPES[type_].bpw / 8), "lock") if size else None
+            tensors, shape = self.tensors(model), weights.shape
+            header = header_bytes(weights, len(tensors))
+            wide = OUTTYPE_BITS.get(conversion.options["outtype"], 16.0)
+            bits = {
+                name: wide if _is_matrix(name, dims) else 32.0 for name, dims in tensors.items()
+            }
         pruned = {f"blk.{layer}." for layer in options.get("prune_layers", ())}
         tensors = {
             name: dims
             for name, dims in tensors.items()
             if name[: name.find(".", 4) + 1] not in pruned
         }
-        types = quant_types(tensors, weights.shape, type_, options, "imatrix" in made.inputs)
-        bits = OUTTYPE_BITS.get(conversion.options["outtype"], 16.0)
-        kept = [(name, bits if _is_matrix(name, dims) else 32.0) for name, dims in tensors.items()]
-        return Size(
-            quant_bytes(tensors, types, kept) + header_bytes(weights, len(tensors)), "tensors"
-        )
+        types = quant_types(tensors, shape, type_, options, "imatrix" in made.inputs)
+        return Size(quant_bytes(tensors, types, bits.items()) + header, "tensors")
+
+    def _header_of(self, gguf: str) -> tuple[Shape, int, dict[str, float]]:
+        """Of a GGUF file: its model's shape, the bytes of its header, each tensor's bits a weight."""
+        from lib.gguf_file import read_gguf
+
+        file = read_gguf(Path(gguf))
+        family = str(file.metadata.get("general.architecture"))
+
+        def number(key: str) -> int:
+            value = file.metadata.get(f"{family}.{key}") or 0
+            return max(value) if isinstance(value, list) else value  # a number for each layer
+
+        heads, kv_heads = number("attention.head_count"), number("attention.head_count_kv")
+        sharing = heads // kv_heads if kv_heads else 1
+        shape = Shape(number("block_count") or 1, sharing, number("expert_count"), family)
+        bits = {tensor.name: 8 * tensor.size / tensor.elements for tensor in file.tensors}
+        return shape, min(tensor.offset for tensor in file.tensors), bits
 
     def _dry_run(self, made: Artifact) -> Size | None:
         """What llama-quantize says, where all that it reads lies there."""
@@ -221,8 +251,8 @@ class Sizes:
         return Size(round(float(found[1]) * 2**20) + self._headers[gguf], "dry run")
 
     def _imatrix(self, made: Artifact) -> Size | None:
-        model = made.inputs["gguf"].inputs["model"]
-        if self.weights(model) is None:
+        model = _weights_of(made.inputs["gguf"])
+        if model.rule != "source_gguf" and self.weights(model) is None:
             return None
         rows = [
             (name, dims)
@@ -233,16 +263,21 @@ class Sizes:
         return Size(4 * floats + 34 * len(rows), "tensors")
 
     def _split(self, made: Artifact) -> Size:
-        return self.of(made.inputs["gguf"], built=not _is_there(made.inputs["gguf"]))
+        whole = self._label(made)
+        limit = made.options["split_max_size"]
+        if whole.bytes <= int(limit[:-1]) * {"M": 10**6, "G": 10**9}[limit[-1]]:
+            return Size(0, whole.source)  # a link to it
+        return whole
 
-    _label = _split
+    def _label(self, made: Artifact) -> Size:
+        return self.of(made.inputs["gguf"], built=not _is_there(made.inputs["gguf"]))
 
     def _base_logits(self, made: Artifact) -> Size | None:
         conversion = made.inputs["gguf"]
-        weights = self.weights(conversion.inputs["model"])
+        model = _weights_of(conversion)
         vocabulary = 128_256  # of a model that is not fetched yet
-        if weights is not None:
-            tensors = self.tensors(conversion.inputs["model"])
+        if model.rule == "source_gguf" or self.weights(model) is not None:
+            tensors = self.tensors(model)
             vocabulary = tensors.get("token_embd.weight", (0, vocabulary))[1]
         context, chunks = made.options["context"], made.options.get("chunks")
         text = made.inputs["corpus"]
@@ -271,8 +306,13 @@ class Sizes:
     # what a model directory holds
 
     def tensors(self, made: Artifact) -> dict[str, Dims]:
-        """{GGUF's name: shape, the row's width first} of the weights of a model directory that is known."""
-        if made.path not in self._tensors:
+        """{GGUF's name: shape, the row's width first} of the weights of a model that is known."""
+        if made.path not in self._tensors and made.rule == "source_gguf":
+            from lib.gguf_file import read_gguf
+
+            tensors = read_gguf(Path(made.file)).tensors
+            self._tensors[made.path] = {tensor.name: tensor.shape for tensor in tensors}
+        elif made.path not in self._tensors:
             weights = self.weights(made)
             self._tensors[made.path] = dict(gguf_tensors(weights))
         return self._tensors[made.path]
@@ -457,6 +497,11 @@ def _header(path: Path) -> dict[str, Any]:
 def _is_matrix(name: str, dims: Dims) -> bool:
     """What the converter leaves in 16 bits; norms and biases become F32."""
     return len(dims) > 1 and not name.endswith("_norm.weight") and "ffn_gate_inp" not in name
+
+
+def _weights_of(conversion: Artifact) -> Artifact:
+    """What tells the tensors of an unquantized GGUF: the model's directory, or a file of the user's."""
+    return conversion.inputs.get("model", conversion)
 
 
 def _is_there(made: Artifact) -> bool:
