@@ -13,8 +13,8 @@ from pathlib import Path
 
 def link(file: Path, output: Path, final: Path | None = None) -> None:
     """Link `output` to `file`. final: where `output` will be moved to."""
-    if final is None:
-        output.symlink_to(file.absolute())
+    if final is None or file.is_symlink():  # the user's own file gets no second name
+        output.symlink_to(file.readlink() if file.is_symlink() and final else file.absolute())
         return
     try:
         os.link(file, output)

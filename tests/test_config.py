@@ -4,12 +4,17 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections import OrderedDict
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from gguf import GGUFWriter
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from lib import merges
 from lib.config import Config, ConfigError, Options, load
@@ -35,6 +40,47 @@ MERGE_FILES = {
 }
 
 
+@cache
+def gguf_files() -> dict[str, bytes]:
+    """GGUF files of a few bytes: models, and what is none."""
+
+    def written(kind: str, architecture: str = "llama", **fields: int | str) -> bytes:
+        with tempfile.TemporaryDirectory() as place:
+            writer = GGUFWriter(f"{place}/x", architecture)
+            for key, value in fields.items():
+                add = writer.add_string if isinstance(value, str) else writer.add_uint32
+                add(key.replace("__", "."), value)
+            if kind:
+                type_ = GGMLQuantizationType[kind]
+                block, size = GGML_QUANT_SIZES[type_]
+                data = np.zeros((2, 256 // block * size), np.uint8)
+                writer.add_tensor("blk.0.attn_q.weight", data, raw_dtype=type_)
+                writer.add_tensor("output_norm.weight", np.zeros(256, np.float32))
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+            return Path(place, "x").read_bytes()
+
+    whole = written("BF16", general__file_type=32, llama__expert_count=0)
+    return {
+        "x.gguf": whole,
+        "moe.gguf": written("F16", llama__expert_count=8),
+        "q8.gguf": written("Q8_0", general__file_type=7),
+        "q4.gguf": written("Q4_K", general__file_type=15),
+        "no-type.gguf": written("F32"),
+        "cut.gguf": whole[:-100],
+        "header.gguf": whole[:60],
+        "text.gguf": b"a text that is long enough for a header",
+        "shard.gguf": written("BF16", split__count=3, split__no=1),
+        "mmproj.gguf": written("F16", "clip"),
+        "lora.gguf": written("F16", general__type="adapter"),
+        "vocabulary.gguf": written(""),
+        "mine.dat": b"\1",
+        "measurement.json": b"{}",
+    }
+
+
 @pytest.fixture
 def workdir(tmp_path) -> Path:
     """A working directory with texts, models and some things that are neither."""
@@ -54,6 +100,9 @@ def workdir(tmp_path) -> Path:
             (tmp_path / name / file).write_text(json.dumps(document))
             weights = "adapter_model" if "adapter" in file else "model"
             (tmp_path / name / f"{weights}.safetensors").touch()
+    for name, data in gguf_files().items():
+        (tmp_path / "own" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "own" / name).write_bytes(data)
     (tmp_path / "merges").mkdir()
     for name, text in MERGE_FILES.items():
         (tmp_path / "merges" / name).write_bytes(text)
@@ -296,6 +345,57 @@ def test_a_document_of_mergekit_multi_takes_no_other_models_place(workdir):
     assert problems(text, workdir) == [
         f"models.M.merge: {taken} of them",
         f"models.N.merge: {taken} of them",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "form", "quantized"),
+    [
+        ("x", "BF16", False),
+        ("moe", "F16", False),
+        ("no-type", "F32", False),
+        ("q8", "Q8_0", True),
+        ("q4", "Q4_K_M", True),
+    ],
+)
+def test_a_gguf_source_is_the_form_that_its_header_says(file, form, quantized, workdir):
+    text = f"models: {{M: {{source: ./own/{file}.gguf, gguf: {{quants: [{form}]}}}}}}"
+    model = read(text, workdir)[0].models["M"]  # and the form may be listed: it is kept
+    assert (model.conversion, model.own_gguf.quantized) == (form, quantized)
+
+
+def test_a_gguf_source_is_read_again_when_it_is_another_file(workdir):
+    text = "models: {M: {source: ./own/x.gguf, gguf: {quants: [Q8_0]}}}"
+    assert read(text, workdir)[0].models["M"].conversion == "BF16"
+    before = (workdir / "resources/contents.json").read_text()
+    assert read(text, workdir)[0].models["M"].conversion == "BF16"
+    assert (workdir / "resources/contents.json").read_text() == before
+    (workdir / "own/x.gguf").write_bytes(gguf_files()["moe.gguf"])
+    config, _ = read(text, workdir)
+    assert config.models["M"].conversion == "F16"
+    assert config.models["M"].own_gguf.experts == 8
+
+
+def test_a_quantized_gguf_source_is_quantized_again_only_where_that_is_allowed(workdir):
+    text = "models: {M: {source: ./own/q8.gguf, gguf: {quants: [{type: Q4_0%s}]}}}"
+    [line] = problems(text % "", workdir)
+    assert line == (
+        "models.M.gguf.quants[0]: source ./own/q8.gguf is quantized already (Q8_0): give the "
+        "unquantized file, or set allow_requantize: true"
+    )
+    read(text % ", allow_requantize: true", workdir)
+
+
+def test_a_merge_of_a_gguf_source_is_refused_by_name_and_by_file(workdir):
+    text = """
+        models:
+          G: {source: ./own/x.gguf}
+          M: {merge: {merge_method: linear, models: [{model: G}, {model: ./own/x.gguf}]}}
+        """
+    assert problems(text, workdir) == [
+        "models.M.merge.models[0].model: 'G' is ./own/x.gguf, a GGUF file, and merges need "
+        "safetensors",
+        "models.M.merge.models[1].model: './own/x.gguf' is a GGUF file, and merges need safetensors",
     ]
 
 

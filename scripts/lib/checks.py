@@ -178,7 +178,10 @@ class Checks:
             self._reference(at, source, "config.json")
 
     def _gguf_source(self, at: KeyPath, raw: Mapping[str, Any], model: Model) -> None:
-        """A GGUF file as a model: what it is, and what cannot be made of it."""
+        """A GGUF file as a model: what it is, and what cannot be made of it.
+
+        (`publish.safetensors` is refused of all that is no merge.)
+        """
         from lib.gguf_file import GgufError  # takes 0.08 s, and few configs need it
         from lib.gguf_source import describe
 
@@ -191,10 +194,9 @@ class Checks:
                 contents.save()
                 model._own_gguf = GgufSource(*found)
             except (GgufError, OSError) as error:
-                self._add((*at, "source"), str(error).replace(path, model.source))
+                self._add((*at, "source"), str(error).replace(str(Path(path)), model.source))
         refused = {
             ("exl2",): model.exl2 is not None,
-            ("publish", "safetensors"): bool(model.publish and model.publish.safetensors),
             ("allow_pickle",): model.allow_pickle,
             ("gguf", "outtype"): bool(model.gguf and "outtype" in model.gguf.model_fields_set),
         }
