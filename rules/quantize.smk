@@ -107,18 +107,14 @@ rule split:
         begin {input.recipe:q} {log:q}
         mkdir "$OUT"
         name={wildcards.model:q}-{wildcards.quant:q}
-        split_gguf() {{
-                    {input.tools:q}/bin/llama-gguf-split --split --split-max-size {params.max_size:q} "$@" \
-                        {input.gguf:q} "$OUT/$name"
-                }}
-        plan=$(split_gguf --dry-run)
-        echo "$plan"
-        if grep --quiet --line-regexp "n_split: 1" <<<"$plan"; then
-    script link_file.py {input.gguf:q} "$OUT/$name.gguf" \
-        --final {output.shards:q}/"$name.gguf" >"$STAGE/notes.json"
-else
-    split_gguf
-    check check_shards.py --whole {input.gguf:q} --shards "$OUT"
-fi
-commit
+        split=({input.tools:q}/bin/llama-gguf-split --split --split-max-size {params.max_size:q})
+        if "${{split[@]}}" --dry-run {input.gguf:q} "$OUT/$name" | grep --line-regexp "n_split: 1"; then
+            # One shard would be a second copy of the whole file.
+            script link_file.py {input.gguf:q} "$OUT/$name.gguf" \
+                --final {output.shards:q}/"$name.gguf" >"$STAGE/notes.json"
+        else
+            "${{split[@]}}" {input.gguf:q} "$OUT/$name"
+            check check_shards.py --whole {input.gguf:q} --shards "$OUT"
+        fi
+        commit
         """

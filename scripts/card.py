@@ -18,7 +18,8 @@ scripts/describe_card.py prints it; only `model` and `kind` must be there:
     too_large      [forms that are published as shards alone]
     commands       {merge, gguf, exl2: [command lines, in the order in which they were run]}
     versions       {tool: version}
-    tokenizer      directory with the chat template (tokenizer_config.json, chat_template.jinja)
+    tokenizer      directory with the chat template (tokenizer_config.json, chat_template.jinja), or
+                   a GGUF file
     plot           the plot's path in the repository
     recipes        the recipes' directory in the repository
     hidden         [forms that are not published]
@@ -129,7 +130,9 @@ def _raise(message: str) -> None:
 
 
 def chat_template(directory: Path) -> str | None:
-    """The model's chat template: chat_template.jinja, or the one in tokenizer_config.json."""
+    """The model's chat template: chat_template.jinja, or the one in tokenizer_config.json or a GGUF."""
+    if directory.suffix == ".gguf":
+        return _gguf_fields(directory).get("tokenizer.chat_template")
     plain = directory / "chat_template.jinja"
     if plain.is_file():
         return plain.read_text(encoding="utf-8")
@@ -142,6 +145,16 @@ def chat_template(directory: Path) -> str | None:
 
 def tokens(directory: Path) -> dict[str, str]:
     """The special tokens that templates use, by name."""
+    if directory.suffix == ".gguf":
+        fields = _gguf_fields(directory)
+        known = dict(enumerate(fields.get("tokenizer.ggml.tokens", [])))
+        ids = {
+            "bos_token": fields.get("tokenizer.ggml.bos_token_id"),
+            "eos_token": fields.get("tokenizer.ggml.eos_token_id"),
+            "unk_token": fields.get("tokenizer.ggml.unknown_token_id"),
+            "pad_token": fields.get("tokenizer.ggml.padding_token_id"),
+        }
+        return {name: known.get(number, "") for name, number in ids.items()}
     facts = _read(directory / "special_tokens_map.json") | _read(
         directory / "tokenizer_config.json"
     )
@@ -150,6 +163,12 @@ def tokens(directory: Path) -> dict[str, str]:
         value = facts.get(name) or ""
         found[name] = value["content"] if isinstance(value, dict) else value
     return found
+
+
+def _gguf_fields(file: Path) -> dict[str, Any]:
+    from lib.gguf_file import read_gguf  # most models are directories
+
+    return read_gguf(file).metadata if file.is_file() else {}
 
 
 def _read(path: Path) -> dict[str, Any]:

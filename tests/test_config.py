@@ -507,8 +507,12 @@ def test_every_config_in_the_readme_is_accepted(workdir):
     (workdir / "my-finetune").mkdir()
     (workdir / "my-finetune" / "config.json").write_text("{}")
     (workdir / "my-finetune" / "model.safetensors").touch()
-    for name in ("my-code", "my-prose"):
+    for name in ("my-code", "my-prose", "code-8b"):
         (workdir / name).symlink_to(workdir / "my-finetune")
+    (workdir / "Prose-8B-BF16.gguf").write_bytes(gguf_files()["x.gguf"])
+    (workdir / "mergekit_config.yaml").write_bytes(ONE)
+    for name in ("imatrix.dat", "measurement.json"):
+        (workdir / name).touch()
     text = (ROOT / "config/README.md").read_text()
     blocks = re.findall(r"\n\n((?:    .*\n|\n(?=    ))+)", text)
     configs = [block for block in blocks if re.match(r"    (models|corpora):\n", block)]

@@ -75,7 +75,9 @@ class Plan:
         record = self.record(made)
         if record and any(recipes.read(path) is None for path in made.outputs[1:]):
             record = None
-        there = all(map(os.path.lexists, made.outputs))
+        # The link to a GGUF source is there while it leads somewhere.
+        exists = os.path.exists if made.links and not made.directory else os.path.lexists
+        there = all(map(exists, made.outputs))
         idle = made.intermediate and (not there or made.temporary)
         if record is None:
             if idle:
@@ -91,8 +93,7 @@ class Plan:
                 State.ABSENT if made.intermediate else State.STALE, ["it is missing"], bool(tainted)
             )
         if made.links:
-            places = [f"{made.path}/{name}" for name in record.files] or [made.path]
-            whole = all(map(os.path.exists, places))
+            whole = all(os.path.exists(f"{made.path}/{name}") for name in record.files)
             return Verdict(
                 State.FRESH if whole else State.ABSENT, [] if whole else ["a link leads nowhere"]
             )

@@ -251,7 +251,7 @@ class Gguf(Section):
     split_max_size: Size | None = Field(
         None,
         description="Make shards of at most this size besides the whole files: a whole number and "
-        "M or G (millions or thousands of millions of bytes).",
+        "M or G (millions or thousands of millions of bytes). What fits into one is linked.",
     )
     metadata: Read(
         dict[str, values.Scalar | list[values.Scalar]], values.to_metadata, dict[str, Any]

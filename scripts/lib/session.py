@@ -89,7 +89,16 @@ class Session:
     @cached_property
     def plan(self) -> Plan:
         """The plan of this run."""
+        if not self._asked_only(ANSWERS):
+            self._remove_dangling_links()
         return Plan(self.graph, self._is_forced)
+
+    def _remove_dangling_links(self) -> None:
+        """Links to GGUF sources that lead nowhere: Snakemake (9.27.1) fails at asking for their date."""
+        for name, model in self.config.models.items():
+            link = f"results/{name}/gguf/{name}-{model.conversion}.gguf"
+            if model.own_gguf and os.path.islink(link) and not os.path.exists(link):
+                os.unlink(link)
 
     def _is_forced(self, made: Artifact) -> bool:
         settings = self._settings()
