@@ -174,6 +174,8 @@ class Checks:
         if source in self.models:
             wanted = "source is a directory (./x or /x) or a hub id"
             self._add(at, f"{show(source)} is a model of this config, and {wanted}")
+        elif source.endswith(".gguf") and os.path.isfile(self._place(source)):
+            self._add(at, f"{show(source)} is a file here: write ./{source}")
         else:
             self._reference(at, source, "config.json")
 

@@ -293,6 +293,7 @@ class Graph:
                 name,
                 model.source,
                 uses={"llama.cpp": self.llama_cpp},
+                scripts=("link_file.py",),
                 intermediate=intermediate,
                 links=True,
             )
@@ -330,6 +331,7 @@ class Graph:
                     {"split_max_size": str(gguf.split_max_size)},
                     inputs={"gguf": finished},
                     **self._by_llama_cpp(),
+                    scripts=("link_file.py",),
                     directory=True,
                 )
         if model.evaluate is not None:
