@@ -1,7 +1,7 @@
 """EXL2, by exllamav2's own converter; needs a CUDA GPU.
 
-needs: the model directory, a calibration text in parquet or exllamav2's own set, maybe a measurement that is there
-       already; for the quality, an evaluation text
+needs: the model directory, a calibration text in parquet or exllamav2's own set, maybe a
+       measurement that is there already; for the quality, an evaluation text
 makes: results/MODEL/exl2/measurement.json, results/MODEL/exl2/5.0bpw/, results/MODEL/evaluation/5.0bpw.json
 """
 

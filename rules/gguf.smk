@@ -56,7 +56,7 @@ ruleorder: convert_reclaimed > convert
 
 
 rule source_gguf:
-    """Link to a GGUF file; then load it, let it write a few words, and look for NaN and infinity in every tensor."""
+    """Link to a GGUF file; then load it, let it write a few words, and look for NaN and infinity."""
     input:
         recipe=CONVERSION.wanted,
         tools=made_from(CONVERSION, "llama.cpp"),

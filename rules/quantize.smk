@@ -84,7 +84,7 @@ rule label:
 
 
 rule split:
-    """Cut a GGUF into shards, and compare them with it byte by byte; what fits into one shard is a link to it."""
+    """Cut a GGUF into shards and compare them, byte for byte; what fits into one is a link to it."""
     input:
         recipe=SHARDS.wanted,
         tools=made_from(SHARDS, "llama.cpp"),
@@ -108,7 +108,7 @@ rule split:
         mkdir "$OUT"
         name={wildcards.model:q}-{wildcards.quant:q}
         split=({input.tools:q}/bin/llama-gguf-split --split --split-max-size {params.max_size:q})
-        if "${{split[@]}}" --dry-run {input.gguf:q} "$OUT/$name" | grep --line-regexp "n_split: 1"; then
+        if "${{split[@]}}" --dry-run {input.gguf:q} "$OUT/$name" | grep -x "n_split: 1"; then
             # One shard would be a second copy of the whole file.
             script link_file.py {input.gguf:q} "$OUT/$name.gguf" \
                 --final {output.shards:q}/"$name.gguf" >"$STAGE/notes.json"

@@ -130,7 +130,7 @@ def _raise(message: str) -> None:
 
 
 def chat_template(directory: Path) -> str | None:
-    """The model's chat template: chat_template.jinja, or the one in tokenizer_config.json or a GGUF."""
+    """The model's chat template, of chat_template.jinja, tokenizer_config.json or a GGUF file."""
     if directory.suffix == ".gguf":
         return _gguf_fields(directory).get("tokenizer.chat_template")
     plain = directory / "chat_template.jinja"

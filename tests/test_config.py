@@ -30,8 +30,8 @@ MERGE_FILES = {
     "empty.yaml": b"# nothing yet\n",
     "weights.yaml": b"\xff\x00",
     "object.yaml": b"!!python/object/apply:os.getcwd []\n",
-    "mistakes.yaml": b"merge_method: linear\nmodels: [{modell: x, model: a/b}, {model: ./nowhere}]\n"
-    b"dtype: bf16\n",
+    "mistakes.yaml": b"merge_method: linear\ndtype: bf16\n"
+    b"models: [{modell: x, model: a/b}, {model: ./nowhere}]\n",
     "two-unnamed.yaml": ONE + b"---\n" + ONE,
     "twins.yaml": b"---\n".join([b"name: first\n" + ONE, b"name: first\n" + ONE, ONE]),
     "itself.yaml": b"name: M\n" + ONE + b"---\n" + ONE,
@@ -395,7 +395,8 @@ def test_a_merge_of_a_gguf_source_is_refused_by_name_and_by_file(workdir):
     assert problems(text, workdir) == [
         "models.M.merge.models[0].model: 'G' is ./own/x.gguf, a GGUF file, and merges need "
         "safetensors",
-        "models.M.merge.models[1].model: './own/x.gguf' is a GGUF file, and merges need safetensors",
+        "models.M.merge.models[1].model: './own/x.gguf' is a GGUF file, and merges need "
+        "safetensors",
     ]
 
 

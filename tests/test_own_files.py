@@ -1,4 +1,4 @@
-"""Files that people have already: they are used as they are, and what is made of them is the same as ever."""
+"""Files that people have already: they are used as they are, what is made of them is as ever."""
 
 import json
 import os
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import card
+import gguf_metadata
 import publish
 from project import CONFIG, ROOT, Project, sha256
 
@@ -29,7 +31,7 @@ MATRIX = f"{HERE}/imatrix.dat"
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> Project:
-    """One model, built from a directory: its conversion and imatrix are files that somebody may have."""
+    """One model, built from a directory: somebody may have its conversion and imatrix."""
     p = Project.create(tmp_path_factory.mktemp("plain"))
     p.config = {"corpora": CONFIG["corpora"], "models": {"Plain": MODEL}}
     p.build()
@@ -65,7 +67,7 @@ def untouched(path: Path) -> tuple:
 
 
 def manifest(p: Project) -> tuple[list[str], list[str]]:
-    """Names of what `publish` would take, and what stands in its way, read where the project lies."""
+    """Names of what `publish` would take, and what stands in its way."""
     code = (
         "import json, publish; "
         "targets, problems = publish.read(json.load(open('.snakemake/quantmill/publish.json'))); "
@@ -98,9 +100,9 @@ def test_an_imatrix_of_ones_own_gives_the_quants_that_the_computed_one_gives(p, 
     assert sha256(p / f"{HERE}/imatrix.{kind}") == sha256(own)
     assert p.plan() == set()
     assert "are what their records say" in p.run("verify")
-    card = (p / HERE / "README.md").read_text()
-    assert f"(sha256 `{sha256(own)}`), which was not computed here" in card
-    assert "llama-imatrix" not in card
+    text = (p / HERE / "README.md").read_text()
+    assert f"(sha256 `{sha256(own)}`), which was not computed here" in text
+    assert "llama-imatrix" not in text
 
 
 def test_an_imatrix_of_another_model_is_refused_before_the_conversion(p):
@@ -143,8 +145,15 @@ def test_a_gguf_source_gives_the_files_that_the_model_directory_gives(p):
     assert "are what their records say" in p.run("verify")
     rows = (p / HERE / "report/quality.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == ["Q4_K_M", "Q8_0", "BF16"]
-    card = (p / HERE / "README.md").read_text()
-    assert "made from ./own/x.gguf" in card and "convert_hf_to_gguf" not in card
+    text = (p / HERE / "README.md").read_text()
+    assert "made from ./own/x.gguf" in text and "convert_hf_to_gguf" not in text
+
+
+def test_the_card_of_a_gguf_source_shows_its_prompt_format(p):
+    template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+    gguf_metadata.apply(p / "own/x.gguf", p / "own/y.gguf", {"tokenizer.chat_template": template})
+    assert card.prompt_format(p / "own/y.gguf") == "<s>[system] {system_prompt}[user] {prompt}"
+    assert card.prompt_format(p / "own/x.gguf") is None
 
 
 def test_a_gguf_source_is_predicted_as_its_quants_come_out(p):
@@ -157,7 +166,8 @@ def test_a_gguf_source_is_predicted_as_its_quants_come_out(p):
         "import sys, json, yaml; from types import SimpleNamespace as S; "
         "from lib.session import Session; from lib.sizes import Sizes; "
         "ask = lambda: S(forceall=False, forcetargets=False, forcerun=set(), targets=set()); "
-        "s = Session(yaml.safe_load(open('c.yaml')), ask, True); sizes = Sizes(s.graph, s.graph.lock); "
+        "s = Session(yaml.safe_load(open('c.yaml')), ask, True); "
+        "sizes = Sizes(s.graph, s.graph.lock); "
         "print(json.dumps({a.path: sizes.of(a).bytes for a in s.graph}))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}

@@ -90,12 +90,11 @@ def _documents(file: str, workdir: Path) -> list[dict[Any, Any]]:
 def _by_name(
     model: str, file: str, documents: list[dict[Any, Any]]
 ) -> tuple[dict[Any, Any], dict[str, dict[Any, Any]]]:
-    """The document that is the model itself, without a name or else the last; the others by name."""
+    """The document that is the model, without a name or else the last; the others by name."""
     unnamed = [document for document in documents if document.get("name") is None]
     if len(unnamed) > 1:
-        raise MergeFileError(
-            f"{file}: {len(unnamed)} of its documents have no name; only one may be the model itself"
-        )
+        found = f"{len(unnamed)} of its documents have no name"
+        raise MergeFileError(f"{file}: {found}; only one may be the model itself")
     own = unnamed[0] if unnamed else documents[-1]
     named: dict[str, dict[Any, Any]] = {}
     for document in documents:

@@ -62,7 +62,7 @@ class Record:
 
     @property
     def is_link(self) -> bool:
-        """Whether the artifact, or what is in it, is only a link to a file that is kept elsewhere."""
+        """Whether the artifact, or what is in it, only links to a file that is kept elsewhere."""
         return bool(self.notes.get("link"))
 
 

@@ -144,7 +144,7 @@ class Corpus(Section):
 
 
 class Imatrix(Section):
-    """An importance matrix: a file of yours, or made by llama-imatrix from the unquantized model."""
+    """An importance matrix: a file of yours, or made by llama-imatrix of the unquantized model."""
 
     file: Text | None = Field(
         None,
@@ -351,7 +351,8 @@ class Model(Section):
     source: Text | None = Field(
         None,
         description="A finished model: a directory (`./x`, `/x`), a hub id (`org/name`, "
-        "`org/name@revision`) or an unquantized GGUF file (`./x.gguf`), of which only GGUF is made.",
+        "`org/name@revision`) or an unquantized GGUF file (`./x.gguf`), of which GGUF alone is "
+        "made.",
     )
     random_seed: Number(int, 0, 2**32 - 1) = Field(
         0, description="Seed of the merge, for the methods that draw."

@@ -94,7 +94,7 @@ class Session:
         return Plan(self.graph, self._is_forced)
 
     def _remove_dangling_links(self) -> None:
-        """Links to GGUF sources that lead nowhere: Snakemake (9.27.1) fails at asking for their date."""
+        """Of GGUF sources: Snakemake (9.27.1) fails at asking what they lead to for its date."""
         for name, model in self.config.models.items():
             link = f"results/{name}/gguf/{name}-{model.conversion}.gguf"
             if model.own_gguf and os.path.islink(link) and not os.path.exists(link):
@@ -275,7 +275,7 @@ class Session:
         return "|".join(map(re.escape, names)) or "(?!)"
 
     def models_with(self, own: str) -> str:
-        """A regular expression for the models that have a file of the user's own, say `own_imatrix`."""
+        """A regular expression for the models with a file of the user's own, say `own_imatrix`."""
         names = [name for name, model in self.config.models.items() if getattr(model, own)]
         return "|".join(map(re.escape, names)) or "(?!)"
 

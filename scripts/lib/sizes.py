@@ -204,7 +204,7 @@ class Sizes:
         return Size(quant_bytes(tensors, types, bits.items()) + header, "tensors")
 
     def _header_of(self, gguf: str) -> tuple[Shape, int, dict[str, float]]:
-        """Of a GGUF file: its model's shape, the bytes of its header, each tensor's bits a weight."""
+        """Of a GGUF file: the model's shape, the header's bytes, each tensor's bits per weight."""
         from lib.gguf_file import read_gguf
 
         file = read_gguf(Path(gguf))
@@ -500,7 +500,7 @@ def _is_matrix(name: str, dims: Dims) -> bool:
 
 
 def _weights_of(conversion: Artifact) -> Artifact:
-    """What tells the tensors of an unquantized GGUF: the model's directory, or a file of the user's."""
+    """What tells an unquantized GGUF's tensors: the model's directory, or a file of the user's."""
     return conversion.inputs.get("model", conversion)
 
 
