@@ -1,6 +1,7 @@
 """EXL2, by exllamav2's own converter; needs a CUDA GPU.
 
-needs: the model directory, a calibration text in parquet or exllamav2's own set; for the quality, an evaluation text
+needs: the model directory, a calibration text in parquet or exllamav2's own set, maybe a
+       measurement that is there already; for the quality, an evaluation text
 makes: results/MODEL/exl2/measurement.json, results/MODEL/exl2/5.0bpw/, results/MODEL/evaluation/5.0bpw.json
 """
 
@@ -53,6 +54,41 @@ rule exl2_measure:
             --output "$OUT"
         commit
         """
+
+
+rule exl2_measurement_file:
+    """Take a measurement that is there already, if it is one of a model of as many layers."""
+    input:
+        recipe=EXL2_MEASUREMENT.wanted,
+        model=made_from(EXL2_MEASUREMENT, "model"),
+    output:
+        measurement=EXL2_MEASUREMENT.path,
+        recipe=EXL2_MEASUREMENT.record,
+    log:
+        EXL2_MEASUREMENT.log,
+    benchmark:
+        EXL2_MEASUREMENT.benchmark
+    wildcard_constraints:
+        model=session.models_with("own_measurement"),
+    conda:
+        "../envs/quantmill.yaml"
+    resources:
+        **needs("fetch"),
+    params:
+        file=lambda wildcards: EXL2_MEASUREMENT.made(wildcards).file,
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        fetch copy_file.py {params.file:q} --recipe {input.recipe:q} --output "$OUT"
+        check check_measurement.py \
+            --measurement "$OUT" \
+            --model {input.model:q} \
+            --called models.{wildcards.model:q}".exl2.measurement: "{params.file:q}
+        commit
+        """
+
+
+ruleorder: exl2_measurement_file > exl2_measure
 
 
 rule exl2_quantize:

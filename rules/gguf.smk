@@ -1,6 +1,6 @@
-"""Conversion to GGUF, unquantized.
+"""The unquantized GGUF: a conversion, or a link to a file that is there already.
 
-needs: a model directory
+needs: a model directory, or a GGUF file
 makes: results/MODEL/gguf/MODEL-OUTTYPE.gguf
 """
 
@@ -53,3 +53,36 @@ use rule convert as convert_reclaimed with:
 
 
 ruleorder: convert_reclaimed > convert
+
+
+rule source_gguf:
+    """Link to a GGUF file; then load it, let it write a few words, and look for NaN and infinity."""
+    input:
+        recipe=CONVERSION.wanted,
+        tools=made_from(CONVERSION, "llama.cpp"),
+    output:
+        gguf=CONVERSION.path,
+        recipe=CONVERSION.record,
+    log:
+        CONVERSION.log,
+    benchmark:
+        CONVERSION.benchmark
+    wildcard_constraints:
+        conversion=session.conversion_names(own=True),
+    conda:
+        "../envs/quantmill.yaml"
+    resources:
+        **needs("convert"),
+    params:
+        file=lambda wildcards: CONVERSION.made(wildcards).file,
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        gpus 0
+        fetch link_file.py {params.file:q} "$OUT"
+        check check_gguf.py "$OUT" \
+            --completion-tool {input.tools:q}/bin/llama-completion \
+            --threads {threads} \
+            --json "$STAGE/notes.json"
+        commit
+        """

@@ -1,6 +1,6 @@
 """Importance matrices.
 
-needs: the unquantized GGUF, a calibration text
+needs: the unquantized GGUF, a calibration text or a matrix that is there already
 makes: results/MODEL/imatrix.dat (or imatrix.gguf)
 """
 
@@ -54,3 +54,39 @@ rule imatrix:
         check check_imatrix.py --imatrix "$OUT" --model {input.gguf:q}
         commit
         """
+
+
+rule imatrix_file:
+    """Take an importance matrix that is there already, if it is one of this model."""
+    input:
+        recipe=IMATRIX.wanted,
+        gguf=made_from(IMATRIX, "gguf"),
+    output:
+        imatrix=IMATRIX.path,
+        recipe=IMATRIX.record,
+    log:
+        IMATRIX.log,
+    benchmark:
+        IMATRIX.benchmark
+    wildcard_constraints:
+        model=session.models_with("own_imatrix"),
+        format="dat|gguf",
+    conda:
+        "../envs/quantmill.yaml"
+    resources:
+        **needs("fetch"),
+    params:
+        file=lambda wildcards: IMATRIX.made(wildcards).file,
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        fetch copy_file.py {params.file:q} --recipe {input.recipe:q} --output "$OUT"
+        check check_imatrix.py \
+            --imatrix "$OUT" \
+            --model {input.gguf:q} \
+            --called models.{wildcards.model:q}".gguf.imatrix.file: "{params.file:q}
+        commit
+        """
+
+
+ruleorder: imatrix_file > imatrix

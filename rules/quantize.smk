@@ -15,6 +15,7 @@ SHARDS = pattern("results/{model}/shards/{quant}")
 
 
 ruleorder: convert_reclaimed > convert > quantize
+ruleorder: source_gguf > quantize
 
 
 rule quantize:
@@ -85,7 +86,7 @@ rule label:
 
 
 rule split:
-    """Cut a GGUF into shards, then make sure that they hold the whole file's tensors, byte for byte."""
+    """Cut a GGUF into shards and compare them, byte for byte; what fits into one is a link to it."""
     input:
         recipe=SHARDS.wanted,
         tools=made_from(SHARDS, "llama.cpp"),
@@ -107,8 +108,15 @@ rule split:
         r"""
         begin {input.recipe:q} {log:q}
         mkdir "$OUT"
-        {input.tools:q}/bin/llama-gguf-split --split --split-max-size {params.max_size:q} \
-            {input.gguf:q} "$OUT"/{wildcards.model:q}-{wildcards.quant:q}
-        check check_shards.py --whole {input.gguf:q} --shards "$OUT"
+        name={wildcards.model:q}-{wildcards.quant:q}
+        split=({input.tools:q}/bin/llama-gguf-split --split --split-max-size {params.max_size:q})
+        if "${{split[@]}}" --dry-run {input.gguf:q} "$OUT/$name" | grep -x "n_split: 1"; then
+            # One shard would be a second copy of the whole file.
+            fetch link_file.py {input.gguf:q} "$OUT/$name.gguf" \
+                --final {output.shards:q}/"$name.gguf" >"$STAGE/notes.json"
+        else
+            "${{split[@]}}" {input.gguf:q} "$OUT/$name"
+            check check_shards.py --whole {input.gguf:q} --shards "$OUT"
+        fi
         commit
         """

@@ -20,13 +20,13 @@ rule merges:
 rule gguf:
     """Every unquantized GGUF, also those that were reclaimed."""
     input:
-        stale("convert"),
+        stale("convert", "source_gguf"),
 
 
 rule imatrices:
     """Every importance matrix."""
     input:
-        stale("imatrix"),
+        stale("imatrix", "imatrix_file"),
 
 
 rule quants:

@@ -12,7 +12,8 @@
     repos          {family: "org/name"}: where it is published. A card whose family is not among
                    them is that of results/MODEL/: its links lead to what lies there
     publish        {license, license_name, license_link, language, tags, quantized_by} of the config
-    imatrix        {file, corpus, sha256, chunks, context} or null
+    imatrix        {file, corpus, sha256, chunks, context}, without corpus where it was not computed
+                   here, or null
     exl2           {corpus, sha256, rows, length} or null
     shards         {form: [file names]} of the forms that there are as shards (too)
     sharded        [forms of which there are shards], where the card does not count them

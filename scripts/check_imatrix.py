@@ -160,8 +160,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--imatrix", type=Path, required=True, help="dat or GGUF")
     parser.add_argument("--model", type=Path, required=True, help="the GGUF it is for")
+    parser.add_argument("--called", help="what messages call the matrix; default: its path")
     parser.add_argument("--chunks", type=int, help="at most so many chunks were asked for")
     args = parser.parse_args()
+    called = args.called or args.imatrix
     try:
         matrix = read_imatrix(args.imatrix)
         try:
@@ -169,19 +171,19 @@ def main() -> None:
         except ImatrixError as error:
             raise ImatrixError(f"{args.imatrix}: {error}; not a matrix of {args.model}") from None
     except (ImatrixError, GgufError, OSError) as error:
-        sys.exit(f"check_imatrix: {error}")
+        sys.exit(f"check_imatrix: {str(error).replace(str(args.imatrix), str(called))}")
     if matrix.chunks < 1:
-        sys.exit(f"check_imatrix: {args.imatrix}: computed on no complete chunk of text")
+        sys.exit(f"check_imatrix: {called}: computed on no complete chunk of text")
     if args.chunks is not None and matrix.chunks > args.chunks:
         sys.exit(
-            f"check_imatrix: {args.imatrix}: computed on {matrix.chunks} chunks, "
+            f"check_imatrix: {called}: computed on {matrix.chunks} chunks, "
             f"{args.chunks} were asked for"
         )
     if args.chunks is not None and matrix.chunks < args.chunks:
         remarks.append(f"the text has only {matrix.chunks} chunks, {args.chunks} were asked for")
     for remark in remarks:
         print(f"check_imatrix: {remark}")
-    print(f"{args.imatrix}: {len(matrix.entries)} entries from {matrix.chunks} chunks")
+    print(f"{called}: {len(matrix.entries)} entries from {matrix.chunks} chunks")
 
 
 if __name__ == "__main__":

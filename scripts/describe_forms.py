@@ -32,18 +32,23 @@ def describe(wanted: dict[str, Any]) -> dict[str, Any]:
             if form in inputs:
                 sys.exit(f"{about['file']}: its recipe is missing; run the same command again")
             continue
-        if form in evaluations:
+        evaluated = origins.record(evaluations[form]) if form in evaluations else None
+        if evaluated:
             measured = json.loads(Path(evaluations[form]).read_text())
             conditions |= {key: measured[key] for key in ("corpus", "context", "chunks")}
-        if about["rule"] == "convert":
-            parameters = record.notes.get("parameters")
-            conditions["reference"] = f"llama.cpp {record.recipe['tools']['llama.cpp']}"
         family = family_of(about["rule"])
+        quantized = family.rules[about["rule"]]
+        if not quantized and about["file"].endswith(".gguf"):
+            parameters = record.notes.get("parameters")
+            # A file of the user's own was made elsewhere: what has measured it tells the version.
+            tools = record.recipe["tools"] or (evaluated.recipe["tools"] if evaluated else {})
+            if version := tools.get("llama.cpp"):
+                conditions["reference"] = f"llama.cpp {version}"
         forms.append(
             {
                 "form": form,
                 "family": family.name,
-                "quantized": family.rules[about["rule"]],
+                "quantized": quantized,
                 "file": about["file"],
                 "bytes": record.bytes,
                 "sha256": record.sha256,

@@ -27,10 +27,15 @@ class Orphan:
     kind: str
     files: list[Path]
     others: list[Path]
+    link: bool = False  # to another artifact: no room on the disk is won with it
 
     @property
     def bytes(self) -> int:
-        return sum(file.lstat().st_size for file in self.files if not file.is_dir())
+        return (
+            0
+            if self.link
+            else sum(file.lstat().st_size for file in self.files if not file.is_dir())
+        )
 
 
 def main() -> None:
@@ -73,7 +78,11 @@ def find(session: Session) -> Iterator[Orphan]:
         files, others = content(Path(path), record)
         claimed.add(path)
         yield Orphan(
-            path, record.recipe.get("step", ""), [*files, record_path, *journal(path)], others
+            path,
+            record.recipe.get("step", ""),
+            [*files, record_path, *journal(path)],
+            others,
+            record.is_link,
         )
     for top, suffix in (("logs", ".log"), ("benchmarks", ".tsv")):
         for file in sorted(
@@ -96,7 +105,10 @@ def content(path: Path, record: recipes.Record) -> tuple[list[Path], list[Path]]
     """Files of an artifact as its record lists them, and others that lie among them or have taken its place."""
     if not path.is_dir():
         there = [path] if os.path.lexists(path) else []
-        is_ours = there and path.lstat().st_size == record.bytes
+        if there and path.is_symlink():
+            is_ours = record.is_link
+        else:
+            is_ours = there and path.lstat().st_size == record.bytes
         return (there, []) if is_ours else ([], there)
     inside = [file for file in path.rglob("*") if file.is_symlink() or not file.is_dir()]
     ours = [

@@ -52,7 +52,9 @@ def table(outlook: Outlook) -> list[str]:
 
 def row(outlook: Outlook, made: Artifact) -> tuple[str, ...]:
     size = outlook.sizes[made.path]
-    text = "links" if made.links and not size.bytes else MARKS[size.source] + human(size.bytes)
+    text = MARKS[size.source] + human(size.bytes)
+    if not size.bytes and (made.links or made.rule == "split"):
+        text = "links" if made.directory and made.links else "link"
     return (
         f"  {short(made)}" + ("  *" if made.temporary else ""),
         made.rule,

@@ -34,7 +34,10 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import hf_raise_for_status
 
+from check_imatrix import ImatrixError, read_imatrix
 from lib import hub
+from lib.exl2 import Exl2Error, check_measurement, layer_count
+from lib.gguf_file import GgufError
 from lib.hubref import parse
 from lib.lock import LOCK_FILE, Entry, Lock, LockError
 from lib.merge_references import merge_references
@@ -81,6 +84,7 @@ class Preflight:
             rows = [row for found in pool.map(lambda check: check(), checks) for row in found]
         for name in self.names:
             rows += [*self.architecture(name), *self.partners(name), *self.exl2(name)]
+            rows += [*self.imatrix_file(name), *self.measurement_file(name)]
         return rows + self.disk()
 
     def leaves(self) -> dict[str, bool]:
@@ -104,7 +108,8 @@ class Preflight:
         used = set()
         for name in self.names:
             model = self.models[name]
-            imatrix = (model["gguf"] or {}).get("imatrix")
+            imatrix = (model["gguf"] or {}).get("imatrix") or {}
+            imatrix = None if imatrix.get("file") else imatrix
             used |= {(s or {}).get("corpus") for s in (imatrix, model["evaluate"], model["exl2"])}
         return [name for name in self.corpora if name in used]
 
@@ -122,6 +127,9 @@ class Preflight:
         if parse(reference) is None:
             if reference.removeprefix("./").startswith(DEMO):
                 return Row(reference, "ok", "made by this build")
+            if reference.endswith(".gguf"):
+                there = Path(reference).is_file()  # the config's check has read its header
+                return Row(reference, *(("ok", "a GGUF file") if there else ("problem", "missing")))
             try:
                 files = model_files(Path(reference).expanduser(), pickle)
             except ModelFilesError as error:
@@ -312,6 +320,63 @@ class Preflight:
         if self.models[name]["exl2"] and self.given.get("cuda") is False:
             text = "EXL2 needs a CUDA GPU, and there is none; --config exl2=skip leaves it out"
             yield Row(name, "problem", text)
+
+    # files of the user's own
+
+    def imatrix_file(self, name: str) -> Iterator[Row]:
+        """Whether the importance matrix can be read, and has the model's layers and width."""
+        file = ((self.models[name]["gguf"] or {}).get("imatrix") or {}).get("file")
+        if not file:
+            return
+        subject = f"models.{name}.gguf.imatrix.file"
+        try:
+            matrix = read_imatrix(Path(file))
+        except (ImatrixError, GgufError, OSError) as error:
+            yield Row(subject, "problem", hub.one_line(error))
+            return
+        widths = {key: len(entry.values) for key, entry in matrix.entries.items()}
+        layers = len({key.split(".")[1] for key in widths if key.startswith("blk.")})
+        width = widths.get("blk.0.attn_q.weight")
+        text = f"{file}: {len(widths)} entries from {matrix.chunks} chunks"
+        yield from self._fits(name, subject, text, num_hidden_layers=layers, hidden_size=width)
+
+    def measurement_file(self, name: str) -> Iterator[Row]:
+        """Whether the EXL2 measurement can be read, and is one of as many layers."""
+        file = (self.models[name]["exl2"] or {}).get("measurement")
+        if not file:
+            return
+        subject = f"models.{name}.exl2.measurement"
+        layers = self.layers(name)
+        try:
+            check_measurement(Path(file), layers or 0, whole=layers is not None)
+        except (Exl2Error, OSError) as error:
+            yield Row(subject, "problem", hub.one_line(error))
+            return
+        yield Row(subject, "ok", f"{file}: of {layers} layers" if layers else file)
+
+    def _fits(self, name: str, subject: str, text: str, **found: int | None) -> Iterator[Row]:
+        """A row for a file in which these figures of the model were found; None: not known."""
+        config = dict(self.config(name) or {})
+        config["num_hidden_layers"] = self.layers(name)
+        for key, value in found.items():
+            wanted = config.get(key)
+            if value is not None and wanted is not None and value != wanted:
+                words = {"num_hidden_layers": "layers", "hidden_size": "columns"}[key]
+                yield Row(subject, "problem", f"{text}: {value} {words}, the model has {wanted}")
+                return
+        yield Row(subject, "ok", text)
+
+    def layers(self, name: str) -> int | None:
+        """Layers of a model; of a stack the sum of its slices. None where it is not known yet."""
+        model = self.models[name]
+        slices = (model["merge"] or {}).get("slices")
+        try:
+            if slices:
+                ranges = [entry["sources"][0]["layer_range"] for entry in slices]
+                return sum(last - first for first, last in ranges)
+            return layer_count(self.config(name) or {})
+        except (Exl2Error, KeyError, TypeError, ValueError, IndexError):
+            return None  # the step looks at the model itself
 
     def disk(self) -> list[Row]:
         disk = self.given.get("disk")

@@ -13,12 +13,12 @@ from orphans import held
 
 KINDS = {
     "merge": ("merge",),
-    "gguf": ("convert",),
-    "imatrix": ("imatrix",),
+    "gguf": ("convert", "source_gguf"),
+    "imatrix": ("imatrix", "imatrix_file"),
     "quants": ("quantize",),
     "labelled": ("label",),
     "shards": ("split",),
-    "exl2": ("exl2_measure", "exl2_quantize"),
+    "exl2": ("exl2_measure", "exl2_measurement_file", "exl2_quantize"),
     "evaluated": ("evaluate", "exl2_evaluate"),
     "report": ("report", "card", "card_of_kind"),
 }
@@ -42,7 +42,7 @@ def table(session: Session) -> list[str]:
             record = session.plan.record(made)
             if state is State.ABSENT and record and record.fits(made.digest):
                 reclaimed[made.rule] += 1
-            if state is State.FRESH and record:
+            if state is State.FRESH and record and not record.is_link:
                 size += record.bytes
         cells = []
         for rules in KINDS.values():

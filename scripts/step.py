@@ -60,7 +60,7 @@ def begin(wanted: dict, wanted_path: str) -> None:
         raise
     for old in here.iterdir():
         if old.name != "lock":
-            shutil.rmtree(old)
+            old.unlink() if old.is_symlink() else shutil.rmtree(old)
     attempt = here / f"{os.uname().nodename}-{os.getppid()}"
     attempt.mkdir()
     (attempt / ".inputs.json").write_text(json.dumps(made_from))
@@ -129,7 +129,7 @@ def commit(wanted: dict, seconds: float) -> None:
         record = recipes.Record(path, wanted["recipe"], wanted["digest"], 0, "", inputs=inputs)
         measure(made, record, wanted["links"])
         if notes.exists():
-            record.notes = json.loads(notes.read_text())
+            record.notes |= json.loads(notes.read_text())
         records.append((made, record))
     for made, record in records:
         put(made, Path(record.artifact))
@@ -151,6 +151,11 @@ def measure(made: Path, record: recipes.Record, links: bool) -> None:
             sys.exit(f"FAILED  {record.artifact}: the step ended well but made an empty directory")
         record.bytes = sum(size for size, _ in record.files.values())
         record.sha256 = record.digest if links else recipes.digest(record.files)
+    elif links:
+        record.bytes = made.stat().st_size
+        (source,) = record.recipe["sources"].values()
+        record.sha256 = source["sha256"]
+        record.notes["link"] = True
     else:
         record.bytes = made.stat().st_size
         record.sha256 = flushed_sha256(made)

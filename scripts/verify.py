@@ -98,6 +98,9 @@ def look_into(
     if links:  # where they lead is not Quantmill's
         gone = [name for name in record.files if not (path / name).exists()]
         return found, [(str(path / name), "missing: the link leads nowhere") for name in gone]
+    if path.is_symlink() and record.is_link:
+        gone = not path.exists()
+        return found, [(str(path), "missing: the link leads nowhere")] * gone
     if path.is_dir():
         wanted = {str(path / name): (size, sha) for name, (size, sha) in record.files.items()}
         there = {

@@ -113,13 +113,14 @@ def test_verify_finds_and_names_every_damage(project):
     for path, fault in {
         "results/Mix/gguf/Mix-Q8_0.gguf": "edited: other bytes",
         "results/Mix/gguf/Mix-mixed.gguf": "truncated: 1000 of",
+        "results/Mix/shards/mixed/Mix-mixed.gguf": "truncated: 1000 of",  # a link to it
         "results/Plain/README.md": "missing",
         "results/Mix/notes.txt": "unrecorded",
         "results/Mix/shards/Q8_0/stray": "unrecorded",
         "results/Two/gguf/Two-Q8_0.gguf": "record edited",
     }.items():
         assert re.search(rf"{re.escape(path)} +{fault}", said), said
-    assert said.startswith("6 faults")
+    assert said.startswith("7 faults")
     assert (one.read_text(), two.read_text()) == (text, two_text)
 
 

@@ -4,12 +4,17 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections import OrderedDict
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from gguf import GGUFWriter
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from lib import merges
 from lib.config import Config, ConfigError, Options, load
@@ -17,6 +22,63 @@ from lib.merge_references import merge_references, substitute_references
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = [ROOT / "config/config.yaml", *sorted((ROOT / "config/examples").glob("*.yaml"))]
+
+ONE = b"merge_method: linear\nmodels: [{model: a/b}]\n"
+MERGE_FILES = {
+    "tab.yaml": b"models:\n\t- model: a/b\n",
+    "list.yaml": b"- model: a/b\n",
+    "empty.yaml": b"# nothing yet\n",
+    "weights.yaml": b"\xff\x00",
+    "object.yaml": b"!!python/object/apply:os.getcwd []\n",
+    "mistakes.yaml": b"merge_method: linear\ndtype: bf16\n"
+    b"models: [{modell: x, model: a/b}, {model: ./nowhere}]\n",
+    "two-unnamed.yaml": ONE + b"---\n" + ONE,
+    "twins.yaml": b"---\n".join([b"name: first\n" + ONE, b"name: first\n" + ONE, ONE]),
+    "itself.yaml": b"name: M\n" + ONE + b"---\n" + ONE,
+    "multi-mistakes.yaml": b"name: my merge\nmerge_method: lineer\nmodels: [{model: a/b}]\n---\n"
+    b"merge_method: linear\nmodels: [{model: a/b}, {model: second}]\n",
+}
+
+
+@cache
+def gguf_files() -> dict[str, bytes]:
+    """GGUF files of a few bytes: models, and what is none."""
+
+    def written(kind: str, architecture: str = "llama", **fields: int | str) -> bytes:
+        with tempfile.TemporaryDirectory() as place:
+            writer = GGUFWriter(f"{place}/x", architecture)
+            for key, value in fields.items():
+                add = writer.add_string if isinstance(value, str) else writer.add_uint32
+                add(key.replace("__", "."), value)
+            if kind:
+                type_ = GGMLQuantizationType[kind]
+                block, size = GGML_QUANT_SIZES[type_]
+                data = np.zeros((2, 256 // block * size), np.uint8)
+                writer.add_tensor("blk.0.attn_q.weight", data, raw_dtype=type_)
+                writer.add_tensor("output_norm.weight", np.zeros(256, np.float32))
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+            return Path(place, "x").read_bytes()
+
+    whole = written("BF16", general__file_type=32, llama__expert_count=0)
+    return {
+        "x.gguf": whole,
+        "moe.gguf": written("F16", llama__expert_count=8),
+        "q8.gguf": written("Q8_0", general__file_type=7),
+        "q4.gguf": written("Q4_K", general__file_type=15),
+        "no-type.gguf": written("F32"),
+        "cut.gguf": whole[:-100],
+        "header.gguf": whole[:60],
+        "text.gguf": b"a text that is long enough for a header",
+        "shard.gguf": written("BF16", split__count=3, split__no=1),
+        "mmproj.gguf": written("F16", "clip"),
+        "lora.gguf": written("F16", general__type="adapter"),
+        "vocabulary.gguf": written(""),
+        "mine.dat": b"\1",
+        "measurement.json": b"{}",
+    }
 
 
 @pytest.fixture
@@ -38,6 +100,12 @@ def workdir(tmp_path) -> Path:
             (tmp_path / name / file).write_text(json.dumps(document))
             weights = "adapter_model" if "adapter" in file else "model"
             (tmp_path / name / f"{weights}.safetensors").touch()
+    for name, data in gguf_files().items():
+        (tmp_path / "own" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "own" / name).write_bytes(data)
+    (tmp_path / "merges").mkdir()
+    for name, text in MERGE_FILES.items():
+        (tmp_path / "merges" / name).write_bytes(text)
     return tmp_path
 
 
@@ -168,6 +236,7 @@ def test_defaults_are_those_of_the_documentation(workdir):
     model = config.models["M"]
     assert (model.gguf.outtype, model.gguf.quants, model.gguf.split_max_size) == ("bf16", [], None)
     assert model.gguf.imatrix.model_dump() == {
+        "file": None,
         "corpus": "calibration",
         "chunks": None,
         "context": 512,
@@ -221,6 +290,114 @@ def test_mxfp4_is_for_mixtures_of_experts_also_by_way_of_merges(workdir):
 def test_what_the_demo_makes_need_not_exist_yet(workdir):
     config = yaml.safe_load(EXAMPLES[0].read_text())
     load(config, workdir)
+
+
+def test_a_merge_in_a_file_is_the_merge_as_if_it_stood_in_the_config(workdir):
+    (workdir / "merges/m.yml").write_text(MERGE + "---\n")  # and an empty document
+    named = "models: {M: {merge: %s, random_seed: 3}, named: {source: ./dense}}"
+    merge = json.dumps(yaml.safe_load(MERGE)).replace("./local", "./dense")
+    (workdir / "merges/m.yml").write_text(MERGE.replace("./local", "./dense") + "---\n")
+    config, _ = read(named % "merges/m.yml", workdir)
+    assert config == read(named % merge, workdir)[0]
+    (workdir / "merges/m.yml").write_text(
+        "name: mine\n" + MERGE.replace("./local", "./dense").lstrip()
+    )
+    assert config == read(named % "./merges/m.yml", workdir)[0]
+
+
+def multi(*documents: dict) -> str:
+    return "\n---\n".join(map(json.dumps, documents))
+
+
+def test_the_documents_of_mergekit_multi_become_models_that_others_may_merge(workdir):
+    first = {"merge_method": "linear", "models": [{"model": "a/b"}]}
+    last = {"merge_method": "slerp", "base_model": "first", "models": [{"model": "first"}]}
+    named = {"first": {"merge": first, "random_seed": 3}, "M": {"merge": last, "random_seed": 3}}
+    wanted, _ = load({"models": named}, workdir)
+    for documents in (
+        (
+            first | {"name": "first"},
+            last,
+        ),  # the one without a name is the model, wherever it stands
+        (last, first | {"name": "first"}),
+        (first | {"name": "first"}, last | {"name": "final"}),  # else the last
+    ):
+        (workdir / "multi.yaml").write_text(multi(*documents))
+        raw = {"models": {"M": {"merge": "multi.yaml", "random_seed": 3}}, "model": "first"}
+        config, options = load(raw, workdir)
+        assert config == wanted
+        assert options.models() == ["first"]
+
+
+def test_what_the_documents_of_mergekit_multi_call_the_last_one_is_the_model(workdir):
+    first = {"merge_method": "linear", "models": [{"model": "final"}], "name": "first"}
+    last = {"merge_method": "linear", "models": [{"model": "a/b"}], "name": "final"}
+    (workdir / "multi.yaml").write_text(multi(first, last))
+    config, _ = read("models: {M: {merge: multi.yaml}}", workdir)
+    assert config.models["first"].merge["models"] == [{"model": "M"}]
+
+
+def test_a_document_of_mergekit_multi_takes_no_other_models_place(workdir):
+    first = {"merge_method": "linear", "models": [{"model": "a/b"}], "name": "first"}
+    (workdir / "multi.yaml").write_text(multi(first, {**first, "name": "final"}))
+    text = "models: {first: {source: c/d}, M: {merge: multi.yaml}, N: {merge: multi.yaml}}"
+    taken = "multi.yaml: its document first is named as another model of the config; rename one"
+    assert problems(text, workdir) == [
+        f"models.M.merge: {taken} of them",
+        f"models.N.merge: {taken} of them",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "form", "quantized"),
+    [
+        ("x", "BF16", False),
+        ("moe", "F16", False),
+        ("no-type", "F32", False),
+        ("q8", "Q8_0", True),
+        ("q4", "Q4_K_M", True),
+    ],
+)
+def test_a_gguf_source_is_the_form_that_its_header_says(file, form, quantized, workdir):
+    text = f"models: {{M: {{source: ./own/{file}.gguf, gguf: {{quants: [{form}]}}}}}}"
+    model = read(text, workdir)[0].models["M"]  # and the form may be listed: it is kept
+    assert (model.conversion, model.own_gguf.quantized) == (form, quantized)
+
+
+def test_a_gguf_source_is_read_again_when_it_is_another_file(workdir):
+    text = "models: {M: {source: ./own/x.gguf, gguf: {quants: [Q8_0]}}}"
+    assert read(text, workdir)[0].models["M"].conversion == "BF16"
+    before = (workdir / "resources/contents.json").read_text()
+    assert read(text, workdir)[0].models["M"].conversion == "BF16"
+    assert (workdir / "resources/contents.json").read_text() == before
+    (workdir / "own/x.gguf").write_bytes(gguf_files()["moe.gguf"])
+    config, _ = read(text, workdir)
+    assert config.models["M"].conversion == "F16"
+    assert config.models["M"].own_gguf.experts == 8
+
+
+def test_a_quantized_gguf_source_is_quantized_again_only_where_that_is_allowed(workdir):
+    text = "models: {M: {source: ./own/q8.gguf, gguf: {quants: [{type: Q4_0%s}]}}}"
+    [line] = problems(text % "", workdir)
+    assert line == (
+        "models.M.gguf.quants[0]: source ./own/q8.gguf is quantized already (Q8_0): give the "
+        "unquantized file, or set allow_requantize: true"
+    )
+    read(text % ", allow_requantize: true", workdir)
+
+
+def test_a_merge_of_a_gguf_source_is_refused_by_name_and_by_file(workdir):
+    text = """
+        models:
+          G: {source: ./own/x.gguf}
+          M: {merge: {merge_method: linear, models: [{model: G}, {model: ./own/x.gguf}]}}
+        """
+    assert problems(text, workdir) == [
+        "models.M.merge.models[0].model: 'G' is ./own/x.gguf, a GGUF file, and merges need "
+        "safetensors",
+        "models.M.merge.models[1].model: './own/x.gguf' is a GGUF file, and merges need "
+        "safetensors",
+    ]
 
 
 MERGE = """
@@ -331,8 +508,12 @@ def test_every_config_in_the_readme_is_accepted(workdir):
     (workdir / "my-finetune").mkdir()
     (workdir / "my-finetune" / "config.json").write_text("{}")
     (workdir / "my-finetune" / "model.safetensors").touch()
-    for name in ("my-code", "my-prose"):
+    for name in ("my-code", "my-prose", "code-8b"):
         (workdir / name).symlink_to(workdir / "my-finetune")
+    (workdir / "Prose-8B-BF16.gguf").write_bytes(gguf_files()["x.gguf"])
+    (workdir / "mergekit_config.yaml").write_bytes(ONE)
+    for name in ("imatrix.dat", "measurement.json"):
+        (workdir / name).touch()
     text = (ROOT / "config/README.md").read_text()
     blocks = re.findall(r"\n\n((?:    .*\n|\n(?=    ))+)", text)
     configs = [block for block in blocks if re.match(r"    (models|corpora):\n", block)]

@@ -174,6 +174,45 @@ def split_max_size(p):
 
 
 @row()
+def a_split_max_size_that_every_quant_fits(p):
+    """What lies there are shards; links to the whole files take their place."""
+    p.model("Mix")["gguf"]["split_max_size"] = "50G"
+    return shards()
+
+
+def put_merge_into_a_file(p: Project, file: str = "merges/mix.yaml") -> Path:
+    path = p / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(p.model("Mix")["merge"], sort_keys=False))
+    p.model("Mix")["merge"] = file
+    return path
+
+
+@row()
+def a_merge_put_into_a_file(p):
+    put_merge_into_a_file(p)
+    return NOTHING
+
+
+@row()
+def a_merges_file_elsewhere_with_another_date_and_a_comment(p):
+    path = put_merge_into_a_file(p, "elsewhere.yml")
+    path.write_text(f"# mine\n{path.read_text()}")
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    p.model("Mix")["merge"] = "./elsewhere.yml"
+    return NOTHING
+
+
+@row()
+def a_weight_in_a_merges_file_with_the_old_date(p):
+    path = put_merge_into_a_file(p)
+    stat = path.stat()
+    path.write_text(path.read_text().replace("weight: 0.6", "weight: 0.7"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    return everything("Mix") | everything("Two")
+
+
+@row()
 def the_chunks_of_the_imatrix(p):
     p.model("Mix")["gguf"]["imatrix"]["chunks"] = 3
     return of("Mix", "imatrix", "Q8_0", "mixed") | shards("Mix", "Q8_0", "mixed") | with_imatrix()
@@ -832,6 +871,97 @@ def test_exl2_a_lost_measurement_never_comes_out_the_same_twice(planned):
     forms = ("3.0bpw", "5.0bpw")
     made = [f"exl2/{form}" for form in forms] + [f"evaluation/{form}.json" for form in forms]
     assert p.plan() == exl2("exl2/measurement.json", *made, *SHOWN)
+
+
+@pytest.fixture
+def own(built: Project, tmp_path) -> Path:
+    """A directory with files of the user's own; they are of the model Plain."""
+    (tmp_path / "own").mkdir()
+    for file in ("Plain/gguf/Plain-BF16.gguf", "Mix/imatrix.dat"):
+        shutil.copy(built / "results" / file, tmp_path / "own")
+    (tmp_path / "own/measurement.json").write_text(json.dumps({"measurement": {"x": " " * 200}}))
+    return tmp_path / "own"
+
+
+def touched_and_copied(path: Path) -> None:
+    """The same content in another inode, with another date."""
+    path.rename(path.with_name("old"))
+    shutil.copyfile(path.with_name("old"), path)
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+
+
+def test_only_the_content_of_an_imatrix_of_ones_own_decides(planned, own):
+    model = {"source": "./m/prose", "evaluate": {}}
+    quants = ["Q8_0", {"name": "static", "type": "Q4_0", "imatrix": False}]
+    imatrix = {"file": "./own/imatrix.dat"}
+    p = planned(model | {"gguf": {"imatrix": imatrix, "quants": quants, "split_max_size": "1M"}})
+    assert p.plan() == NOTHING
+    touched_and_copied(own / "imatrix.dat")
+    assert p.plan() == NOTHING
+    (own / "imatrix.dat").rename(own / "renamed.dat")
+    p.config["models"]["M"]["gguf"]["imatrix"]["file"] = "own/renamed.dat"
+    assert p.plan() == NOTHING
+    change(own / "renamed.dat")
+    made = ("imatrix.dat", "gguf/M-Q8_0.gguf", "shards/Q8_0", "evaluation/Q8_0.json")
+    assert p.plan() == exl2(*made, *SHOWN)
+
+
+def test_only_the_content_of_a_gguf_source_decides(planned, own):
+    gguf = {"imatrix": {"chunks": 4}, "quants": ["Q8_0", "Q4_0"], "split_max_size": "1M"}
+    p = planned({"source": "./own/Plain-BF16.gguf", "gguf": gguf, "evaluate": {}})
+    made = {made.path for made in p.session().graph}
+    assert p.plan() == NOTHING
+    touched_and_copied(own / "Plain-BF16.gguf")
+    assert p.plan() == NOTHING
+    (own / "Plain-BF16.gguf").rename(own / "renamed.gguf")
+    p.config["models"]["M"]["source"] = "./own/renamed.gguf"
+    assert p.plan() == exl2("README.md")  # the card says what the model is made from
+    change(own / "renamed.gguf")
+    assert p.plan() == made
+
+
+def test_a_link_to_a_gguf_source_that_leads_nowhere_is_made_again_when_something_needs_it(
+    planned, own
+):
+    p = planned({"source": "./own/Plain-BF16.gguf", "gguf": {"quants": ["Q8_0"]}})
+    link = Path("results/M/gguf/M-BF16.gguf")
+    link.unlink()
+    link.symlink_to("/nowhere/M-BF16.gguf")
+    assert p.plan() == NOTHING
+    p.config["models"]["M"]["gguf"]["quants"].append("Q4_0")
+    assert p.plan() == exl2("gguf/M-BF16.gguf", "gguf/M-Q4_0.gguf", *SHOWN)
+
+
+def test_only_the_content_of_an_exl2_measurement_of_ones_own_decides(planned, own):
+    exl2_section = {"bits": [3, 5.0], "measurement": "./own/measurement.json"}
+    p = planned({**EXL2, "exl2": exl2_section})
+    assert p.plan() == NOTHING
+    touched_and_copied(own / "measurement.json")
+    assert p.plan() == NOTHING
+    forms = ("3.0bpw", "5.0bpw")
+    made = [f"exl2/{form}" for form in forms] + [f"evaluation/{form}.json" for form in forms]
+    change(own / "measurement.json", -50)
+    assert p.plan() == exl2("exl2/measurement.json", *made, *SHOWN)
+
+
+def test_the_documents_of_mergekit_multi_are_stale_one_by_one(planned, tmp_path):
+    first = {"name": "first", **EXL2["merge"]}
+    last = {"merge_method": "slerp", "base_model": "first", "parameters": {"t": 0.5}}
+    last["models"] = [{"model": "first"}, {"model": "./m/prose"}]
+
+    def write() -> None:
+        (tmp_path / "multi.yaml").write_text(f"{json.dumps(first)}\n---\n{json.dumps(last)}\n")
+
+    write()
+    p = planned({"merge": "multi.yaml", "gguf": {"quants": ["Q8_0"]}})
+    assert p.plan() == NOTHING
+    last["parameters"] = {"t": 0.4}
+    write()
+    ours = exl2("safetensors", "gguf/M-BF16.gguf", "gguf/M-Q8_0.gguf", *SHOWN)
+    assert p.plan() == ours
+    first["models"].reverse()
+    write()
+    assert p.plan() == ours | {f"results/first/{name}" for name in ("safetensors", *SHOWN)}
 
 
 GGUF = {

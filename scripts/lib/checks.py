@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lib.contents import STORE, Contents
 from lib.merge_references import (
     MODEL_NAME,
     TOKENIZER_WORDS,
@@ -16,7 +17,7 @@ from lib.merge_references import (
 from lib.merges import check_merge
 from lib.model_files import ModelFilesError, model_files
 from lib.quants import QUANT_TYPES, TENSOR_ABORTS_WITHOUT_IMATRIX, TENSOR_NEEDS_IMATRIX
-from lib.schema import Config, Corpus, Exl2, Gguf, LlamaCpp, Model, Quant
+from lib.schema import Config, Corpus, Exl2, Gguf, GgufSource, Imatrix, LlamaCpp, Model, Quant
 from lib.tools import CONVERTER, LLAMA_TOOLS, own_tool
 from lib.values import show, suggestion
 
@@ -30,6 +31,7 @@ DEFAULT_CORPUS = "default"
 FORM_OF_EXL2 = re.compile(r"\d+(\.\d+)?bpw", re.IGNORECASE)
 SHARD_NAME = re.compile(r"-\d{5}-of-\d{5}$")
 SUFFIXES = (".txt", ".parquet")
+IMATRIX_SUFFIXES = (".dat", ".gguf")
 QUANTIZED_OUTTYPES = ("q8_0", "tq1_0", "tq2_0")
 # Keys of a model's config.json that count its experts.
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -157,12 +159,14 @@ class Checks:
         if len(given) != 1:
             got = "both" if given else "neither"
             self._add(at, f"exactly one of merge and source must be given, not {got}")
-        if model.source is not None:
+        if model.source is not None and is_gguf_file(model.source):
+            self._gguf_source(at, raw, model)
+        elif model.source is not None:
             self._source((*at, "source"), model.source)
         if model.merge is not None:
             self._merge((*at, "merge"), model.merge)
         if model.gguf is not None:
-            self._gguf((*at, "gguf"), name, model.gguf)
+            self._gguf((*at, "gguf"), name, model)
         if model.exl2 is not None:
             self._exl2((*at, "exl2"), model.exl2)
         if model.evaluate is not None:
@@ -176,12 +180,47 @@ class Checks:
         if source in self.models:
             wanted = "source is a directory (./x or /x) or a hub id"
             self._add(at, f"{show(source)} is a model of this config, and {wanted}")
+        elif source.endswith(".gguf") and os.path.isfile(self._place(source)):
+            self._add(at, f"{show(source)} is a file here: write ./{source}")
         else:
             self._reference(at, source, "config.json")
+
+    def _gguf_source(self, at: KeyPath, raw: Mapping[str, Any], model: Model) -> None:
+        """A GGUF file as a model: what it is, and what cannot be made of it.
+
+        (`publish.safetensors` is refused of all that is no merge.)
+        """
+        from lib.gguf_file import GgufError  # takes 0.08 s, and few configs need it
+        from lib.gguf_source import describe
+
+        path = self._place(model.source)
+        self._file((*at, "source"), model.source)
+        if os.path.isfile(path):
+            try:
+                contents = Contents(Path(self.workdir) / STORE)
+                found = contents.remembered(path, "gguf", lambda: describe(Path(path)))
+                contents.save()
+                model._own_gguf = GgufSource(*found)
+            except (GgufError, OSError) as error:
+                self._add((*at, "source"), str(error).replace(str(Path(path)), model.source))
+        refused = {
+            ("exl2",): model.exl2 is not None,
+            ("allow_pickle",): model.allow_pickle,
+            ("gguf", "outtype"): bool(model.gguf and "outtype" in model.gguf.model_fields_set),
+        }
+        for key, given in refused.items():
+            if given:
+                message = f"needs safetensors, and source is the GGUF file {model.source}"
+                self._add((*at, *key), message)
 
     def _reference(self, at: KeyPath, text: str, needed: str) -> None:
         """A model that is named; as a directory it has the file `needed`."""
         kind = reference_kind(text)
+        source = self.config.models[text].source if text in self.config.models else text
+        if source and is_gguf_file(source):
+            which = f"{source}, " * (source != text)
+            self._add(at, f"{show(text)} is {which}a GGUF file, and merges need safetensors")
+            return
         if kind == "model" and text in self.models:
             return
         if kind == "directory":
@@ -235,11 +274,15 @@ class Checks:
 
     # forms
 
-    def _gguf(self, at: KeyPath, name: str, gguf: Gguf) -> None:
-        if gguf.imatrix:
+    def _gguf(self, at: KeyPath, name: str, model: Model) -> None:
+        gguf = model.gguf
+        if gguf.imatrix and gguf.imatrix.file is not None:
+            self._imatrix_file((*at, "imatrix"), gguf.imatrix)
+        elif gguf.imatrix:
             self._uses_corpus((*at, "imatrix", "corpus"), gguf.imatrix.corpus)
-        conversion = gguf.outtype.upper()
-        names = {conversion.lower(): "the conversion, which is named after outtype"}
+        conversion = model.conversion
+        what = "the source" if model.own_gguf else "the conversion, which is named after outtype"
+        names = {conversion.lower(): what}
         itself = _conversion_itself(gguf, conversion)
         for index, quant in enumerate(gguf.quants):
             if quant.name == BAD_QUANT or index == itself:
@@ -253,12 +296,20 @@ class Checks:
                 message = f"{show(quant.name)} is the name of {names[quant.name.lower()]} too"
                 self._add((*here, "name"), message)
             names.setdefault(quant.name.lower(), f"quants[{index}]")
-            self._quant(here, quant, gguf)
+            self._quant(here, quant, model)
             if quant.type == "MXFP4_MOE" and self._experts(name, set()) == 0:
                 message = "MXFP4_MOE is for mixtures of experts: of this dense model it makes Q8_0"
                 self._add((*here, "type"), message)
 
-    def _quant(self, at: KeyPath, quant: Quant, gguf: Gguf) -> None:
+    def _imatrix_file(self, at: KeyPath, imatrix: Imatrix) -> None:
+        self._file((*at, "file"), imatrix.file)
+        if not imatrix.file.endswith(IMATRIX_SUFFIXES):
+            self._add((*at, "file"), f"{show(imatrix.file)} is neither .dat nor .gguf")
+        for key in sorted(imatrix.model_fields_set - {"file"}):
+            self._add((*at, key), "has no effect together with file, which is computed already")
+
+    def _quant(self, at: KeyPath, quant: Quant, model: Model) -> None:
+        gguf = model.gguf
         uses_imatrix = bool(gguf.imatrix) and quant.imatrix
         why = "this quant has imatrix: false" if gguf.imatrix else "the model has no gguf.imatrix"
         if QUANT_TYPES[quant.type].needs_imatrix and not uses_imatrix:
@@ -279,7 +330,10 @@ class Checks:
             needs = f"{quant.token_embedding_type} needs an imatrix"
             message = f"{needs}, and an imatrix has nothing on token embeddings"
             self._add((*at, "token_embedding_type"), message)
-        if gguf.outtype in QUANTIZED_OUTTYPES and not quant.allow_requantize:
+        if model.own_gguf and model.own_gguf.quantized and not quant.allow_requantize:
+            got = f"source {model.source} is quantized already ({model.conversion})"
+            self._add(at, f"{got}: give the unquantized file, or set allow_requantize: true")
+        elif gguf.outtype in QUANTIZED_OUTTYPES and not quant.allow_requantize:
             got = f"outtype {gguf.outtype} is quantized already"
             self._add(at, f"{got}: choose bf16, f16 or f32, or set allow_requantize: true")
 
@@ -289,6 +343,8 @@ class Checks:
         if model is None or name in seen:
             return None
         seen.add(name)
+        if model.own_gguf:
+            return model.own_gguf.experts
         if model.merge is None:
             texts = [model.source or ""]
         else:
@@ -304,6 +360,12 @@ class Checks:
         return None
 
     def _exl2(self, at: KeyPath, exl2: Exl2) -> None:
+        if exl2.measurement is not None:
+            self._file((*at, "measurement"), exl2.measurement)
+            for key in ("measurement_rows", "measurement_length"):
+                if key in exl2.model_fields_set:
+                    message = "has no effect together with measurement, which was made already"
+                    self._add((*at, key), message)
         if exl2.corpus == DEFAULT_CORPUS:
             return
         self._uses_corpus((*at, "corpus"), exl2.corpus)
@@ -323,7 +385,7 @@ class Checks:
             self._add((*at, "max_kld"), "the model has no evaluate section: nothing measures it")
         forms = {"*", *(f"{bits}bpw" for bits in (model.exl2.bits if model.exl2 else ()))}
         if model.gguf:
-            forms |= {quant.name for quant in model.gguf.quants} | {model.gguf.outtype.upper()}
+            forms |= {quant.name for quant in model.gguf.quants} | {model.conversion}
         for form in publish.max_kld:
             if form not in forms and BAD_QUANT not in forms:
                 near = suggestion(form, forms)
@@ -345,6 +407,11 @@ class Checks:
                 if owner != f"{name}'s {form}":
                     at = ("models", name, "publish", form)
                     self._add(at, f"{show(repository)} is the repository of {owner} already")
+
+
+def is_gguf_file(source: str) -> bool:
+    """Whether a model's source is a GGUF file, and no directory and no repository."""
+    return source.endswith(".gguf") and reference_kind(source) == "directory"
 
 
 def _mapping(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lib.checks import BAD_QUANT, Checks
+from lib.merge_files import ADDED, read_merge_files
 from lib.merge_references import merge_references, substitute_references
 from lib.schema import (
     Config,
@@ -73,14 +74,16 @@ def load(raw: Mapping[str, Any], workdir: Path) -> tuple[Config, Options]:
     workdir: what relative paths are relative to. Raises ConfigError with every problem found, in
     the order of the config.
     """
-    problems = Problems(raw)
+    models, origins = read_merge_files(raw.get("models"), Path(workdir))
+    if "models" in raw:
+        raw = {**raw, "models": models}
+    problems = Problems(raw, origins)
     given = {key: value for key, value in raw.items() if key in Options.model_fields}
     settings = {key: value for key, value in raw.items() if key not in given}
     options = _parse(Options, given, problems)
     config = _parse(Config, settings, problems)
     for path, message in Checks(config, settings, Path(workdir)).run():
         problems.add(path, message)
-    models = settings.get("models")
     for name in options.model:
         if isinstance(models, Mapping) and name not in models:
             near = suggestion(name, config.models)
@@ -91,21 +94,44 @@ def load(raw: Mapping[str, Any], workdir: Path) -> tuple[Config, Options]:
 
 
 class Problems:
-    """What is wrong, collected with the key path where it is."""
+    """What is wrong, collected with the key path where it is.
 
-    def __init__(self, raw: Mapping[str, Any]) -> None:
-        self.raw = raw
+    origins: {model: where its merge is from}, for merges that lie in files.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+        self.raw, self.origins = raw, origins
         self.found: list[tuple[KeyPath, str]] = []
 
     def add(self, path: KeyPath, message: str) -> None:
+        if self._is_document(path) and len(path) > 2 and path[2] != "merge":
+            return  # taken over from the model whose file it is, and said there
         if (path, message) not in self.found:
             self.found.append((path, message))
 
     def lines(self) -> list[str]:
         """One line a problem, in the order of the config's keys."""
-        located = [(*self._locate(path), message) for path, message in self.found]
+        located = [(*self._locate(path), path, message) for path, message in self.found]
         located.sort(key=lambda entry: entry[0])
-        return [f"{spelled}: {' '.join(message.split())}" for _, spelled, message in located]
+        return [
+            f"{self._in_file(path, spelled)}: {' '.join(message.split())}"
+            for _, spelled, path, message in located
+        ]
+
+    def _in_file(self, path: KeyPath, spelled: str) -> str:
+        """The place as it is called; what is in a merge's file by the file and the keys in it."""
+        if path[:1] != ("models",) or len(path) < 2 or path[1] not in self.origins:
+            return spelled
+        if path[2:3] != ("merge",) and not self._is_document(path):
+            return spelled  # stands in the config, beside the file's name
+        origin, depth = self.origins[path[1]], 3 if path[2:3] == ("merge",) else 2
+        _, outside = self._locate(path[:depth])
+        inside = spelled[len(outside) :].removeprefix(".")
+        return f"{origin}: {inside}" if inside else origin
+
+    def _is_document(self, path: KeyPath) -> bool:
+        """Whether this is about a model that a named document of a merge's file has added."""
+        return len(path) > 1 and path[0] == "models" and ADDED in self.origins.get(path[1], "")
 
     def _locate(self, path: KeyPath) -> tuple[list[int], str]:
         """A key path's place in the config, for sorting, and how it is written."""

@@ -7,7 +7,7 @@ from lib import recipe as recipes
 from lib.graph import Graph
 from lib.units import human
 
-FORMS = ("merge", "convert", "quantize", "label", "split", "exl2_quantize")
+FORMS = ("merge", "convert", "source_gguf", "quantize", "label", "split", "exl2_quantize")
 
 
 def is_news(record: logging.LogRecord) -> bool:
@@ -26,7 +26,7 @@ def summary(graph: Graph) -> str:
     for name in graph.names:
         forms = [made for made in graph.of(name).values() if made.rule in FORMS]
         records = [recipes.read(made.path) for made in forms if os.path.exists(made.path)]
-        sizes = [record.bytes for record in records if record]
+        sizes = [record.bytes for record in records if record and not record.is_link]
         if sizes:
             lines.append(
                 f"  {name}: {len(sizes)} files and directories of weights, {human(sum(sizes))}"

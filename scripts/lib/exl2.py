@@ -85,8 +85,11 @@ def layer_count(config: dict) -> int:
     raise Exl2Error("config.json does not say how many layers the model has (num_hidden_layers)")
 
 
-def check_measurement(file: Path, layers: int) -> None:
-    """Raises Exl2Error unless `file` holds a measurement of each of `layers` layers."""
+def check_measurement(file: Path, layers: int, whole: bool = True) -> None:
+    """Raises Exl2Error unless `file` holds a measurement of each of `layers` layers.
+
+    whole=False: the model's layers are not known; only whether it is a measurement is looked at.
+    """
     try:
         measurement = json.loads(file.read_text(encoding="utf-8"))["measurement"]
         accuracies = {
@@ -98,6 +101,8 @@ def check_measurement(file: Path, layers: int) -> None:
         raise Exl2Error(f"{file}: the converter did not write it") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Exl2Error(f"{file}: not a measurement ({error!r})") from None
+    if not whole:
+        return
     for layer in range(layers):
         found = [values for key, values in accuracies.items() if f"layers.{layer}." in key]
         if not found:

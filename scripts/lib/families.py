@@ -97,13 +97,15 @@ class Gguf(Family):
 
     name, title, phrase = "gguf", "GGUF", " as GGUF for llama.cpp"
     library, tags = "gguf", ("gguf", "llama.cpp")
-    rules = {"convert": False, "quantize": True}
+    rules = {"convert": False, "source_gguf": False, "quantize": True}
     has_shards = True
     colours = ("#1f5fbf", "#7fb0ff")
 
     def options(self, model: Any, forms: dict[str, Any]) -> dict[str, Any]:
         if not any("imatrix" in made.inputs for made in forms.values()):
             return {}
+        if model.own_imatrix:
+            return {"imatrix": {"format": PurePosixPath(model.own_imatrix).suffix[1:]}}
         keys = {"corpus", "chunks", "context", "format"}
         return {"imatrix": model.gguf.imatrix.model_dump(include=keys)}
 
@@ -114,12 +116,15 @@ class Gguf(Family):
         logits = f"results/{name}/evaluation/base.kld"
         measured = origins.record(logits) if about["evaluation"] else None
         for form, record in forms.items():
-            if record.recipe["step"] != "convert":
+            if form in quants:
                 continue
-            gguf, outtype = f"{name}-{form}.gguf", record.recipe["options"]["outtype"]
-            words = ["python", "convert_hf_to_gguf.py", name, "--outtype", outtype]
-            lines.append(command(*words, "--model-name", name, "--outfile", gguf))
-            if matrix and (made := origins.record(f"results/{name}/{matrix}")):
+            gguf = f"{name}-{form}.gguf"
+            if record.recipe["step"] == "convert":
+                outtype = record.recipe["options"]["outtype"]
+                words = ["python", "convert_hf_to_gguf.py", name, "--outtype", outtype]
+                lines.append(command(*words, "--model-name", name, "--outfile", gguf))
+            made = origins.record(f"results/{name}/{matrix}") if matrix else None
+            if made and "corpus" in about["imatrix"]:
                 text, kind = f"{about['imatrix']['corpus']}.txt", about["imatrix"]["format"]
                 words = ["llama-imatrix", "--model", gguf, "--file", text]
                 words += imatrix_flags(made.recipe["options"])
@@ -136,7 +141,8 @@ class Gguf(Family):
             made = origins.record(f"results/{name}/{matrix}")
             about["imatrix"] |= {
                 "file": f"results/{name}/{matrix}",
-                "sha256": made.inputs.get("corpus") if made else None,
+                # Of one that was not computed here, the hash is its own.
+                "sha256": made.inputs.get("corpus", made.sha256) if made else None,
             }
 
     def link(self, row: dict[str, Any], repo: str | None) -> str:
@@ -190,10 +196,13 @@ class Gguf(Family):
         matrix = about.get("imatrix")
         if not matrix:
             return ""
-        file, chunks = PurePosixPath(matrix["file"]).name, matrix["chunks"] or "all"
+        file = PurePosixPath(matrix["file"]).name
+        link = f"Importance matrix: [{file}]({file})"
+        if "corpus" not in matrix:
+            return f"{link} (sha256 `{matrix['sha256']}`), which was not computed here."
         return (
-            f"Importance matrix: [{file}]({file}), from the text\n{text_named(matrix)}, "
-            f"{chunks} chunks of {matrix['context']} tokens."
+            f"{link}, from the text\n{text_named(matrix)}, "
+            f"{matrix['chunks'] or 'all'} chunks of {matrix['context']} tokens."
         )
 
 
@@ -234,15 +243,16 @@ class Exl2(Family):
     def describe(self, about: dict[str, Any], forms: dict[str, Record], origins: Origins) -> None:
         name = about["model"]
         measured = origins.record(f"results/{name}/exl2/measurement.json")
-        about["exl2"]["sha256"] = measured.inputs.get("corpus") if measured else None
+        made = next(iter(forms.values()), None)
+        about["exl2"]["sha256"] = made.inputs.get("corpus") if made else None
         about["commands"][self.name] = lines = []
-        if measured is None:
+        if measured is None or made is None:
             return
         tool = ["python", "-m", "exllamav2.conversion.convert_exl2", "-i", name]
         tool += ["-o", "work", "-nr"]
         own_set = about["exl2"]["corpus"] == "default"
         text = [] if own_set else ["-c", f"{about['exl2']['corpus']}.parquet"]
-        options = measured.recipe["options"]
+        options = made.recipe["options"]
         rope = [
             word
             for key, flag in (("rope_scale", "-rs"), ("rope_alpha", "-ra"))
@@ -255,8 +265,11 @@ class Exl2(Family):
             counted = [] if own_set else [f"-{prefix}r", str(options[count])]
             return [*counted, f"-{prefix}l", str(options[length])]
 
-        measuring = rows("measurement_rows", options, "measurement_length", "m")
-        lines.append(command(*tool, "-om", "measurement.json", *measuring, *rope, *text))
+        if measured.recipe["step"] == "exl2_measure":
+            measuring = rows(
+                "measurement_rows", measured.recipe["options"], "measurement_length", "m"
+            )
+            lines.append(command(*tool, "-om", "measurement.json", *measuring, *rope, *text))
         for form, record in forms.items():
             options = record.recipe["options"]
             flags = ["-b", str(options["bits"]), "-hb", str(options["head_bits"])]

@@ -33,7 +33,8 @@ class Artifact:
 
     intermediate: others are made from it; once deleted it is built again only when something stale needs it.
     temporary: it is deleted as soon as nothing in the run needs it.
-    links: a directory of links to files that are kept elsewhere.
+    links: a link, or a directory of links, to files that are kept elsewhere.
+    file: the user's own file that it is made from, as the config writes it.
     reproducible: the same recipe gives the same bytes.
     on_demand: it is built only where a target asks for it by name.
     describes: it tells of others, in seconds: it is made anew where others are accepted as they are.
@@ -56,6 +57,7 @@ class Artifact:
     intermediate: bool = False
     temporary: bool = False
     links: bool = False
+    file: str | None = None
     reproducible: bool = True
     on_demand: bool = False
     describes: bool = False
@@ -260,7 +262,7 @@ class Graph:
         model = self.config.models[name]
         if model.merge is None and model.gguf is None and model.exl2 is None:
             return
-        weights = self.weights(name)
+        weights = None if model.own_gguf else self.weights(name)
         if model.merge is not None:
             yield weights
         forms: dict[str, Artifact] = {}
@@ -270,40 +272,43 @@ class Graph:
             yield from self._gguf(name, model, weights, forms, evaluations, shards)
         if model.exl2 is not None and self.exl2:
             yield from self._exl2(name, model, weights, forms, evaluations)
-        report = self._report(name, weights, forms, evaluations)
+        report = self._report(name, weights or forms[model.conversion], forms, evaluations)
         yield report
         yield from self._cards(name, model, report, forms, shards)
 
     def _gguf(self, name, model, weights, forms, evaluations, shards) -> Iterator[Artifact]:
         gguf, here = model.gguf, f"results/{name}"
-        outtype = gguf.outtype.upper()
+        outtype = model.conversion
         quants = [quant for quant in gguf.quants if not is_conversion(quant, outtype)]
         kept = len(quants) < len(gguf.quants)
-        conversion = Artifact(
-            f"{here}/gguf/{name}-{outtype}.gguf",
-            "convert",
-            name,
-            {"outtype": gguf.outtype, "model_name": name},
-            inputs={"model": weights},
-            **self._by_llama_cpp(),
-            intermediate=bool(quants) and not kept,
-            temporary="bf16" in self.config.reclaim and bool(quants) and not kept,
-        )
+        intermediate = bool(quants) and not kept
+        if model.own_gguf:
+            conversion = self._own_file(
+                f"{here}/gguf/{name}-{outtype}.gguf",
+                "source_gguf",
+                name,
+                model.source,
+                uses={"llama.cpp": self.llama_cpp},
+                intermediate=intermediate,
+                links=True,
+            )
+        else:
+            conversion = Artifact(
+                f"{here}/gguf/{name}-{outtype}.gguf",
+                "convert",
+                name,
+                {"outtype": gguf.outtype, "model_name": name},
+                inputs={"model": weights},
+                **self._by_llama_cpp(),
+                intermediate=intermediate,
+                temporary="bf16" in self.config.reclaim and intermediate,
+            )
         yield conversion
         forms[outtype] = conversion
 
         imatrix = None
         if gguf.imatrix and any(quant.imatrix for quant in quants):
-            wanted = gguf.imatrix
-            options = wanted.model_dump(exclude={"corpus"}, exclude_defaults=True)
-            imatrix = Artifact(
-                f"{here}/imatrix.{wanted.format}",
-                "imatrix",
-                name,
-                {"context": wanted.context, **options},
-                inputs={"gguf": conversion, "corpus": self.corpus(wanted.corpus)},
-                **self._by_llama_cpp(),
-            )
+            imatrix = self._imatrix(name, model, conversion)
             yield imatrix
 
         for quant in quants:
@@ -326,6 +331,32 @@ class Graph:
                 yield shards[form]
         if model.evaluate is not None:
             yield from self._evaluate_gguf(name, model, conversion, forms, evaluations)
+
+    def _own_file(self, path: str, rule: str, name: str, file: str, **details) -> Artifact:
+        """What is made of a file of the user's own: its content decides, not its path or date."""
+        identity = {"file": lambda: {"sha256": self.contents.file(file)}}
+        return Artifact(path, rule, name, {}, sources=identity, file=file, **details)
+
+    def _imatrix(self, name, model, conversion) -> Artifact:
+        """The importance matrix: the user's own, or computed."""
+        if file := model.own_imatrix:
+            return self._own_file(
+                f"results/{name}/imatrix{PurePosixPath(file).suffix}",
+                "imatrix_file",
+                name,
+                file,
+                inputs={"gguf": conversion},
+            )
+        wanted = model.gguf.imatrix
+        options = wanted.model_dump(exclude={"corpus"}, exclude_defaults=True)
+        return Artifact(
+            f"results/{name}/imatrix.{wanted.format}",
+            "imatrix",
+            name,
+            {"context": wanted.context, **options},
+            inputs={"gguf": conversion, "corpus": self.corpus(wanted.corpus)},
+            **self._by_llama_cpp(),
+        )
 
     def _quant(self, name, quant: Quant, conversion, imatrix) -> Artifact:
         inputs = {"gguf": conversion}
@@ -382,7 +413,7 @@ class Graph:
         calibration = {}
         if wanted.corpus != "default":
             calibration = {"corpus": self.corpus(wanted.corpus, ".parquet")}
-        options = wanted.model_dump(exclude={"bits", "corpus"})
+        options = wanted.model_dump(exclude={"bits", "corpus", "measurement"})
         measuring = {
             key: options[key]
             for key in ("measurement_rows", "measurement_length", "rope_scale", "rope_alpha")
@@ -391,14 +422,23 @@ class Graph:
             key: value for key, value in options.items() if not key.startswith("measurement")
         }
         common = {"tools": tools, "reproducible": False}
-        measurement = Artifact(
-            f"{here}/measurement.json",
-            "exl2_measure",
-            name,
-            measuring,
-            inputs={"model": weights, **calibration},
-            **common,
-        )
+        if wanted.measurement:
+            measurement = self._own_file(
+                f"{here}/measurement.json",
+                "exl2_measurement_file",
+                name,
+                wanted.measurement,
+                inputs={"model": weights},
+            )
+        else:
+            measurement = Artifact(
+                f"{here}/measurement.json",
+                "exl2_measure",
+                name,
+                measuring,
+                inputs={"model": weights, **calibration},
+                **common,
+            )
         yield measurement
         made = {}
         for bits in wanted.bits:

@@ -59,7 +59,10 @@ def look(graph: Graph, building: Iterable[Artifact], cores: int) -> Outlook:
     paths = {made.path for made in artifacts}
     sizes = Sizes(graph, graph.lock)
     times = Times(graph, sizes)
-    found = {made.path: sizes.of(made) for made in artifacts}
+    found = {
+        made.path: Size(0, "tensors") if made.rule == "source_gguf" else sizes.of(made)  # a link
+        for made in artifacts
+    }
     seconds = {made.path: times.seconds(made) for made in artifacts}
     jobs = []
     for made in artifacts:
@@ -87,7 +90,7 @@ def _on_disk(made: Artifact) -> int:
     if made.links or not os.path.exists(made.path):
         return 0
     record = recipes.read(made.path)
-    return record.bytes if record else 0
+    return record.bytes if record and not record.is_link else 0
 
 
 def _threads(rule: str, reads: int) -> int:

@@ -76,7 +76,9 @@ class Plan:
         record = self.record(made)
         if record and any(recipes.read(path) is None for path in made.outputs[1:]):
             record = None
-        there = all(map(os.path.lexists, made.outputs))
+        # The link to a GGUF source is there while it leads somewhere.
+        exists = os.path.exists if made.links and not made.directory else os.path.lexists
+        there = all(map(exists, made.outputs))
         idle = made.intermediate and (not there or made.temporary)
         if record is None:
             if idle:

@@ -15,6 +15,7 @@ from lib.lock import Lock
 from lib.references import parts
 
 KINDS = ("gguf", "exl2", "safetensors")
+UNQUANTIZED = ("convert", "source_gguf")
 CARD_FACTS = ("license", "license_name", "license_link", "language")
 PLOT, RECIPES = "quality.svg", "recipes"
 
@@ -154,7 +155,7 @@ def gguf_branches(name: str, made: dict[str, Any]) -> dict[str, list[dict[str, A
             file = PurePosixPath(path).name
             finished = made.get(f"results/{name}/labelled/{file}", artifact)
             files.append(entry(finished, file) | {"shards": shards})
-        elif artifact.rule == "imatrix":
+        elif artifact.rule in ("imatrix", "imatrix_file"):
             files.append(entry(artifact, PurePosixPath(path).name))
     return {"main": files}
 
@@ -164,7 +165,7 @@ def exl2_branches(name: str, made: dict[str, Any]) -> dict[str, list[dict[str, A
     branches: dict[str, list[dict[str, Any]]] = {"main": []}
     for path, artifact in made.items():
         file = PurePosixPath(path).name
-        if artifact.rule == "exl2_measure":
+        if artifact.rule in ("exl2_measure", "exl2_measurement_file"):
             branches["main"].append(entry(artifact, file))
         elif artifact.rule == "exl2_quantize":
             branch = file.removesuffix("bpw").replace(".", "_")
@@ -204,7 +205,7 @@ def origins(name: str, kind: str, made: dict[str, Any]) -> dict[str, str]:
     for path, artifact in made.items():
         if artifact.rule == "merge" and kind != "safetensors":
             found[f"{name}-safetensors"] = path
-        elif artifact.rule == "convert" and kind == "gguf":
+        elif artifact.rule in UNQUANTIZED and kind == "gguf":
             found[PurePosixPath(path).name] = path
     return found
 
@@ -227,7 +228,7 @@ def gated(name: str, model: Any, kind: str, made: dict[str, Any]) -> list[dict[s
                 "form": form,
                 "evaluation": evaluation if evaluation in made else None,
                 "max_kld": limits.get(form, limits.get("*")),
-                "quantized": artifact.rule != "convert",
+                "quantized": artifact.rule not in UNQUANTIZED,
             }
         )
     return found
@@ -235,7 +236,8 @@ def gated(name: str, model: Any, kind: str, made: dict[str, Any]) -> list[dict[s
 
 def is_published_gguf(artifact: Any) -> bool:
     """Every quant; the conversion only where the config keeps it."""
-    return artifact.rule == "quantize" or (artifact.rule == "convert" and not artifact.intermediate)
+    unquantized = artifact.rule in UNQUANTIZED
+    return artifact.rule == "quantize" or (unquantized and not artifact.intermediate)
 
 
 def form_of(name: str, path: str) -> str:

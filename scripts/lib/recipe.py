@@ -80,6 +80,11 @@ class Record:
         found = (entry for entry in reversed(self.accepted) if entry["digest"] == digest)
         return next(found, None)
 
+    @property
+    def is_link(self) -> bool:
+        """Whether the artifact, or what is in it, only links to a file that is kept elsewhere."""
+        return bool(self.notes.get("link"))
+
 
 def path_of(artifact: str) -> str:
     """Where the record of an artifact lies."""

@@ -18,7 +18,8 @@ def parts(model: Any) -> list[str]:
 
 def corpora(model: Any) -> set[str]:
     """The corpora that a model's sections name."""
-    sections = [model.gguf and model.gguf.imatrix, model.evaluate, model.exl2]
+    imatrix = model.gguf and not model.own_imatrix and model.gguf.imatrix
+    sections = [imatrix, model.evaluate, model.exl2]
     return {section.corpus for section in sections if section}
 
 

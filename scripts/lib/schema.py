@@ -8,7 +8,7 @@ A key with nothing after it is as if left out; a section with nothing in it has 
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import (
     BaseModel,
@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PrivateAttr,
     Tag,
     WithJsonSchema,
     model_validator,
@@ -87,6 +88,17 @@ class Section(BaseModel):
         raise ValueError(f"must be a mapping with keys of {keys}, not {values.show(value)}")
 
 
+class GgufSource(NamedTuple):
+    """What the header of a GGUF file says of the model in it."""
+
+    form: str
+    """Its type as forms are named: BF16, Q8_0."""
+    quantized: bool
+    """Not in floats alone."""
+    experts: int
+    """How many a layer has; 0 for a dense model."""
+
+
 class LlamaCpp(Section):
     """llama.cpp's converter and tools."""
 
@@ -132,8 +144,13 @@ class Corpus(Section):
 
 
 class Imatrix(Section):
-    """An importance matrix, made by llama-imatrix from the unquantized model."""
+    """An importance matrix: a file of yours, or made by llama-imatrix of the unquantized model."""
 
+    file: Text | None = Field(
+        None,
+        description="A matrix that you have, .dat or .gguf, in place of a computed one; no other "
+        "key beside it.",
+    )
     corpus: Text = Field("calibration", description="Name of the calibration text in `corpora`.")
     chunks: Number(int, 1) | None = Field(
         None, description="Number of chunks of the text to use; all if left out."
@@ -234,7 +251,7 @@ class Gguf(Section):
     split_max_size: Size | None = Field(
         None,
         description="Make shards of at most this size besides the whole files: a whole number and "
-        "M or G (millions or thousands of millions of bytes).",
+        "M or G (millions or thousands of millions of bytes). What fits into one is linked.",
     )
     metadata: Read(
         dict[str, values.Scalar | list[values.Scalar]], values.to_metadata, dict[str, Any]
@@ -251,6 +268,11 @@ class Exl2(Section):
     )
     head_bits: Read(int, values.to_head_bits, {"enum": list(values.HEAD_BITS)}) = Field(
         6, description="Bits per weight of the output layer."
+    )
+    measurement: Text | None = Field(
+        None,
+        description="A measurement.json that you have, in place of a computed one; no "
+        "`measurement_rows` or `measurement_length` beside it.",
     )
     corpus: Text = Field(
         "default", description="exllamav2's own calibration set, or a .parquet text of `corpora`."
@@ -321,13 +343,16 @@ class Model(Section):
 
     sections = frozenset({"gguf", "exl2", "evaluate", "publish"})
 
-    merge: Read(dict[str, Any], values.to_merge) | None = Field(
-        None, description="A mergekit configuration, verbatim."
+    merge: Read(dict[str, Any], values.to_merge, dict[str, Any] | str) | None = Field(
+        None,
+        description="A mergekit configuration, verbatim, or the name of a file that holds one; "
+        "the named documents of a file of mergekit-multi become models of their own.",
     )
     source: Text | None = Field(
         None,
-        description="A finished model: a directory (`./x`, `/x`) or a hub id (`org/name`, "
-        "`org/name@revision`).",
+        description="A finished model: a directory (`./x`, `/x`), a hub id (`org/name`, "
+        "`org/name@revision`) or an unquantized GGUF file (`./x.gguf`), of which GGUF alone is "
+        "made.",
     )
     random_seed: Number(int, 0, 2**32 - 1) = Field(
         0, description="Seed of the merge, for the methods that draw."
@@ -339,6 +364,31 @@ class Model(Section):
     exl2: Exl2 | None = Field(None, description="Make EXL2 directories.")
     evaluate: Evaluate | None = Field(None, description="Measure every form.")
     publish: Publish | None = Field(None, description="Where to publish, and how.")
+
+    # What the header of a GGUF `source` says (lib/gguf_source.py); set when the config is checked.
+    _own_gguf: GgufSource | None = PrivateAttr(None)
+
+    @property
+    def own_gguf(self) -> GgufSource | None:
+        """The GGUF file that is the model's source; None where the source is something else."""
+        return self._own_gguf
+
+    @property
+    def own_imatrix(self) -> str | None:
+        """The user's own importance matrix; None where it is computed or there is none."""
+        return self.gguf.imatrix.file if self.gguf and self.gguf.imatrix else None
+
+    @property
+    def own_measurement(self) -> str | None:
+        """The user's own EXL2 measurement; None where it is computed or there is none."""
+        return self.exl2.measurement if self.exl2 else None
+
+    @property
+    def conversion(self) -> str | None:
+        """The form that all quants are made from, such as BF16; None without a `gguf` section."""
+        if self.gguf is None:
+            return None
+        return self._own_gguf.form if self._own_gguf else self.gguf.outtype.upper()
 
 
 class Config(Section):

@@ -92,7 +92,16 @@ class Session:
     @cached_property
     def plan(self) -> Plan:
         """The plan of this run."""
+        if not self._asked_only(ANSWERS):
+            self._remove_dangling_links()
         return Plan(self.graph, self._is_forced)
+
+    def _remove_dangling_links(self) -> None:
+        """Of GGUF sources: Snakemake (9.27.1) fails at asking what they lead to for its date."""
+        for name, model in self.config.models.items():
+            link = f"results/{name}/gguf/{name}-{model.conversion}.gguf"
+            if model.own_gguf and os.path.islink(link) and not os.path.exists(link):
+                os.unlink(link)
 
     def _is_forced(self, made: Artifact) -> bool:
         settings = self._settings()
@@ -256,13 +265,21 @@ class Session:
         names = [made.model if rule == "merge" else Path(made.path).stem for made in found]
         return "|".join(map(re.escape, names)) or "(?!)"
 
-    def conversion_names(self) -> str:
-        """A regular expression for the conversions' file names, which look like quants' otherwise."""
+    def conversion_names(self, own: bool = False) -> str:
+        """A regular expression for the conversions' file names, which look like quants' otherwise.
+
+        own: for those that are GGUF files of the user's instead.
+        """
         names = (
-            f"{name}-{model.gguf.outtype.upper()}"
+            f"{name}-{model.conversion}"
             for name, model in self.config.models.items()
-            if model.gguf is not None
+            if model.gguf is not None and bool(model.own_gguf) is own
         )
+        return "|".join(map(re.escape, names)) or "(?!)"
+
+    def models_with(self, own: str) -> str:
+        """A regular expression for the models with a file of the user's own, say `own_imatrix`."""
+        names = [name for name, model in self.config.models.items() if getattr(model, own)]
         return "|".join(map(re.escape, names)) or "(?!)"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import recipe as recipes
-from lib.fallbacks import Fallbacks, planned
+from lib.fallbacks import Fallbacks, planned, shape_of
 from lib.flags.quantize import quantize_flags
 from lib.graph import Artifact, Graph
 from lib.lock import Lock
@@ -152,6 +152,14 @@ class Sizes:
             round(weights.parameters * weights.bytes_per_weight) + weights.side_files, "tensors"
         )
 
+    def _source_gguf(self, made: Artifact) -> Size:
+        return Size(os.path.getsize(made.file), "tensors")
+
+    def _imatrix_file(self, made: Artifact) -> Size:
+        return Size(os.path.getsize(made.file), "tensors")
+
+    _exl2_measurement_file = _imatrix_file
+
     def _convert(self, made: Artifact) -> Size | None:
         bits = OUTTYPE_BITS.get(made.options["outtype"], 16.0)
         weights = self.weights(made.inputs["model"])
@@ -170,36 +178,57 @@ class Sizes:
 
     def _by_mixture(self, made: Artifact) -> Size | None:
         conversion = made.inputs["gguf"]
-        model = conversion.inputs["model"]
         type_, options = made.options["type"], made.options
+        material = self._material(made)
+        if material is None:
+            size = self._files_size(conversion.inputs["model"])
+            return Size(round(size / 2 * QUANT_TYPES[type_].bpw / 8), "lock") if size else None
+        tensors, shape, header, bits = material
+        types = quant_types(tensors, shape, type_, options, "imatrix" in made.inputs)
+        return Size(quant_bytes(tensors, types, bits.items()) + header, "tensors")
+
+    def _material(
+        self, made: Artifact
+    ) -> tuple[dict[str, Dims], Shape, int, dict[str, float]] | None:
+        """Of a quant: tensors by name, the model's shape, bytes of the header, bits per weight unquantized.
+
+        None where nothing but the size of the model's files is known.
+        """
+        conversion = made.inputs["gguf"]
+        if conversion.rule == "source_gguf":
+            from lib.gguf_file import read_gguf
+
+            file = read_gguf(Path(conversion.file))
+            tensors, shape = self._quantized(made, conversion), shape_of(file.metadata)
+            header = min(tensor.offset for tensor in file.tensors)
+            bits = {tensor.name: 8 * tensor.size / tensor.elements for tensor in file.tensors}
+            return tensors, shape, header, bits
+        model = conversion.inputs["model"]
         weights = self.weights(model)
         if weights is None:
-            size = self._files_size(model)
-            return Size(round(size / 2 * QUANT_TYPES[type_].bpw / 8), "lock") if size else None
-        tensors = self._quantized(made)
-        types = quant_types(tensors, weights.shape, type_, options, "imatrix" in made.inputs)
-        bits = OUTTYPE_BITS.get(conversion.options["outtype"], 16.0)
-        kept = [(name, bits if _is_matrix(name, dims) else 32.0) for name, dims in tensors.items()]
-        return Size(
-            quant_bytes(tensors, types, kept) + header_bytes(weights, len(tensors)), "tensors"
-        )
+            return None
+        tensors = self._quantized(made, model)
+        wide = OUTTYPE_BITS.get(conversion.options["outtype"], 16.0)
+        bits = {name: wide if _is_matrix(name, dims) else 32.0 for name, dims in tensors.items()}
+        return tensors, weights.shape, header_bytes(weights, len(tensors)), bits
 
-    def _quantized(self, made: Artifact) -> dict[str, Dims]:
+    def _quantized(self, made: Artifact, model: Artifact) -> dict[str, Dims]:
         """The tensors of a quant: those of its model without the layers that it leaves out."""
         pruned = {f"blk.{layer}." for layer in made.options.get("prune_layers", ())}
         return {
             name: dims
-            for name, dims in self.tensors(made.inputs["gguf"].inputs["model"]).items()
+            for name, dims in self.tensors(model).items()
             if name[: name.find(".", 4) + 1] not in pruned
         }
 
     def fallbacks(self, made: Artifact) -> Fallbacks | None:
         """Tensors of a quant that will have other types than its mixture's; None: none, unknown."""
-        weights = self.weights(made.inputs["gguf"].inputs["model"])
-        if weights is None:
+        material = self._material(made)
+        if material is None:
             return None
-        tensors, options = self._quantized(made), made.options
-        return planned(tensors, weights.shape, options["type"], options, "imatrix" in made.inputs)
+        tensors, shape, _, _ = material
+        options = made.options
+        return planned(tensors, shape, options["type"], options, "imatrix" in made.inputs)
 
     def _dry_run(self, made: Artifact) -> Size | None:
         """What llama-quantize says, where all that it reads lies there."""
@@ -232,8 +261,8 @@ class Sizes:
         return Size(round(float(found[1]) * 2**20) + self._headers[gguf], "dry run")
 
     def _imatrix(self, made: Artifact) -> Size | None:
-        model = made.inputs["gguf"].inputs["model"]
-        if self.weights(model) is None:
+        model = _weights_of(made.inputs["gguf"])
+        if model.rule != "source_gguf" and self.weights(model) is None:
             return None
         rows = [
             (name, dims)
@@ -244,16 +273,21 @@ class Sizes:
         return Size(4 * floats + 34 * len(rows), "tensors")
 
     def _split(self, made: Artifact) -> Size:
-        return self.of(made.inputs["gguf"], built=not _is_there(made.inputs["gguf"]))
+        whole = self._label(made)
+        limit = made.options["split_max_size"]
+        if whole.bytes <= int(limit[:-1]) * {"M": 10**6, "G": 10**9}[limit[-1]]:
+            return Size(0, whole.source)  # a link to it
+        return whole
 
-    _label = _split
+    def _label(self, made: Artifact) -> Size:
+        return self.of(made.inputs["gguf"], built=not _is_there(made.inputs["gguf"]))
 
     def _base_logits(self, made: Artifact) -> Size | None:
         conversion = made.inputs["gguf"]
-        weights = self.weights(conversion.inputs["model"])
+        model = _weights_of(conversion)
         vocabulary = 128_256  # of a model that is not fetched yet
-        if weights is not None:
-            tensors = self.tensors(conversion.inputs["model"])
+        if model.rule == "source_gguf" or self.weights(model) is not None:
+            tensors = self.tensors(model)
             vocabulary = tensors.get("token_embd.weight", (0, vocabulary))[1]
         context, chunks = made.options["context"], made.options.get("chunks")
         text = made.inputs["corpus"]
@@ -282,8 +316,13 @@ class Sizes:
     # what a model directory holds
 
     def tensors(self, made: Artifact) -> dict[str, Dims]:
-        """{GGUF's name: shape, the row's width first} of the weights of a model directory that is known."""
-        if made.path not in self._tensors:
+        """{GGUF's name: shape, the row's width first} of the weights of a model that is known."""
+        if made.path not in self._tensors and made.rule == "source_gguf":
+            from lib.gguf_file import read_gguf
+
+            tensors = read_gguf(Path(made.file)).tensors
+            self._tensors[made.path] = {tensor.name: tensor.shape for tensor in tensors}
+        elif made.path not in self._tensors:
             weights = self.weights(made)
             self._tensors[made.path] = dict(gguf_tensors(weights))
         return self._tensors[made.path]
@@ -468,6 +507,11 @@ def _header(path: Path) -> dict[str, Any]:
 def _is_matrix(name: str, dims: Dims) -> bool:
     """What the converter leaves in 16 bits; norms and biases become F32."""
     return len(dims) > 1 and not name.endswith("_norm.weight") and "ffn_gate_inp" not in name
+
+
+def _weights_of(conversion: Artifact) -> Artifact:
+    """What tells an unquantized GGUF's tensors: the model's directory, or a file of the user's."""
+    return conversion.inputs.get("model", conversion)
 
 
 def _is_there(made: Artifact) -> bool:

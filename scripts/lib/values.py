@@ -250,8 +250,15 @@ def to_mapping(value: Any) -> Any:
 
 
 def to_merge(value: Any) -> Any:
-    """Plain dicts and lists; 1.0 and 1 are the same to mergekit, and so they are here."""
-    return _plain(to_mapping(value))
+    """Plain dicts and lists; 1.0 and 1 are the same to mergekit, and so they are here.
+
+    The name of a file was replaced before by what the file holds, or by what is wrong with it.
+    """
+    if isinstance(value, ValueError):
+        raise value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be a mapping or the name of a mergekit file, not {show(value)}")
+    return _plain(value)
 
 
 def _plain(value: Any) -> Any:
