@@ -14,6 +14,7 @@ import yaml
 import card
 import gguf_metadata
 import publish
+from lib import chat
 from project import CONFIG, ROOT, Project, sha256
 
 MODEL = {
@@ -152,7 +153,10 @@ def test_a_gguf_source_gives_the_files_that_the_model_directory_gives(p):
 def test_the_card_of_a_gguf_source_shows_its_prompt_format(p):
     template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
     gguf_metadata.apply(p / "own/x.gguf", p / "own/y.gguf", {"tokenizer.chat_template": template})
-    assert card.prompt_format(p / "own/y.gguf") == "<s>[system] {system_prompt}[user] {prompt}"
+    assert (
+        card.prompt_format(*chat.read(p / "own/y.gguf"))
+        == "<s>[system] {system_prompt}[user] {prompt}"
+    )
     assert card.prompt_format(p / "own/x.gguf") is None
 
 
@@ -324,7 +328,8 @@ def test_a_quant_that_fits_one_shard_is_linked_and_not_copied(p):
     model(p, gguf={"split_max_size": None})
     said = p.run("clean_orphans", "--config", "yes=true")
     assert "results/Plain/shards/Q8_0" in said and "Deleted, 0 B." in said
-    assert p.plan() == set() and "are what their records say" in p.run("verify")
+    assert p.plan() == {f"{HERE}/README.md"}  # which said where they are
+    assert "are what their records say" in p.run("verify")
 
 
 def test_a_link_follows_the_quant_that_was_built_anew(p):
