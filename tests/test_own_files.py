@@ -157,7 +157,7 @@ def test_the_card_of_a_gguf_source_shows_its_prompt_format(p):
         card.prompt_format(*chat.read(p / "own/y.gguf"))
         == "<s>[system] {system_prompt}[user] {prompt}"
     )
-    assert card.prompt_format(p / "own/x.gguf") is None
+    assert card.prompt_format(*chat.read(p / "own/x.gguf")) is None
 
 
 def test_a_gguf_source_is_predicted_as_its_quants_come_out(p):

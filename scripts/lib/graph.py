@@ -498,7 +498,7 @@ class Graph:
         """The model's card, and one for each repository; only those depend on how the model is published."""
         here, config, lock = f"results/{name}", self.config, self.lock
         plot = f"report/{PLOT}"
-        local = local_card_options(config, lock, name, forms, plot, list(shards))
+        local = local_card_options(config, lock, name, forms, plot, sorted(shards))
         cards = {f"{here}/README.md": local}
         repositories = card_paths(name, model)
         for family, path in repositories.items():
