@@ -80,7 +80,7 @@ def test_card_says_of_every_form_where_its_shards_are(narrow):
     folders = [path for path in (narrow / "results/Narrow/shards").iterdir() if path.is_dir()]
     assert len(folders) > 1
     for shards in folders:
-        assert f"also in parts: [shards/{shards.name}/](shards/{shards.name}/)" in readme(narrow)
+        assert f"also as shards: [shards/{shards.name}/](shards/{shards.name}/)" in readme(narrow)
 
 
 def test_card_waits_for_the_shards_that_it_tells_of(monkeypatch, tmp_path):

@@ -150,8 +150,10 @@ class Gguf(Family):
         shown = f"{folder}/" if repo else f"[{folder}/]({folder}/)"
         if not row["whole"]:
             return f"{row['form'].name} in {parts} parts: {shown}"
-        number = f"{parts} " if parts else ""
-        also = f", also in {number}parts: {shown}" if parts or row["sharded"] else ""
+        if parts:
+            also = f", also in {parts} parts: {shown}"
+        else:
+            also = f", also as shards: {shown}" if row["sharded"] else ""
         return f"[{row['name']}]({row['path']}){also}"
 
     def download(self, row: dict[str, Any], repo: str, name: str) -> str:
