@@ -42,6 +42,7 @@ from lib.hubref import parse
 from lib.lock import LOCK_FILE, Entry, Lock, LockError
 from lib.merge_references import merge_references
 from lib.model_files import ModelFilesError, model_files
+from lib.repositories import FORM, KINDS, by_form
 
 DEMO = "resources/demo/"
 # What must be equal for tensors to be merged one with another.
@@ -117,7 +118,10 @@ class Preflight:
         found = []
         for name in self.names:
             publish = self.models[name]["publish"] or {}
-            found += [publish[k] for k in ("gguf", "exl2", "safetensors") if publish.get(k)]
+            for repository in filter(None, map(publish.get, KINDS)):
+                bits = (self.models[name]["exl2"] or {}).get("bits") or ()
+                each = by_form(repository, bits).values() if FORM in repository else [repository]
+                found += each
         return list(dict.fromkeys(found))
 
     # sources

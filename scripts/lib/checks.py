@@ -17,6 +17,7 @@ from lib.merge_references import (
 from lib.merges import check_merge
 from lib.model_files import ModelFilesError, model_files
 from lib.quants import QUANT_TYPES, TENSOR_ABORTS_WITHOUT_IMATRIX, TENSOR_NEEDS_IMATRIX
+from lib.repositories import exl2_form, repositories
 from lib.schema import Config, Corpus, Exl2, Gguf, GgufSource, Imatrix, LlamaCpp, Model, Quant
 from lib.tools import CONVERTER, LLAMA_TOOLS, own_tool
 from lib.values import show, suggestion
@@ -383,7 +384,7 @@ class Checks:
             self._add((*at, "safetensors"), "only a merge is published as safetensors")
         if publish.max_kld and "evaluate" not in raw:
             self._add((*at, "max_kld"), "the model has no evaluate section: nothing measures it")
-        forms = {"*", *(f"{bits}bpw" for bits in (model.exl2.bits if model.exl2 else ()))}
+        forms = {"*", *map(exl2_form, model.exl2.bits if model.exl2 else ())}
         if model.gguf:
             forms |= {quant.name for quant in model.gguf.quants} | {model.conversion}
         for form in publish.max_kld:
@@ -396,17 +397,15 @@ class Checks:
             self._file((*at, "card_template"), publish.card_template)
 
     def _repositories(self) -> None:
-        """A repository has one card, so it holds one form of one model."""
+        """A repository has one card, so it holds one kind of one model."""
         owners: dict[str, str] = {}
         for name, model in self.config.models.items():
-            for form in ("gguf", "exl2", "safetensors"):
-                repository = getattr(model.publish, form, None)
-                if not repository:
-                    continue
-                owner = owners.setdefault(repository.lower(), f"{name}'s {form}")
-                if owner != f"{name}'s {form}":
-                    at = ("models", name, "publish", form)
-                    self._add(at, f"{show(repository)} is the repository of {owner} already")
+            for repository in repositories(model):
+                own = f"{name}'s {repository.form or repository.kind}"
+                owner = owners.setdefault(repository.name.lower(), own)
+                if owner != own:
+                    at = ("models", name, "publish", repository.kind)
+                    self._add(at, f"{show(repository.name)} is the repository of {owner} already")
 
 
 def is_gguf_file(source: str) -> bool:
