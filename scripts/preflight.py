@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 from huggingface_hub import (
     HfApi,
     cached_assets_path,
@@ -31,7 +30,7 @@ from huggingface_hub import (
     hf_hub_download,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import hf_raise_for_status
 
 from check_imatrix import ImatrixError, read_imatrix
@@ -182,7 +181,7 @@ class Preflight:
                 hf_raise_for_status(response)
         except HfHubHTTPError as error:
             return "problem", f"{url}: the server says {error.response.status_code}"
-        except (httpx2.HTTPError, OSError) as error:
+        except (HTTPError, OSError) as error:
             return "problem", f"{url}: cannot be reached ({hub.one_line(error)})"
         return "ok", "to be fetched"
 
