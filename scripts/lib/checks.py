@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.contents import STORE, Contents
+from lib.corpora import fault
 from lib.merge_references import (
     MODEL_NAME,
     TOKENIZER_WORDS,
@@ -84,6 +85,18 @@ class Checks:
         else:
             self._add(at, f"no file {show(path)} in {self.workdir}")
 
+    def _text(self, at: KeyPath, path: str) -> None:
+        """A file with text in it."""
+        self._file(at, path)
+        place = Path(self._place(path))
+        if path.endswith(SUFFIXES) and not _is_demo(path) and place.is_file():
+            try:
+                wrong = fault(place)
+            except OSError as error:
+                wrong = f"cannot be read: {error.strerror}"
+            if wrong:
+                self._add(at, f"{show(path)} {wrong}; name a file with text in it")
+
     def _llama_cpp(self, section: LlamaCpp) -> None:
         if not os.path.isdir(self._place(section.path)):
             message = f"no directory {show(section.path)} in {self.workdir}"
@@ -137,7 +150,7 @@ class Checks:
             elif owner in given and key not in given and key != "revision":
                 self._add(at, f"{owner} needs {key} besides")
         if corpus.path is not None:
-            self._file((*at, "path"), corpus.path)
+            self._text((*at, "path"), corpus.path)
         if corpus.url is not None and not corpus.url.startswith(("https://", "http://")):
             self._add((*at, "url"), f"{show(corpus.url)} is no http or https address")
         file, key = corpus.origin(), "file" if corpus.hub else origins[0]
