@@ -42,6 +42,7 @@ from lib.lock import LOCK_FILE, Entry, Lock, LockError
 from lib.merge_references import merge_references
 from lib.model_files import ModelFilesError, model_files
 from lib.repositories import FORM, KINDS, by_form
+from lib.units import count
 
 DEMO = "resources/demo/"
 # What must be equal for tensors to be merged one with another.
@@ -137,7 +138,7 @@ class Preflight:
                 files = model_files(Path(reference).expanduser(), pickle)
             except ModelFilesError as error:
                 return Row(reference, "problem", str(error))
-            return Row(reference, "ok", f"{len(files)} files")
+            return Row(reference, "ok", count(len(files), "file"))
         entry = self.lock.get(reference)
         if entry is None:
             return Row(reference, "problem", f"not in {LOCK_FILE}; run `snakemake lock`")
@@ -301,8 +302,8 @@ class Preflight:
             return None
         index = differing[0]
         return (
-            f"{len(differing)} tokens differ: {index} is {first[index]!r} in {one}, "
-            f"{second[index]!r} in {other}"
+            f"the vocabularies differ in {count(len(differing), 'token')}: "
+            f"{index} is {first[index]!r} in {one}, {second[index]!r} in {other}"
         )
 
     def vocabulary(self, reference: str) -> dict[int, str] | None:
@@ -447,7 +448,7 @@ def main() -> None:
         sys.exit(str(error))
     print(table(rows))
     if problems := sum(row.state == "problem" for row in rows):
-        sys.exit(f"preflight: {problems} problem{'s' if problems > 1 else ''}")
+        sys.exit(f"preflight: {count(problems, 'problem')}")
 
 
 if __name__ == "__main__":

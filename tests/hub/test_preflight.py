@@ -106,7 +106,10 @@ def test_vocabularies_of_one_size_that_differ_need_a_tokenizer_source(workdir, h
     ok(workdir.lock("acme/base", "acme/tuned"))
     done = preflight(workdir, {"Mix": model(merge=MERGE)})
     assert refused(done)
-    assert "1 tokens differ: 1 is 'b' in acme/base, 'z' in acme/tuned" in done.stdout
+    assert (
+        "the vocabularies differ in 1 token: 1 is 'b' in acme/base, 'z' in acme/tuned"
+        in done.stdout
+    )
     ok(preflight(workdir, {"Mix": model(merge=MERGE | {"tokenizer_source": "base"})}))
 
 
