@@ -13,7 +13,8 @@ import time
 import pytest
 
 from lib.schedule import Job, peak
-from project import ROOT, Project
+from project import ROOT, Project, snakemake
+from tiny_models import make_llama
 
 
 def ask(project: Project, target: str, *arguments: str, fails: bool = False) -> str:
@@ -25,6 +26,19 @@ def ask(project: Project, target: str, *arguments: str, fails: bool = False) -> 
     assert "Traceback" not in done.stdout + done.stderr
     assert max(map(len, done.stdout.splitlines() or [""])) <= 100, done.stdout
     return done.stdout if not fails else done.stdout + done.stderr
+
+
+def test_a_working_directorys_own_config_needs_no_option(tmp_path):
+    """`--configfile mine.yaml plan` takes `plan` for a second file; so the first way does without it."""
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text(
+        "models: {Own: {source: ./own, gguf: {quants: [Q8_0]}}}\n"
+    )
+    make_llama(tmp_path / "own")
+    done = snakemake(tmp_path, "plan")
+    assert done.returncode == 0, done.stdout
+    assert "results/Own" in done.stdout and "gguf/Own-Q8_0.gguf" in done.stdout
+    assert "Demo" not in done.stdout
 
 
 def test_why_names_the_changed_weight_and_what_follows_from_it(project):
