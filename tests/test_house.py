@@ -73,6 +73,37 @@ def test_every_step_logs_is_benchmarked_and_frames_its_work() -> None:
                 assert "log:" in body and "benchmark:" in body, name
 
 
+def test_the_workflow_catalog_and_whoever_cites_find_what_they_need() -> None:
+    """The catalog takes a README with both words and this file; a citation (CFF 1.2.0) needs these keys."""
+    readme = (ROOT / "README.md").read_text().lower()
+    assert "snakemake" in readme and "workflow" in readme and (ROOT / "config/README.md").exists()
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    deployment = {"conda": True, "apptainer": False, "apptainer+conda": False, "report": True}
+    assert usage["software-stack-deployment"] == deployment
+    assert all(rule_has_an_environment(path.read_text()) for path in (ROOT / "rules").glob("*.smk"))
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    known = {
+        "cff-version",
+        "message",
+        "type",
+        "title",
+        "abstract",
+        "authors",
+        "license",
+        "keywords",
+    }
+    assert set(cited) == known and cited["cff-version"] == "1.2.0" and cited["type"] == "software"
+    assert all(set(author) == {"name"} for author in cited["authors"])
+    assert len(set(cited["keywords"])) == len(cited["keywords"])
+    assert cited["license"] == "Apache-2.0" and "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def rule_has_an_environment(rules: str) -> bool:
+    """Whether each rule with a shell block runs in a conda environment."""
+    bodies = re.findall(r"^rule \w+:\n(.*?)(?=^\S|\Z)", rules, re.M | re.S)
+    return all("conda:" in body for body in bodies if "shell:" in body)
+
+
 def test_the_snakefile_stays_a_table_of_contents() -> None:
     assert len((ROOT / "Snakefile").read_text().splitlines()) < 60
 
