@@ -53,7 +53,7 @@ def main() -> None:
         )
         sys.exit(1)
     shutil.rmtree(scratch)
-    print(f"\n{count(len(rows), 'artifact')} of {name} came out the same again.")
+    print(f"\nAll {count(len(rows), 'artifact')} of {name} came out the same again.")
 
 
 def prepare(name: str) -> Path:

@@ -68,7 +68,7 @@ def test_why_explains_one_file_also_where_it_is_fresh(project):
     assert "results/Plain/gguf/Plain-Q4_0.gguf  (quantize)\n    stale: it is missing" in said
     assert "results/Mix/imatrix.dat  (imatrix)\n    fresh" in said
     said = ask(project, "why", "--config", "target=results/nosuch", fails=True)
-    assert "target: results/nosuch is no rule" in said
+    assert "target: results/nosuch is no model of the config, no rule" in said
 
 
 def test_why_says_what_mends_what_is_missing_and_what_is_damaged(project):
