@@ -75,7 +75,7 @@ def test_why_says_what_mends_what_is_missing_and_what_is_damaged(project):
     missing, cut = "results/Plain/gguf/Plain-Q4_0.gguf", "results/Mix/gguf/Mix-static.gguf"
     (project / missing).unlink()
     said = ask(project, "why")
-    assert said.startswith("1 of 31 artifacts is stale.")
+    assert re.match(r"1 of \d+ artifacts is stale\.\n", said)
     assert "`snakemake --cores all` builds this" in said and "is damaged" not in said
     os.truncate(project / cut, 1000)
     assert "What is damaged is replaced: move it away first" in ask(project, "why")
