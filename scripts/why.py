@@ -31,7 +31,7 @@ def report(session: Session) -> list[str]:
     if count := len(judge(plan, asked).adopted):
         lines.append(
             f"{count} of these {'differs' if count == 1 else 'differ'} in code or tools alone: "
-            "`snakemake accept` shows them, and takes them as they are."
+            "`snakemake accept` shows and takes them."
         )
     roots = [made for made in stale if not follows(plan, made)]
     reasons: dict[tuple[str, ...], list[Artifact]] = {}
