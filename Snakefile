@@ -1,7 +1,8 @@
 # Quantmill: merged, converted, quantized, split and measured model files, from one config.
 #
 #     snakemake --cores all                                  builds what is stale
-#     snakemake --cores all --configfile mine.yaml           your own config; config/README.md has every key
+#     snakemake --cores all --directory my                   your own config, my/config/config.yaml; see config/README.md
+#     snakemake plan --configfile mine.yaml                  one of another name; targets come before --configfile
 #     snakemake --list-target-rules                          what else can be asked for
 
 import os

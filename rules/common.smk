@@ -15,11 +15,16 @@ from snakemake.shell import shell as snakemake_shell
 
 sys.path.insert(0, f"{workflow.basedir}/scripts")
 
+with_conda = "conda" in map(str, workflow.deployment_settings.deployment_method)
+if workflow.is_main_process:
+    from lib import packages
+
+    packages.insist(packages.PLANNING if with_conda else None)
+
 from lib.console import is_news
 from lib.session import Session, needs_of, size_of
 
 # The conda environment's Python where there is one, else the one that runs Snakemake.
-with_conda = "conda" in map(str, workflow.deployment_settings.deployment_method)
 python = "python" if with_conda else quote(sys.executable)
 if workflow.resource_settings.nodes is not None:
     # Jobs go to a cluster: `cores: all` of profiles/default is about this host, its nodes have others (9.27.1).

@@ -76,7 +76,7 @@ rule card:
     benchmark:
         CARD.benchmark
     wildcard_constraints:
-        card=r"README(\.\w+)?",
+        card=r"README(\.\w+(\.[\d.]+bpw)?)?",
     conda:
         "../envs/quantmill.yaml"
     shell:

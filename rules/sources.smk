@@ -65,5 +65,6 @@ rule corpus:
         begin {input.recipe:q} {log:q}
         fetch fetch_corpus.py {params.origin:q} --recipe {input.recipe:q} --output "$STAGE/fetched"
         script corpus.py "$STAGE/fetched" --type {params.suffix:q} --output "$OUT"
+        check check_corpus.py "$OUT" --corpus {wildcards.corpus:q}
         commit
         """

@@ -9,8 +9,9 @@
     source         the reference that is quantized, where it is no merge
     bases          [{reference, hub: "org/name" or null, commit, license, license_name,
                    license_link, language}]: every model at the leaves of the tree
-    repos          {family: "org/name"}: where it is published. A card whose family is not among
+    repos          {family: "org/name"}: where it is published, or a list of names. A card whose family is not among
                    them is that of results/MODEL/: its links lead to what lies there
+    form           the one form that the repository holds (5.0bpw), where each has its own
     publish        {license, license_name, license_link, language, tags, quantized_by} of the config
     imatrix        {file, corpus, sha256, chunks, context}, without corpus where it was not computed
                    here, or null
@@ -147,12 +148,14 @@ def rows(model: Model, family: Family, about: dict[str, Any]) -> list[dict[str, 
     for index, form in enumerate(forms):
         file = PurePosixPath(form.file)
         folder = file.name.removesuffix(".gguf") if repo else f"shards/{form.name}"
+        branch = "main" if about.get("form") else family.branch(form.name)
         found.append(
             {
                 "form": form,
                 "name": file.name,
                 "path": file.name if repo else form.file.removeprefix(f"results/{model.name}/"),
-                "branch": family.branch(form.name),
+                "branch": branch,
+                "directory": f"{model.name}-{form.name if branch == 'main' else branch}",
                 "shards": (about.get("shards") or {}).get(form.name) or [],
                 "sharded": form.name in (about.get("sharded") or []),
                 "whole": form.name not in (about.get("too_large") or []),
@@ -223,9 +226,10 @@ def render(model: Model, about: dict[str, Any], template: Path) -> str:
     first = sections[0]
     repos = dict.fromkeys(FAMILIES) | (about.get("repos") or {})
     elsewhere = [
-        (family.title, repos[name])
+        (family.title, place)
         for name, family in FAMILIES.items()
         if repos[name] and name not in about["families"]
+        for place in ([repos[name]] if isinstance(repos[name], str) else repos[name])
     ]
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,

@@ -26,6 +26,7 @@ def describe(wanted: dict[str, Any]) -> dict[str, Any]:
     made = {"the merge": merge} if merge else {}
     for family in (FAMILIES[kind] for kind in about["families"]):
         own = {f: r for f, r in records.items() if r.recipe["step"] in family.rules}
+        own = {f: r for f, r in own.items() if about.get("form") in (None, f)}
         family.describe(about, own, origins)
         made |= own
     about["versions"] = versions(made.values())

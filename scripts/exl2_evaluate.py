@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.divergence import scored, summary, windows
-from lib.exl2 import ENVIRONMENT, Exl2Error, make_view
+from lib.exl2 import ENVIRONMENT, Exl2Error, make_view, readable
 from lib.model_files import ModelFilesError
 
 REFERENCE = "the unquantized model in 16-bit floats, through exllamav2"
@@ -193,7 +193,7 @@ def smoke(model: Path, prompt: str, count: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="EXL2 model directory")
+    parser.add_argument("--model", type=Path, required=True, help="model directory, EXL2 or not")
     parser.add_argument("--reference", type=Path, required=True, help="the model it was made from")
     parser.add_argument("--text", type=Path, required=True, help="evaluation text, UTF-8")
     parser.add_argument("--corpus", required=True, help="name of the text, for the JSON")
@@ -216,14 +216,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             view = Path(scratch) / "reference"
             make_view(args.reference, view)
+            model = readable(args.model, Path(scratch) / "model")
             bos = bos_token(view)
             tokens = tokenize(view, read_text(args.text), bos)
             rows = windows(tokens, args.context, args.chunks, bos)
-            result = evaluate(args.model, view, rows)
-        result |= {"chunks": len(rows), "corpus": args.corpus, "context": args.context}
-        result |= {"engine": "exllamav2", "reference": REFERENCE}
-        if args.smoke:
-            result["smoke"] = smoke(args.model, args.prompt, args.smoke)
+            result = evaluate(model, view, rows)
+            result |= {"chunks": len(rows), "corpus": args.corpus, "context": args.context}
+            result |= {"engine": "exllamav2", "reference": REFERENCE}
+            if args.smoke:
+                result["smoke"] = smoke(model, args.prompt, args.smoke)
     except (Exl2Error, ModelFilesError, ValueError, OSError) as error:
         sys.exit(f"exl2_evaluate: {args.model}: {error}")
     args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -14,7 +14,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx2
 from huggingface_hub import (
     HfApi,
     cached_assets_path,
@@ -24,7 +23,7 @@ from huggingface_hub import (
     snapshot_download,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import hf_raise_for_status
 
 from lib import hub, lock
@@ -115,7 +114,7 @@ def fetch_url(url: str, sha256: str) -> Path:
         hub.persist(lambda: download_url(url, partial))
     except HfHubHTTPError as error:
         raise FetchError(f"{url}: the server says {error.response.status_code}") from None
-    except httpx2.HTTPError as error:
+    except HTTPError as error:
         raise FetchError(f"{url}: cannot be reached ({hub.one_line(error)})") from None
     with partial.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ from pathlib import Path
 from lib import recipe as recipes
 from lib.answers import columns, open_session, parser
 from lib.session import Session
-from lib.units import human
+from lib.units import count, human
 
 SNAKEMAKE_MARK = ".snakemake_timestamp"  # Snakemake puts it into directories that it makes
 SHOWN = 200
@@ -170,7 +170,8 @@ def shown(orphans: list[Orphan], strangers: list[Path]) -> list[str]:
     if not orphans:
         lines = ["No orphans: the config declares all that Quantmill has made here."]
     else:
-        lines = [f"{len(orphans)} that the config no longer declares, {human(total(orphans))}:"]
+        number = count(len(orphans), "orphan")
+        lines = [f"{number} that the config no longer declares, {human(total(orphans))}:"]
         rows = [(orphan.path, orphan.kind, human(orphan.bytes)) for orphan in orphans]
         lines += columns(rows[:SHOWN], right=(2,))
         lines += [f"  and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []

@@ -7,7 +7,7 @@ from lib.answers import chosen, columns, open_session, parser, short, wrapped
 from lib.fallbacks import Fallbacks, sentence
 from lib.graph import Artifact
 from lib.outlook import Outlook, look
-from lib.units import human
+from lib.units import count, human
 
 MARKS = {"tensors": "", "dry run": "", "made": "", "lock": "~", "last time": "", "guess": "~"}
 SHOWN = 100  # lines of the table, beyond which models are one line each
@@ -42,7 +42,12 @@ def table(outlook: Outlook) -> list[str]:
         if len(outlook.artifacts) > SHOWN and place:
             size = sum(outlook.sizes[made.path].bytes for made in group)
             rows.append(
-                (f"{place}/", f"{len(group)} files", human(size), duration(spent(outlook, group)))
+                (
+                    f"{place}/",
+                    count(len(group), "file"),
+                    human(size),
+                    duration(spent(outlook, group)),
+                )
             )
             continue
         rows.append((f"{place}/" if place else "shared", "", "", ""))
@@ -67,9 +72,7 @@ def totals(outlook: Outlook, cores: int) -> list[str]:
     """Sums: files, disk, time."""
     sizes, peak = outlook.sizes.values(), outlook.peak
     about = " (~: not known exactly)" if any(MARKS[size.source] for size in sizes) else ""
-    lines = [
-        f"{len(sizes)} files and directories, {human(sum(size.bytes for size in sizes))}{about}"
-    ]
+    lines = [f"{count(len(sizes), 'artifact')}, {human(sum(size.bytes for size in sizes))}{about}"]
     temporary = [outlook.sizes[made.path].bytes for made in outlook.artifacts if made.temporary]
     if temporary:
         lines.append(

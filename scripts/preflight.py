@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 from huggingface_hub import (
     HfApi,
     cached_assets_path,
@@ -31,7 +30,7 @@ from huggingface_hub import (
     hf_hub_download,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import hf_raise_for_status
 
 from check_imatrix import ImatrixError, read_imatrix
@@ -42,6 +41,8 @@ from lib.hubref import parse
 from lib.lock import LOCK_FILE, Entry, Lock, LockError
 from lib.merge_references import merge_references
 from lib.model_files import ModelFilesError, model_files
+from lib.repositories import FORM, KINDS, by_form
+from lib.units import count
 
 DEMO = "resources/demo/"
 # What must be equal for tensors to be merged one with another.
@@ -117,7 +118,10 @@ class Preflight:
         found = []
         for name in self.names:
             publish = self.models[name]["publish"] or {}
-            found += [publish[k] for k in ("gguf", "exl2", "safetensors") if publish.get(k)]
+            for repository in filter(None, map(publish.get, KINDS)):
+                bits = (self.models[name]["exl2"] or {}).get("bits") or ()
+                each = by_form(repository, bits).values() if FORM in repository else [repository]
+                found += each
         return list(dict.fromkeys(found))
 
     # sources
@@ -134,7 +138,7 @@ class Preflight:
                 files = model_files(Path(reference).expanduser(), pickle)
             except ModelFilesError as error:
                 return Row(reference, "problem", str(error))
-            return Row(reference, "ok", f"{len(files)} files")
+            return Row(reference, "ok", count(len(files), "file"))
         entry = self.lock.get(reference)
         if entry is None:
             return Row(reference, "problem", f"not in {LOCK_FILE}; run `snakemake lock`")
@@ -178,7 +182,7 @@ class Preflight:
                 hf_raise_for_status(response)
         except HfHubHTTPError as error:
             return "problem", f"{url}: the server says {error.response.status_code}"
-        except (httpx2.HTTPError, OSError) as error:
+        except (HTTPError, OSError) as error:
             return "problem", f"{url}: cannot be reached ({hub.one_line(error)})"
         return "ok", "to be fetched"
 
@@ -298,8 +302,8 @@ class Preflight:
             return None
         index = differing[0]
         return (
-            f"{len(differing)} tokens differ: {index} is {first[index]!r} in {one}, "
-            f"{second[index]!r} in {other}"
+            f"the vocabularies differ in {count(len(differing), 'token')}: "
+            f"{index} is {first[index]!r} in {one}, {second[index]!r} in {other}"
         )
 
     def vocabulary(self, reference: str) -> dict[int, str] | None:
@@ -444,7 +448,7 @@ def main() -> None:
         sys.exit(str(error))
     print(table(rows))
     if problems := sum(row.state == "problem" for row in rows):
-        sys.exit(f"preflight: {problems} problem{'s' if problems > 1 else ''}")
+        sys.exit(f"preflight: {count(problems, 'problem')}")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from huggingface_hub.hf_api import RepoFile
 from lib import hub
 from lib import recipe as recipes
 from lib.license import front_matter
+from lib.units import count, is_are
 
 CARD = "README.md"
 CARD_FACTS = ("license", "library_name", "tags")
@@ -287,7 +288,8 @@ def table(targets: list[Target]) -> list[str]:
     items = [item for target in targets for item in target.changes]
     kept = sum(len(b.items) for t in targets for b in t.branches) - len(items)
     total = human(sum(item.size for item in items))
-    lines.append(f"{len(items)} files to upload, {total}; {kept} are there already")
+    there = f"{kept} {is_are(kept)} there already"
+    lines.append(f"{count(len(items), 'file')} to upload, {total}; {there}")
     return lines
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from lib.answers import columns, open_session, parser
 from lib.plan import State
 from lib.session import Session
-from lib.units import human
+from lib.units import count, human
 from orphans import held
 
 KINDS = {
@@ -62,7 +62,10 @@ def table(session: Session) -> list[str]:
         right=range(1, len(KINDS) + 1),
         indent="",
     )
-    lines += ["", f"{there} of {declared} artifacts are as the config wants them, {human(size)}"]
+    lines += [
+        "",
+        f"as the config wants them: {there} of {count(declared, 'artifact')}, {human(size)}",
+    ]
     if any(cell.endswith("*") for row in rows for cell in row[1:]):
         lines.append("* made, and deleted since: an intermediate that nothing needs now")
     return lines

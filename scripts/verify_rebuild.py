@@ -21,6 +21,7 @@ from lib.answers import columns, open_session, parser
 from lib.graph import Artifact
 from lib.plan import RUN_STATE
 from lib.session import Session
+from lib.units import count
 
 # What is not linked: what is built, and resources/exl2, where exllamav2 would find its old work and go on with it.
 OURS = {"results", "resources", "logs", "benchmarks", ".snakemake", "exl2"}
@@ -47,10 +48,12 @@ def main() -> None:
     print("\n".join(columns(rows)))
     different = [row for row in rows if not row[1].startswith(("identical", "within"))]
     if different:
-        print(f"\n{len(different)} of {len(rows)} differ. What was built again is in {scratch}.")
+        print(
+            f"\nDifferent: {len(different)} of {len(rows)}. What was built again is in {scratch}."
+        )
         sys.exit(1)
     shutil.rmtree(scratch)
-    print(f"\nAll {len(rows)} artifacts of {name} came out the same again.")
+    print(f"\nAll {count(len(rows), 'artifact')} of {name} came out the same again.")
 
 
 def prepare(name: str) -> Path:

@@ -4,6 +4,7 @@ What has changed itself comes first, then what is only made from that, then what
 """
 
 import os
+import shlex
 
 from lib.acceptance import judge
 from lib.answers import SHOWN, chosen, everything, listed, open_session, parser, short
@@ -11,7 +12,7 @@ from lib.graph import Artifact
 from lib.plan import FROM_DAMAGED, Plan, State
 from lib.recipe import MADE_FROM
 from lib.session import Session
-from lib.units import human
+from lib.units import human, is_are
 
 
 def main() -> None:
@@ -26,10 +27,11 @@ def report(session: Session) -> list[str]:
     on_the_way = [made for made in plan.builds(asked) if plan.state(made) is State.ABSENT]
     if not stale:
         return ["Nothing is stale: everything that the config declares is there as it is wanted."]
-    lines = [f"{len(stale)} of {len(everything(session))} artifacts are stale."]
+    lines = [f"{len(stale)} of {len(everything(session))} artifacts {is_are(len(stale))} stale."]
     if count := len(judge(plan, asked).adopted):
         lines.append(
-            f"{count} of these differ in code or tools alone: `snakemake accept` shows them, and takes them as they are."
+            f"{count} of these {'differs' if count == 1 else 'differ'} in code or tools alone: "
+            "`snakemake accept` shows and takes them."
         )
     roots = [made for made in stale if not follows(plan, made)]
     reasons: dict[tuple[str, ...], list[Artifact]] = {}
@@ -59,6 +61,14 @@ def report(session: Session) -> list[str]:
             lines.append(f"    {made.path}{text}")
         if len(on_the_way) > SHOWN:
             lines.append(f"    and {len(on_the_way) - SHOWN} more")
+    return [*lines, "", *next_run(plan, stale)]
+
+
+def next_run(plan: Plan, stale: list[Artifact]) -> list[str]:
+    """What the next run does about it."""
+    lines = ["`snakemake --cores all` builds this; `snakemake plan` says how large and how long."]
+    if any(plan.verdict(made).damaged for made in stale):
+        lines.append("What is damaged is replaced: move it away first if the change was meant.")
     return lines
 
 
@@ -80,8 +90,14 @@ def each(session: Session) -> list[str]:
                 f"    {gone}, and not needed: it is made again when something stale is made from it"
             )
             lines += [f"    {reason}" for reason in verdict.reasons if reason != "it is not there"]
+            lines.append(f"    again: snakemake --cores all {shlex.quote(made.path)}")
         else:
             lines += [f"    stale: {reason}" for reason in verdict.reasons]
+            if verdict.damaged:
+                lines.append(
+                    "    what was made from it is stale too; the next run replaces all of it"
+                )
+            lines.append(f"    again: snakemake --cores all {shlex.quote(made.path)}")
     return lines
 
 

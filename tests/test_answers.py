@@ -4,6 +4,8 @@ import fcntl
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +13,8 @@ import time
 import pytest
 
 from lib.schedule import Job, peak
-from project import ROOT, Project
+from project import ROOT, Project, snakemake
+from tiny_models import make_llama
 
 
 def ask(project: Project, target: str, *arguments: str, fails: bool = False) -> str:
@@ -23,6 +26,19 @@ def ask(project: Project, target: str, *arguments: str, fails: bool = False) -> 
     assert "Traceback" not in done.stdout + done.stderr
     assert max(map(len, done.stdout.splitlines() or [""])) <= 100, done.stdout
     return done.stdout if not fails else done.stdout + done.stderr
+
+
+def test_a_working_directorys_own_config_needs_no_option(tmp_path):
+    """`--configfile mine.yaml plan` takes `plan` for a second file; so the first way does without it."""
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text(
+        "models: {Own: {source: ./own, gguf: {quants: [Q8_0]}}}\n"
+    )
+    make_llama(tmp_path / "own")
+    done = snakemake(tmp_path, "plan")
+    assert done.returncode == 0, done.stdout
+    assert "results/Own" in done.stdout and "gguf/Own-Q8_0.gguf" in done.stdout
+    assert "Demo" not in done.stdout
 
 
 def test_why_names_the_changed_weight_and_what_follows_from_it(project):
@@ -52,7 +68,26 @@ def test_why_explains_one_file_also_where_it_is_fresh(project):
     assert "results/Plain/gguf/Plain-Q4_0.gguf  (quantize)\n    stale: it is missing" in said
     assert "results/Mix/imatrix.dat  (imatrix)\n    fresh" in said
     said = ask(project, "why", "--config", "target=results/nosuch", fails=True)
-    assert "target: results/nosuch is no rule" in said
+    assert "target: results/nosuch is no model of the config, no rule" in said
+
+
+def test_why_says_what_mends_what_is_missing_and_what_is_damaged(project):
+    missing, cut = "results/Plain/gguf/Plain-Q4_0.gguf", "results/Mix/gguf/Mix-static.gguf"
+    (project / missing).unlink()
+    said = ask(project, "why")
+    assert re.match(r"1 of \d+ artifacts is stale\.\n", said)
+    assert "`snakemake --cores all` builds this" in said and "is damaged" not in said
+    os.truncate(project / cut, 1000)
+    assert "What is damaged is replaced: move it away first" in ask(project, "why")
+    said = ask(project, "why", "--config", f"target={missing},{cut},results/Mix/safetensors")
+    assert f"    stale: it is missing\n    again: snakemake --cores all {missing}\n" in said
+    assert (
+        f"    what was made from it is stale too; the next run replaces all of it\n    again: snakemake --cores all {cut}\n"
+        in said
+    )
+    shutil.rmtree(project / "results/Mix/safetensors")
+    said = ask(project, "why", "--config", "target=results/Mix/safetensors")
+    assert "    again: snakemake --cores all results/Mix/safetensors\n" in said
 
 
 def test_the_plan_lists_what_a_run_builds_with_its_size(project):
@@ -122,6 +157,47 @@ def test_verify_finds_and_names_every_damage(project):
         assert re.search(rf"{re.escape(path)} +{fault}", said), said
     assert said.startswith("7 faults")
     assert (one.read_text(), two.read_text()) == (text, two_text)
+
+
+def test_the_commands_that_verify_prints_mend_every_damage(project):
+    """Not every fault makes an artifact stale: of an edit that keeps the size a run sees nothing."""
+    gguf = project / "results/Mix/gguf"
+    project.quants.append("Q5_K_M")
+    project.build("results/Mix/gguf/Mix-Q5_K_M.gguf")
+    project.quants.pop()
+    for damaged in ("Mix-Q8_0.gguf", "Mix-Q5_K_M.gguf"):
+        flip(gguf / damaged)
+    os.truncate(gguf / "Mix-mixed.gguf", 1000)
+    os.truncate(project / "results/Plain/gguf/Plain-Q4_0.gguf.recipe.json", 20)
+    (project / "results/Plain/README.md").unlink()
+    (project / "results/Mix/imatrix.dat.recipe.json").unlink()
+    for stray in ("results/Mix/two words.txt", "results/Mix/shards/Q8_0/stray"):
+        (project / stray).write_text("mine")
+    next((project / "resources/models").glob("m--code-*/config.json")).unlink()
+    record = project / "results/Two/gguf/Two-Q8_0.gguf.recipe.json"
+    record.write_text(record.read_text().replace('"type": "Q8_0"', '"type": "Q6_K"'))
+    said = ask(project, "verify", fails=True)
+    assert said.startswith("11 faults in ")  # one of them seen through a link too
+    commands = re.findall(r"^  (?:snakemake|rm) .*", said.replace(" \\\n      ", " "), re.M)
+    assert [command.split()[0] for command in commands] == ["snakemake"] * 4 + ["rm"]
+    for command in commands:
+        program, *words = shlex.split(command)
+        if program == "rm":
+            subprocess.run([program, *words], cwd=project.path, check=True)
+        elif words == ["clean_orphans"]:
+            project.build(*words, "--config", "yes=true")
+        else:
+            assert words[:2] == ["--cores", "all"]
+            project.build(*words[2:])
+    assert "are what their records say" in ask(project, "verify")
+    assert project.plan() == set()
+
+
+def test_verify_counts_a_single_fault_as_one(project):
+    flip(project / "results/Mix/gguf/Mix-Q8_0.gguf")
+    said = ask(project, "verify", fails=True)
+    assert said.startswith("1 fault in ")
+    assert "\n  snakemake --cores all --force results/Mix/gguf/Mix-Q8_0.gguf\n" in said
 
 
 def test_verify_finds_two_files_that_were_swapped(project):

@@ -11,10 +11,12 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import yaml
 from gguf import GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from pyarrow import parquet
 
 from lib import merges
 from lib.config import Config, ConfigError, Options, load
@@ -81,12 +83,21 @@ def gguf_files() -> dict[str, bytes]:
     }
 
 
+def write_parquet(path: Path, **columns: list) -> None:
+    parquet.write_table(pyarrow.table(columns), path)
+
+
 @pytest.fixture
 def workdir(tmp_path) -> Path:
     """A working directory with texts, models and some things that are neither."""
-    for name in ("calibration.txt", "evaluation.txt", "wiki.parquet", "notes.md", "card.j2"):
-        (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "data" / name).write_text("text")
+    texts = dict.fromkeys(("calibration.txt", "evaluation.txt", "notes.md", "card.j2"), "text")
+    texts |= {"empty.txt": "", "white.txt": "\ufeff" + "\n \t\n" * 50_000, "plain.parquet": "text"}
+    (tmp_path / "data").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "data" / name).write_text(text)
+    write_parquet(tmp_path / "data/wiki.parquet", text=["", None, "text"])
+    write_parquet(tmp_path / "data/nulls.parquet", text=[None, "", " "], page=["a", "b", "c"])
+    write_parquet(tmp_path / "data/numbers.parquet", number=[1, 2])
     models = {
         "dense": {"config.json": {"model_type": "llama", "num_key_value_heads": 2}},
         "experts": {"config.json": {"model_type": "mixtral", "num_local_experts": 8}},

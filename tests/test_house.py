@@ -1,11 +1,17 @@
 """The house itself: what each config makes by name, and promises about its files that nobody would notice breaking."""
 
+import ast
+import os
 import re
+import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 
+from lib import packages
 from lib.config import load
 from lib.contents import Contents
 from lib.graph import Graph
@@ -67,5 +73,89 @@ def test_every_step_logs_is_benchmarked_and_frames_its_work() -> None:
                 assert "log:" in body and "benchmark:" in body, name
 
 
+def test_the_workflow_catalog_and_whoever_cites_find_what_they_need() -> None:
+    """The catalog takes a README with both words and this file; a citation (CFF 1.2.0) needs these keys."""
+    readme = (ROOT / "README.md").read_text().lower()
+    assert "snakemake" in readme and "workflow" in readme and (ROOT / "config/README.md").exists()
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    deployment = {"conda": True, "apptainer": False, "apptainer+conda": False, "report": True}
+    assert usage["software-stack-deployment"] == deployment
+    assert all(rule_has_an_environment(path.read_text()) for path in (ROOT / "rules").glob("*.smk"))
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    known = {
+        "cff-version",
+        "message",
+        "type",
+        "title",
+        "abstract",
+        "authors",
+        "license",
+        "keywords",
+    }
+    assert set(cited) == known and cited["cff-version"] == "1.2.0" and cited["type"] == "software"
+    assert all(set(author) == {"name"} for author in cited["authors"])
+    assert len(set(cited["keywords"])) == len(cited["keywords"])
+    assert cited["license"] == "Apache-2.0" and "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def rule_has_an_environment(rules: str) -> bool:
+    """Whether each rule with a shell block runs in a conda environment."""
+    bodies = re.findall(r"^rule \w+:\n(.*?)(?=^\S|\Z)", rules, re.M | re.S)
+    return all("conda:" in body for body in bodies if "shell:" in body)
+
+
 def test_the_snakefile_stays_a_table_of_contents() -> None:
     assert len((ROOT / "Snakefile").read_text().splitlines()) < 60
+
+
+def imported(path: Path) -> set[str]:
+    """The packages that a Python file imports, functions included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(str(node.module))
+    return {name.partition(".")[0] for name in names}
+
+
+def test_each_package_that_is_imported_is_pinned_also_what_others_bring_along() -> None:
+    """httpx2 was imported and named nowhere: with another huggingface_hub every run ended in a traceback."""
+    pinned = {
+        name.lower().replace("-", "_")
+        for file in ROOT.glob("requirements*.txt")
+        for name in packages.pins(file)
+    }
+    distributions = metadata.packages_distributions()
+    files = [*(ROOT / "scripts").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    own = {"lib", *(path.stem for path in files)}
+    for path in files:
+        for name in imported(path) - own - sys.stdlib_module_names:
+            known = {name, *distributions.get(name, [])}
+            wanted = {word.lower().replace("-", "_") for word in known}
+            assert wanted & pinned, f"{path.relative_to(ROOT)} imports {name}, which nothing pins"
+
+
+def test_a_package_that_is_missing_or_too_old_is_one_line(tmp_path: Path) -> None:
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("no-such-package==1.0 # a comment\npydantic==99.1\npyyaml==0.1\n")
+    with pytest.raises(SystemExit) as end:
+        packages.insist(requirements=requirements)
+    there = metadata.version("pydantic")
+    assert str(end.value) == (
+        f"no-such-package is not installed, pydantic {there} is too old (99.1 is wanted): "
+        f"pip install -r {requirements}"
+    )
+    packages.insist({"pyyaml"}, requirements)
+
+
+def test_an_old_huggingface_hub_ends_a_run_with_one_line_and_no_traceback(tmp_path: Path) -> None:
+    old = tmp_path / "packages/huggingface_hub-1.33.0.dist-info"
+    old.mkdir(parents=True)
+    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: huggingface_hub\nVersion: 1.33.0\n")
+    command = [sys.executable, "-m", "snakemake", "-s", ROOT / "Snakefile", "-n", "-d", tmp_path]
+    env = os.environ | {"PYTHONPATH": str(old.parent)}
+    done = subprocess.run([*map(str, command)], env=env, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert done.returncode and "Traceback" not in said
+    assert "huggingface_hub 1.33.0 is too old (2.4.0 is wanted): pip install -r " in said

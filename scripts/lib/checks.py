@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.contents import STORE, Contents
+from lib.corpora import fault
 from lib.merge_references import (
     MODEL_NAME,
     TOKENIZER_WORDS,
@@ -17,6 +18,7 @@ from lib.merge_references import (
 from lib.merges import check_merge
 from lib.model_files import ModelFilesError, model_files
 from lib.quants import QUANT_TYPES, TENSOR_ABORTS_WITHOUT_IMATRIX, TENSOR_NEEDS_IMATRIX
+from lib.repositories import exl2_form, repositories
 from lib.schema import Config, Corpus, Exl2, Gguf, GgufSource, Imatrix, LlamaCpp, Model, Quant
 from lib.tools import CONVERTER, LLAMA_TOOLS, own_tool
 from lib.values import show, suggestion
@@ -83,6 +85,18 @@ class Checks:
         else:
             self._add(at, f"no file {show(path)} in {self.workdir}")
 
+    def _text(self, at: KeyPath, path: str) -> None:
+        """A file with text in it."""
+        self._file(at, path)
+        place = Path(self._place(path))
+        if path.endswith(SUFFIXES) and not _is_demo(path) and place.is_file():
+            try:
+                wrong = fault(place)
+            except OSError as error:
+                wrong = f"cannot be read: {error.strerror}"
+            if wrong:
+                self._add(at, f"{show(path)} {wrong}; name a file with text in it")
+
     def _llama_cpp(self, section: LlamaCpp) -> None:
         if not os.path.isdir(self._place(section.path)):
             message = f"no directory {show(section.path)} in {self.workdir}"
@@ -136,7 +150,7 @@ class Checks:
             elif owner in given and key not in given and key != "revision":
                 self._add(at, f"{owner} needs {key} besides")
         if corpus.path is not None:
-            self._file((*at, "path"), corpus.path)
+            self._text((*at, "path"), corpus.path)
         if corpus.url is not None and not corpus.url.startswith(("https://", "http://")):
             self._add((*at, "url"), f"{show(corpus.url)} is no http or https address")
         file, key = corpus.origin(), "file" if corpus.hub else origins[0]
@@ -383,7 +397,7 @@ class Checks:
             self._add((*at, "safetensors"), "only a merge is published as safetensors")
         if publish.max_kld and "evaluate" not in raw:
             self._add((*at, "max_kld"), "the model has no evaluate section: nothing measures it")
-        forms = {"*", *(f"{bits}bpw" for bits in (model.exl2.bits if model.exl2 else ()))}
+        forms = {"*", *map(exl2_form, model.exl2.bits if model.exl2 else ())}
         if model.gguf:
             forms |= {quant.name for quant in model.gguf.quants} | {model.conversion}
         for form in publish.max_kld:
@@ -396,17 +410,15 @@ class Checks:
             self._file((*at, "card_template"), publish.card_template)
 
     def _repositories(self) -> None:
-        """A repository has one card, so it holds one form of one model."""
+        """A repository has one card, so it holds one kind of one model."""
         owners: dict[str, str] = {}
         for name, model in self.config.models.items():
-            for form in ("gguf", "exl2", "safetensors"):
-                repository = getattr(model.publish, form, None)
-                if not repository:
-                    continue
-                owner = owners.setdefault(repository.lower(), f"{name}'s {form}")
-                if owner != f"{name}'s {form}":
-                    at = ("models", name, "publish", form)
-                    self._add(at, f"{show(repository)} is the repository of {owner} already")
+            for repository in repositories(model):
+                own = f"{name}'s {repository.form or repository.kind}"
+                owner = owners.setdefault(repository.name.lower(), own)
+                if owner != own:
+                    at = ("models", name, "publish", repository.kind)
+                    self._add(at, f"{show(repository.name)} is the repository of {owner} already")
 
 
 def is_gguf_file(source: str) -> bool:

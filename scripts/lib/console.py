@@ -5,7 +5,7 @@ import os
 
 from lib import recipe as recipes
 from lib.graph import Graph
-from lib.units import human
+from lib.units import count, human
 
 FORMS = ("merge", "convert", "source_gguf", "quantize", "label", "split", "exl2_quantize")
 
@@ -29,7 +29,7 @@ def summary(graph: Graph) -> str:
         sizes = [record.bytes for record in records if record and not record.is_link]
         if sizes:
             lines.append(
-                f"  {name}: {len(sizes)} files and directories of weights, {human(sum(sizes))}"
+                f"  {name}: {count(len(sizes), 'artifact')} of weights, {human(sum(sizes))}"
             )
         page = f"results/{name}/report/quality.html"
         if os.path.exists(page):

@@ -71,7 +71,7 @@ class Contents:
         size = sum(stamp[0] for _, stamp in todo)
         if size > WORTH_SAYING:
             print(
-                f"Reading {len(todo)} new or changed source files, {size / 1e9:.1f} GB, once ...",
+                f"New or changed sources: {len(todo)}, {size / 1e9:.1f} GB. Reading them once ...",
                 file=sys.stderr,
             )
         if todo:

@@ -76,6 +76,29 @@ def make_view(model: Path, view: Path) -> None:
             (view / file.name).symlink_to(file.absolute())
 
 
+def readable(model: Path, view: Path) -> Path:
+    """The directory of a model as exllamav2 reads it right: `model` itself, or `view`, which is made then.
+
+    An EXL2 directory is taken as it is where its config.json has what exllamav2 reads; those that
+    were converted by other means may have `rope_parameters` alone. Any other model gets a view.
+
+    Raises what `make_view` raises, and Exl2Error for a config.json that cannot be read.
+    """
+    config = _read_config(model)
+    if config.get("quantization_config", {}).get("quant_method") != "exl2":
+        make_view(model, view)
+        return view
+    read = exllama_config(config)
+    if read == config:
+        return model
+    view.mkdir(parents=True)
+    for file in model.iterdir():
+        if file.name != "config.json":
+            (view / file.name).symlink_to(file.absolute())
+    (view / "config.json").write_text(json.dumps(read, indent=2) + "\n", encoding="utf-8")
+    return view
+
+
 def layer_count(config: dict) -> int:
     """Number of transformer layers of a config.json. Raises Exl2Error where it does not say."""
     for part in (config, config.get("text_config", {})):

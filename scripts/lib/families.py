@@ -223,7 +223,7 @@ def perplexity_commands(
 
 
 class Exl2(Family):
-    """EXL2 directories, one for each bits value; on the hub a branch each."""
+    """EXL2 directories, one for each bits value; on the hub a branch or a repository each."""
 
     name, title, phrase = "exl2", "EXL2", " as EXL2 for ExLlamaV2"
     library, tags = "exllamav2", ("exl2", "exllamav2")
@@ -286,11 +286,11 @@ class Exl2(Family):
         return f"[`{branch}`](https://huggingface.co/{repo}/tree/{branch}) ({form})"
 
     def download(self, row: dict[str, Any], repo: str, name: str) -> str:
-        target = f"{name}-{row['branch']}"
-        return f"hf download {repo} --revision {row['branch']} --local-dir {target}"
+        branch, target = row["branch"], row["directory"]
+        return f"hf download {repo} --revision {branch} --local-dir {target}"
 
     def run(self, row: dict[str, Any], repo: str | None, about: dict[str, Any]) -> list[str]:
-        path = PurePosixPath(f"{about['model']}-{row['branch']}" if repo else row["path"])
+        path = PurePosixPath(row["directory"] if repo else row["path"])
         return [
             "# ExLlamaV2, from its source tree",
             f'python test_inference.py -m {path} -p "Once upon a time"',

@@ -18,7 +18,8 @@ from lib.config import Config, Corpus, Model, Quant, merge_references
 from lib.contents import Contents
 from lib.families import FAMILIES
 from lib.lock import Lock, Wanted
-from lib.publishing import PLOT, card_options, card_paths, local_card_options
+from lib.publishing import PLOT, card_options, local_card_options
+from lib.repositories import repositories
 from lib.tools import llama_version, package_version
 
 MERGE_TOOLS = ("mergekit", "torch", "transformers")
@@ -500,13 +501,16 @@ class Graph:
         plot = f"report/{PLOT}"
         local = local_card_options(config, lock, name, forms, plot, sorted(shards))
         cards = {f"{here}/README.md": local}
-        repositories = card_paths(name, model)
-        for family, path in repositories.items():
-            cards[path] = card_options(config, lock, name, [family], forms)
+        for repository in repositories(model):
+            kind, only = repository.kind, repository.form
+            if only is None or only in forms:
+                own = card_options(config, lock, name, [kind], forms, only)
+                cards[repository.card(name)] = own
         for path, said in cards.items():
+            published = said is not local
             inputs = {"report": report, **report.inputs}
             # A repository's card counts the parts of each file; the model's own only says where they are.
-            if path in repositories.values() and FAMILIES[said["families"][0]].has_shards:
+            if published and FAMILIES[said["families"][0]].has_shards:
                 inputs |= {f"shards {form}": made for form, made in shards.items()}
             yield Artifact(
                 path,
@@ -516,7 +520,7 @@ class Graph:
                 inputs=inputs,
                 sources=self._template(said["template"]),
                 describes=True,
-                on_demand=path in repositories.values(),
+                on_demand=published,
             )
 
     def _template(self, path: str | None) -> dict[str, Any]:

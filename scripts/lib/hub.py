@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import httpx2
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    HTTPError,
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
@@ -41,7 +41,7 @@ def login(api: HfApi) -> str:
         if error.response.status_code == 401:
             return "the hub does not accept this token (`hf auth login` for a new one)"
         return "login unknown, the hub did not say"
-    except (httpx2.HTTPError, OfflineModeIsEnabled):
+    except (HTTPError, OfflineModeIsEnabled):
         return "login unknown, the hub cannot be reached"
 
 
@@ -62,7 +62,7 @@ def explain(error: Exception, repo: str, kind: str, api: HfApi, write: bool = Fa
         )
     if isinstance(error, OfflineModeIsEnabled):
         return f"{name}: HF_HUB_OFFLINE is set, and what is needed is not in the cache"
-    if isinstance(error, LocalEntryNotFoundError | httpx2.TransportError):
+    if isinstance(error, LocalEntryNotFoundError) or unanswered(error):
         cause = error.__cause__ or error
         if isinstance(cause, OfflineModeIsEnabled):
             return explain(cause, repo, kind, api)
@@ -78,6 +78,14 @@ def one_line(error: BaseException) -> str:
     return text or type(error).__name__
 
 
+def unanswered(error: Exception) -> bool:
+    """Whether there was no answer, or only a part of one.
+
+    Told by huggingface_hub's own names: it has changed the library below it before (httpx, httpx2).
+    """
+    return isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
+
+
 def transient(error: Exception) -> bool:
     """Whether the same call may succeed a little later."""
     if isinstance(error, LocalEntryNotFoundError | RuntimeError):  # both wrap what happened
@@ -85,7 +93,7 @@ def transient(error: Exception) -> bool:
         return isinstance(cause, Exception) and transient(cause)
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in TRANSIENT_STATUS
-    if isinstance(error, httpx2.TransportError):
+    if unanswered(error):
         return True
     # http_get's word for a body that ended early although the connection closed cleanly.
     return isinstance(error, OSError) and "Consistency check failed" in str(error)

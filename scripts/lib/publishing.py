@@ -13,31 +13,20 @@ from lib.families import FAMILIES, families_of
 from lib.license import combine, front_matter, of_facts
 from lib.lock import Lock
 from lib.references import parts
+from lib.repositories import Repository, repositories
 
-KINDS = ("gguf", "exl2", "safetensors")
 UNQUANTIZED = ("convert", "source_gguf")
 CARD_FACTS = ("license", "license_name", "license_link", "language")
 PLOT, RECIPES = "quality.svg", "recipes"
 
 
-def repositories(model: Any) -> dict[str, str]:
-    """{kind: repository} of a model of the config, for the kinds that are published."""
-    found = {kind: getattr(model.publish, kind) for kind in KINDS} if model.publish else {}
-    return {kind: repo for kind, repo in found.items() if repo}
-
-
-def card_paths(name: str, model: Any) -> dict[str, str]:
-    """{kind: path} of the cards of the model's repositories."""
-    return {kind: f"results/{name}/README.{kind}.md" for kind in repositories(model)}
-
-
 def card_options(
-    config: Any, lock: Lock, name: str, families: list[str], forms: dict
+    config: Any, lock: Lock, name: str, families: list[str], forms: dict, only: str | None = None
 ) -> dict[str, Any]:
     """What the config says for a card: an option of its artifact, for describe_card.py.
 
     families: those that it tells of. forms: {form: artifact}. Its intermediates are not published,
-    and so not listed.
+    and so not listed. only: the one form that the card is about, where its repository holds no other.
     """
     model = config.models[name]
     publish = model.publish
@@ -49,10 +38,12 @@ def card_options(
         "random_seed": model.random_seed if model.merge else None,
         "source": model.source,
         "bases": bases(config, lock, name),
-        "repos": repositories(model),
+        "repos": repository_names(model, only),
         "publish": {key: getattr(publish, key) for key in facts} if publish else {},
         "template": publish.card_template if publish else None,
-        "hidden": [form for form, made in forms.items() if made.intermediate],
+        "hidden": [
+            form for form, made in forms.items() if made.intermediate or only not in (None, form)
+        ],
         "max_file_size": max_file_size(model) if publish else None,
         "evaluation": model.evaluate.corpus if model.evaluate else None,
         "plot": PLOT,
@@ -60,7 +51,20 @@ def card_options(
     }
     for family in families:
         about |= FAMILIES[family].options(model, forms)
+    if only:
+        about["form"] = only
     return about
+
+
+def repository_names(model: Any, only: str | None) -> dict[str, str | list[str]]:
+    """{kind: name} of the model's repositories, a list where each form has its own, or that of `only`."""
+    found: dict[str, str | list[str]] = {}
+    for repository in repositories(model):
+        if repository.form in (None, only):
+            found[repository.kind] = repository.name
+        elif only is None:
+            found.setdefault(repository.kind, []).append(repository.name)
+    return found
 
 
 def local_card_options(
@@ -128,21 +132,24 @@ def manifest(config: Any, models: dict[str, Iterable[Any]]) -> dict[str, Any]:
         if model.publish is None:
             continue
         made = {artifact.path: artifact for artifact in artifacts}
-        for kind, repo in repositories(model).items():
-            branches = {"main": [], **BRANCHES[kind](name, made)}
+        for repository in repositories(model):
+            kind, branches = repository.kind, BRANCHES[repository.kind](name, made)
+            if repository.form:
+                own = FAMILIES[kind].branch(repository.form)
+                branches = {"main": branches["main"] + branches.get(own, [])}
             if not any(branches.values()):  # left out of this run: --config exl2=skip
                 continue
-            branches["main"] += support(name, model, kind, made)
+            branches["main"] += support(name, repository, made)
             repos.append(
                 {
-                    "repo": repo,
+                    "repo": repository.name,
                     "private": model.publish.private,
                     "max_file_size": max_file_size(model),
                     "branches": branches,
                     "recipes": origins(name, kind, made),
                 }
             )
-            forms += gated(name, model, kind, made)
+            forms += gated(name, model, repository, made)
     return {"repos": repos, "forms": forms}
 
 
@@ -161,15 +168,14 @@ def gguf_branches(name: str, made: dict[str, Any]) -> dict[str, list[dict[str, A
 
 
 def exl2_branches(name: str, made: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The measurement on main; each bpw on a branch of its own, as 5_0 or 4_25."""
+    """The measurement on main; each bpw on a branch of its own."""
     branches: dict[str, list[dict[str, Any]]] = {"main": []}
     for path, artifact in made.items():
         file = PurePosixPath(path).name
         if artifact.rule in ("exl2_measure", "exl2_measurement_file"):
             branches["main"].append(entry(artifact, file))
         elif artifact.rule == "exl2_quantize":
-            branch = file.removesuffix("bpw").replace(".", "_")
-            branches[branch] = [entry(artifact, "")]
+            branches[FAMILIES["exl2"].branch(file)] = [entry(artifact, "")]
     return branches
 
 
@@ -184,10 +190,10 @@ BRANCHES = {
 }
 
 
-def support(name: str, model: Any, kind: str, made: dict[str, Any]) -> list[dict[str, Any]]:
+def support(name: str, repository: Repository, made: dict[str, Any]) -> list[dict[str, Any]]:
     """The card and, beside quants, the plot."""
-    files = [entry(made[card_paths(name, model)[kind]], "README.md") | {"recipe": False}]
-    if kind != "safetensors":
+    files = [entry(made[repository.card(name)], "README.md") | {"recipe": False}]
+    if repository.kind != "safetensors":
         report = made[f"results/{name}/report/quality.csv"]
         plot = {"artifact": f"results/{name}/report/{PLOT}", "recipe": False}
         files.append(entry(report, PLOT) | plot)
@@ -210,15 +216,19 @@ def origins(name: str, kind: str, made: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def gated(name: str, model: Any, kind: str, made: dict[str, Any]) -> list[dict[str, Any]]:
+def gated(
+    name: str, model: Any, repository: Repository, made: dict[str, Any]
+) -> list[dict[str, Any]]:
     """The forms of a repository that must have been measured."""
-    found = []
+    found, kind = [], repository.kind
     for path, artifact in made.items():
         if kind == "gguf" and is_published_gguf(artifact):
             form = form_of(name, path)
         elif kind == "exl2" and artifact.rule == "exl2_quantize":
             form = PurePosixPath(path).name
         else:
+            continue
+        if repository.form not in (None, form):
             continue
         evaluation = f"results/{name}/evaluation/{form}.json"
         limits = model.publish.max_kld

@@ -59,6 +59,9 @@ Flag = Read(bool, values.to_flag)
 Size = Read(str, values.to_size, {"type": "string", "pattern": "^[0-9]+[MG]$"})
 Sha256 = Read(str, values.to_sha256, {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"})
 Repository = Read(str, values.to_repository, {"type": "string", "pattern": "^[^/@]+/[^/@]+$"})
+Exl2Repository = Read(
+    str, values.to_exl2_repository, {"type": "string", "pattern": "^[^/@{}]+/[^/@]+$"}
+)
 QuantType = Read(str, values.to_quant_type, {"type": "string", "examples": list(QUANT_TYPES)})
 TensorType = Read(str, values.to_tensor_type, {"type": "string", "examples": list(TENSOR_BITS)})
 Words = Read(list[str], values.to_words, Texts)
@@ -312,8 +315,10 @@ class Publish(Section):
     gguf: Repository | None = Field(
         None, description="Repository for the quants, shards and imatrix."
     )
-    exl2: Repository | None = Field(
-        None, description="Repository for EXL2: one branch for each bits value."
+    exl2: Exl2Repository | None = Field(
+        None,
+        description="Repository for EXL2: one branch for each bits value, or, with `{form}` (5.0bpw) "
+        "in its name, one repository for each.",
     )
     safetensors: Repository | None = Field(None, description="Repository for the merge.")
     private: Flag = Field(False, description="Make the repositories private.")

@@ -30,6 +30,7 @@ from lib.publishing import manifest
 from lib.references import hub_sources
 from lib.run_lock import Busy, clear_abandoned, hold_directory
 from lib.tools import ToolError
+from lib.units import count, is_are
 
 
 class DiskFull(Exception):
@@ -229,7 +230,7 @@ class Session:
             if left:
                 # Not asked for, or made from what has come out with other bytes than before.
                 print(
-                    f"{left} artifact{'s are' if left > 1 else ' is'} not up to date: `snakemake why` says why."
+                    f"{count(left, 'artifact')} {is_are(left)} not up to date: `snakemake why` says why."
                 )
 
     def _asked_only(self, names: set[str]) -> bool:

@@ -8,6 +8,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from lib.packages import pins
+
 LLAMA_TOOLS = (
     "llama-quantize",
     "llama-imatrix",
@@ -37,12 +39,8 @@ def package_version(name: str) -> str:
 @cache
 def pinned_versions() -> dict[str, str]:
     """What requirements*.txt pin: a machine without a package (a login node, say) wants what the others have."""
-    lines = [
-        line.split("#")[0].strip().split("==")
-        for file in REPOSITORY.glob("requirements*.txt")
-        for line in file.read_text().splitlines()
-    ]
-    return {line[0]: line[1] for line in lines if len(line) == 2}
+    files = REPOSITORY.glob("requirements*.txt")
+    return {name: version for file in files for name, version in pins(file).items()}
 
 
 @cache

@@ -112,7 +112,24 @@ def to_sha256(value: Any) -> str:
 def to_repository(value: Any) -> str:
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", value):
         return value
-    raise ValueError(f"{show(value)} is not a repository on the hub: org/name")
+    hint = "; {form} is for exl2 alone" if "{form}" in str(value) else ""
+    raise ValueError(f"{show(value)} is not a repository on the hub: org/name{hint}")
+
+
+def to_exl2_repository(value: Any) -> str:
+    """A repository, or one for each bits value: `{form}` in the name stands for 5.0bpw."""
+    if not isinstance(value, str) or not re.search("[{}]", value):
+        return to_repository(value)
+    for word in re.findall(r"\{[^{}]*\}|[{}]", value):
+        if word != "{form}":
+            raise ValueError(f"{show(value)}: only {{form}} may stand there, not {word}")
+    try:
+        to_repository(value.replace("{form}", "5.0bpw"))
+    except ValueError:
+        raise ValueError(f"{show(value)} is not a repository on the hub: org/name") from None
+    if "{form}" in value.partition("/")[0]:
+        raise ValueError(f"{show(value)}: {{form}} belongs into the name, after the /")
+    return value
 
 
 def to_quant_type(value: Any) -> str:

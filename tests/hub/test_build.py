@@ -1,14 +1,46 @@
 """Sources from the hub in a whole build, through Snakemake."""
 
+import io
 import subprocess
 import sys
 
+import pyarrow
 import pytest
 import yaml
 from hubtest import MODEL, ROOT
+from pyarrow import parquet
 from safetensors.numpy import save
 
 from lib.graph import slug
+
+
+@pytest.mark.parametrize("rows", [[], [None, "", " "]], ids=["no rows", "empty rows"])
+def test_a_downloaded_text_with_nothing_in_it_stops_the_build_with_its_name(workdir, hub, rows):
+    table = io.BytesIO()
+    parquet.write_table(pyarrow.table({"text": pyarrow.array(rows, pyarrow.string())}), table)
+    hub.add_repo("acme/text", {"a.parquet": table.getvalue()}, "dataset")
+    config = {
+        "corpora": {"calibration": {"hub": "acme/text", "file": "a.parquet"}},
+        "models": {"A": {"source": "acme/base", "gguf": {"imatrix": {}, "quants": ["Q8_0"]}}},
+    }
+    hub.add_repo("acme/base", MODEL)
+    (workdir.path / "c.yaml").write_text(yaml.safe_dump(config))
+    for suffix in (".txt", ".parquet"):
+        done = start(workdir, f"resources/corpora/calibration{suffix}")
+        assert done.returncode != 0
+        assert "corpora.calibration: what it names " in done.stdout, done.stdout
+        assert "Traceback" not in done.stdout
+        assert not (workdir.path / f"resources/corpora/calibration{suffix}").exists()
+
+
+def start(workdir, *args: str, **env: str) -> subprocess.CompletedProcess:
+    """Run Snakemake with the directory's c.yaml."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile"]
+    command += ["--configfile", "c.yaml", "--cores", "2", *args]
+    return subprocess.run(
+        [*map(str, command)], cwd=workdir.path, env=workdir.env | env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, check=False,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -27,12 +59,7 @@ def snakemake(workdir, hub):
     (workdir.path / "c.yaml").write_text(yaml.safe_dump({"models": models}))
 
     def run(*args: str, **env: str) -> str:
-        command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile"]
-        command += ["--configfile", "c.yaml", "--cores", "2", *args]
-        done = subprocess.run(
-            [*map(str, command)], cwd=workdir.path, env=workdir.env | env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, check=False,
-        )  # fmt: skip
+        done = start(workdir, *args, **env)
         assert done.returncode == 0, done.stdout
         return done.stdout
 

@@ -74,7 +74,7 @@ def test_every_problem_is_told_at_once(workdir, hub, partners):
         "Local": model(source="./none"),
         "New": model(source="acme/unlocked"),
     }
-    models["Mix"]["publish"] = {"gguf": "other/taken", "exl2": "other/new"}
+    models["Mix"]["publish"] = {"gguf": "other/taken", "exl2": "other/new-{form}"}
     models["Mix"]["evaluate"] = {"corpus": "evaluation"}
     corpora = {
         "calibration": {"url": f"{hub.url}/plain/none.txt", "sha256": "0" * 64},
@@ -91,7 +91,7 @@ def test_every_problem_is_told_at_once(workdir, hub, partners):
         "vocab_size is 3 in acme/tuned, 2 in acme/base; give tokenizer_source",
         "NewForLM: the converter of this llama.cpp does not know it",
         "other/taken: no right to write there; logged in as bob",
-        "no right to make it under other",
+        "publish other/new-4.0bpw  no right to make it under other",
         "none.txt: the server says 404",
         "corpus evaluation",
         "EXL2 needs a CUDA GPU",
@@ -106,7 +106,10 @@ def test_vocabularies_of_one_size_that_differ_need_a_tokenizer_source(workdir, h
     ok(workdir.lock("acme/base", "acme/tuned"))
     done = preflight(workdir, {"Mix": model(merge=MERGE)})
     assert refused(done)
-    assert "1 tokens differ: 1 is 'b' in acme/base, 'z' in acme/tuned" in done.stdout
+    assert (
+        "the vocabularies differ in 1 token: 1 is 'b' in acme/base, 'z' in acme/tuned"
+        in done.stdout
+    )
     ok(preflight(workdir, {"Mix": model(merge=MERGE | {"tokenizer_source": "base"})}))
 
 

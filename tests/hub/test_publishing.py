@@ -11,8 +11,9 @@ from lib import recipe as recipes
 from lib.config import load
 from lib.license import front_matter
 from lib.lock import Entry, File, Lock, Wanted
-from lib.publishing import card_options, card_paths, license_note, manifest
+from lib.publishing import card_options, license_note, manifest
 from lib.references import hub_sources
+from lib.repositories import repositories
 
 RAW = {
     "corpora": {
@@ -241,9 +242,123 @@ def test_card_written_from_the_records_passes_the_gates_of_publishing(config, lo
 
 
 def test_every_repository_has_a_card_of_its_own(config):
-    assert card_paths("Mix", config.models["Mix"]) == {
-        "gguf": "results/Mix/README.gguf.md",
-        "exl2": "results/Mix/README.exl2.md",
-        "safetensors": "results/Mix/README.safetensors.md",
-    }
-    assert card_paths("Inner", config.models["Inner"]) == {}
+    def cards(name: str) -> list[str]:
+        return [each.card(name) for each in repositories(config.models[name])]
+
+    assert cards("Mix") == [
+        "results/Mix/README.gguf.md",
+        "results/Mix/README.exl2.md",
+        "results/Mix/README.safetensors.md",
+    ]
+    assert cards("Inner") == []
+    config.models["Mix"].publish.exl2 = "acme/Mix-{form}-exl2"
+    assert cards("Mix")[1:3] == [
+        "results/Mix/README.exl2.5.0bpw.md",
+        "results/Mix/README.exl2.4.25bpw.md",
+    ]
+
+
+@pytest.fixture
+def split(config, lock, workdir, monkeypatch):
+    """`publish: {exl2: acme/Mix-{form}-exl2}`: both forms with their records and cards, and the manifest."""
+    here = workdir.path
+    monkeypatch.chdir(here)
+    config.models["Mix"].publish.exl2 = "acme/Mix-{form}-exl2"
+    config.models["Mix"].publish.license = "llama3.3"
+    wanted = ("measurement", "bpw", "report")
+    made = {path: a for path, a in artifacts().items() if any(word in path for word in wanted)}
+    forms = {form: made[f"results/Mix/exl2/{form}"] for form in ("5.0bpw", "4.25bpw")}
+
+    def record(artifact: str, step: str, content: bytes | dict[str, bytes], **options) -> None:
+        members = content if isinstance(content, dict) else {"": content}
+        for member, data in members.items():
+            path = here / artifact / member if member else here / artifact
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        known = {n: [len(c), hashlib.sha256(c).hexdigest()] for n, c in members.items()}
+        size, sha = known.get("", [sum(n for n, _ in known.values()), recipes.digest(known)])
+        recipe = {"step": step, "options": options, "inputs": {}, "tools": {"exllamav2": "0.3.2"}}
+        files = {} if "" in known else known
+        recipes.write(recipes.Record(artifact, recipe, "d", size, sha, files))
+
+    record("results/Mix/exl2/measurement.json", "exl2_measure", b"{}", **MEASURED)
+    record("results/Mix/report/quality.svg", "report", b"<svg/>")
+    record("results/Mix/report/quality.csv", "report", b"form")
+    described = {form: {"file": a.path, "rule": a.rule} for form, a in forms.items()}
+    entries = []
+    for form in forms:
+        content = {"output.safetensors": form.encode() * 99, "config.json": b"{}"}
+        bits = float(form.removesuffix("bpw"))
+        record(f"results/Mix/exl2/{form}", "exl2_quantize", content, bits=bits, **CONVERTED)
+        figures = {"kld": {"mean": 0.01, "error": 0.001}, "corpus": "evaluation"}
+        evaluation = f"results/Mix/evaluation/{form}.json"
+        record(evaluation, "exl2_evaluate", json.dumps(figures).encode())
+        file = {"form": form, "family": "exl2", "file": f"results/Mix/exl2/{form}", "bytes": 400}
+        entries.append(file | {"evaluation": evaluation})
+    (here / "forms.json").write_text(json.dumps({"model": "Mix", "forms": entries}))
+    for repository in repositories(config.models["Mix"])[1:3]:
+        about = card_options(config, lock, "Mix", ["exl2"], forms, repository.form)
+        options = {"model": "Mix", "weights": "results/Mix/safetensors", "forms": described}
+        inputs = {f"form {form}": [a.path, "d"] for form, a in forms.items()}
+        wanted = {"recipe": {"options": options | {"about": about}}, "inputs": inputs}
+        (here / "wanted.json").write_text(json.dumps(wanted))
+        described_card = json.loads(ok(workdir.run("describe_card.py", "wanted.json")))
+        (here / "about.json").write_text(json.dumps(described_card | {"tokenizer": None}))
+        given = ("--forms", "forms.json", "--about", "about.json")
+        card = repository.card("Mix")
+        ok(workdir.run("card.py", *given, "--output", card))
+        record(card, "card", (here / card).read_bytes())
+        made[card] = SimpleNamespace(path=card, rule="card", inputs={}, digest="d")
+    config.models["Mix"].publish.gguf = config.models["Mix"].publish.safetensors = None
+    (here / "manifest.json").write_text(json.dumps(manifest(config, {"Mix": made.values()})))
+    return here
+
+
+MEASURED = {"measurement_rows": 16, "measurement_length": 2048}
+CONVERTED = {"head_bits": 6, "rows": 100, "length": 2048, "shard_size": 8192}
+
+
+def test_each_bits_value_gets_a_repository_with_its_files_on_main_and_its_own_card(
+    split, workdir, hub
+):
+    for form, other in (("5.0bpw", "4.25bpw"), ("4.25bpw", "5.0bpw")):
+        card = (split / f"results/Mix/README.exl2.{form}.md").read_text()
+        name = f"acme/Mix-{form}-exl2"
+        assert f"# Mix-{form}-exl2" in card and f"/{name}/tree/main" in card
+        assert f"hf download {name} --revision main --local-dir Mix-{form}\n" in card
+        assert f"-b {float(form.removesuffix('bpw')):g} -hb 6" in card
+        assert other not in card and "acme/Mix-exl2" not in card
+    done = workdir.run("publish.py", "push", "--manifest", "manifest.json", HF_TOKEN="hf_alice")
+    assert not done.stderr, done.stderr
+    ok(done)
+    for form in ("5.0bpw", "4.25bpw"):
+        repo = hub.repos["model", f"acme/Mix-{form}-exl2"]
+        assert set(repo.branches) == {"main"}
+        files = repo.files()
+        assert files["output.safetensors"] == form.encode() * 99
+        assert files["measurement.json"] == b"{}" and files["quality.svg"] == b"<svg/>"
+        assert files["README.md"] == (split / f"results/Mix/README.exl2.{form}.md").read_bytes()
+        assert {f"recipes/{form}.recipe.json", "recipes/measurement.json.recipe.json"} <= set(files)
+
+
+def test_one_form_that_is_too_bad_keeps_all_of_them_from_the_hub(split, workdir, hub):
+    evaluation = split / "results/Mix/evaluation/4.25bpw.json"
+    evaluation.write_text(json.dumps({"kld": {"mean": 0.5}}))
+    done = workdir.run("publish.py", "push", "--manifest", "manifest.json", HF_TOKEN="hf_alice")
+    assert done.returncode == 1
+    assert done.stderr.count("4.25bpw.json: kld.mean is 0.5, over max_kld 0.02") == 1
+    assert not hub.requests("^(POST|PUT) ")
+
+
+def test_the_other_repositories_cards_name_all_of_them(config, lock):
+    config.models["Mix"].publish.exl2 = "acme/Mix-{form}-exl2"
+    about = card_options(config, lock, "Mix", ["safetensors"], {})
+    assert about["repos"]["exl2"] == ["acme/Mix-5.0bpw-exl2", "acme/Mix-4.25bpw-exl2"]
+    assert "form" not in about
+
+
+def test_without_exl2_in_this_run_its_repositories_are_left_out(config):
+    config.models["Mix"].publish.exl2 = "acme/Mix-{form}-exl2"
+    made = [a for path, a in artifacts().items() if "/exl2/" not in path and "exl2.md" not in path]
+    found = manifest(config, {"Mix": made})
+    assert [repo["repo"] for repo in found["repos"]] == ["acme/Mix-GGUF", "acme/Mix"]

@@ -1,0 +1,21 @@
+"""Make sure that there is text in a corpus, before tools are given it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lib.corpora import fault
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path, help=".txt or .parquet file")
+    parser.add_argument("--corpus", required=True, help="its name in the config, NAME or NAME.txt")
+    arguments = parser.parse_args()
+    if wrong := fault(arguments.file):
+        name = arguments.corpus.removesuffix(arguments.file.suffix)
+        sys.exit(f"corpora.{name}: what it names {wrong}; name a file with text in it")
+
+
+if __name__ == "__main__":
+    main()

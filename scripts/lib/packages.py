@@ -1,0 +1,41 @@
+"""Whether the packages of requirements.txt are there, before anything is imported from them. Standard library only."""
+
+import sys
+from collections.abc import Container
+from importlib import metadata
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).resolve().parent.parent.parent / "requirements.txt"
+# With `--sdm conda` the steps have theirs; these are for the process that plans, and for what it asks of the hub.
+PLANNING = {"pydantic", "huggingface_hub"}
+
+
+def pins(requirements: Path) -> dict[str, str]:
+    """{package: version} of the lines NAME==VERSION of a file; none where there is no such file."""
+    text = requirements.read_text() if requirements.exists() else ""
+    lines = (line.partition("#")[0].strip().partition("==") for line in text.splitlines())
+    return {name: version for name, _, version in lines if version}
+
+
+def unfit(wanted: dict[str, str]) -> list[str]:
+    """In words: what is missing, and what is older than wanted by the first number of its version.
+
+    Another version than the pinned one is allowed: recipes hold the versions that decide bytes.
+    """
+    found = []
+    for name, version in wanted.items():
+        try:
+            there = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found.append(f"{name} is not installed")
+            continue
+        if int(there.split(".")[0]) < int(version.split(".")[0]):
+            found.append(f"{name} {there} is too old ({version} is wanted)")
+    return found
+
+
+def insist(only: Container[str] | None = None, requirements: Path = REQUIREMENTS) -> None:
+    """End the program with one line where a package is missing or too old. only: look at these alone."""
+    wanted = {n: v for n, v in pins(requirements).items() if only is None or n in only}
+    if found := unfit(wanted):
+        sys.exit(f"{', '.join(found)}: pip install -r {requirements}")
