@@ -133,6 +133,19 @@ def test_what_is_damaged_or_missing_is_not_accepted(edited):
     assert "it is missing" not in done and "has 1000 bytes" in done
 
 
+def test_what_is_made_from_something_damaged_is_not_accepted(edited):
+    os.truncate(edited / "results/Two/safetensors/model.safetensors", 1000)
+    (edited / "results/Mix/gguf/Mix-static.gguf").unlink()
+    assert "in code or tools alone" not in edited.run("why")
+    before = edited.plan()
+    assert everything("Two") <= before
+    edited.run("accept", "--config", "target=all")
+    assert edited.plan() == before
+    upgrade(edited)
+    edited.run("accept", "--config", "target=Two")
+    assert everything("Two") <= edited.plan()
+
+
 def test_reclaimed_intermediates_are_accepted_by_their_records(edited):
     upgrade(edited)
     shutil.rmtree(edited / "results/Two/safetensors")

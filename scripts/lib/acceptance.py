@@ -46,10 +46,10 @@ def judge(plan: Plan, asked: Iterable[Artifact]) -> Acceptance:
 
     def _look(made: Artifact, above: dict[str, bool]) -> bool:
         record, verdict = plan.record(made), plan.verdict(made)
-        if record and record.fits(made.digest) and not verdict.damaged:
+        if record and record.fits(made.digest):
             if verdict.state is State.STALE:
                 answer.refused.append((made, verdict.reasons))
-            return verdict.state is not State.STALE
+            return verdict.state is not State.STALE and not verdict.damaged
         if made.describes:
             if all(above.values()) and not made.on_demand:
                 answer.retold.append(made)
@@ -84,7 +84,9 @@ def _obstacles(
     for role in sorted(before.keys() | made.inputs.keys()):
         if role not in before or role not in made.inputs:
             lines.append(f"{role}: {'no longer' if role in before else 'now'} an input")
-        elif before[role] == made.inputs[role].digest:
+        elif (
+            before[role] == made.inputs[role].digest and not plan.verdict(made.inputs[role]).damaged
+        ):
             continue
         elif not above[role]:
             lines.append(f"{made.inputs[role].path}, from which it is made, is not acceptable")
