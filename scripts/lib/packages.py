@@ -8,6 +8,8 @@ from pathlib import Path
 REQUIREMENTS = Path(__file__).resolve().parent.parent.parent / "requirements.txt"
 # With `--sdm conda` the steps have theirs; these are for the process that plans, and for what it asks of the hub.
 PLANNING = {"pydantic", "huggingface_hub"}
+# The first number of the oldest version that is known to work here, of packages with which an older one does not.
+OLDEST = {"huggingface_hub": 2, "pydantic": 2, "transformers": 5}
 
 
 def pins(requirements: Path) -> dict[str, str]:
@@ -18,7 +20,7 @@ def pins(requirements: Path) -> dict[str, str]:
 
 
 def unfit(wanted: dict[str, str]) -> list[str]:
-    """In words: what is missing, and what is older than wanted by the first number of its version.
+    """In words: what is missing, and what is too old to work.
 
     Another version than the pinned one is allowed: recipes hold the versions that decide bytes.
     """
@@ -29,7 +31,7 @@ def unfit(wanted: dict[str, str]) -> list[str]:
         except metadata.PackageNotFoundError:
             found.append(f"{name} is not installed")
             continue
-        if int(there.split(".")[0]) < int(version.split(".")[0]):
+        if int(there.split(".")[0]) < OLDEST.get(name, 0):
             found.append(f"{name} {there} is too old ({version} is wanted)")
     return found
 
