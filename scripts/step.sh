@@ -7,7 +7,7 @@
 #   script NAME ARGS    runs a program of scripts/ that makes what is committed: its code is part of the recipe.
 #   check NAME ARGS     runs one that only judges or describes what was made (its notes.json): it decides no bytes.
 #   fetch NAME ARGS     runs one that brings what is pinned by its sha256: how it comes decides no bytes.
-#   again               in the body of an `until` loop: once more where the status was 75, five times at most.
+#   again               in the body of an `until` loop: once more where the status was 75, 20 times at most.
 #
 # A step that ends before `commit` leaves nothing behind but its log.
 
@@ -55,7 +55,7 @@ fetch() {
 again() {
     local status=$?
     TRIES=$((${TRIES:-1} + 1))
-    [ $status = 75 ] && [ $TRIES -le 5 ] || exit $status
+    [ $status = 75 ] && [ $TRIES -le 20 ] || exit $status
 }
 
 _ended() {

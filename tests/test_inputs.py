@@ -1,6 +1,7 @@
 """Every input is declared: a step that reads more than it says is one day run before what it reads is there."""
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import traces
 from lib.code import Code
 from project import EVERYTHING, Planned, Project
+from test_own_files import measurement
 from traces import STRACE, Access, steps, undeclared
 
 pytestmark = pytest.mark.skipif(
@@ -28,26 +30,42 @@ def config() -> dict:
     model["gguf"]["imatrix"] = {"chunks": 4, "context": 128}
     model["evaluate"] = {"context": 128, "chunks": 3}
     found["reclaim"] = ["safetensors", "bf16"]
+    found["models"]["Plain"]["gguf"]["quants"].append("BF16")  # which keeps it
     return found
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, toolchain) -> tuple[Project, Path]:
-    """A traced build of everything, the cards of repositories too."""
+def run(tmp_path_factory, toolchain) -> tuple[Project, list[Path]]:
+    """A traced build of everything, the cards of repositories too; then of what is made from files of one's own."""
     place = tmp_path_factory.mktemp("traced")
     project = Project.create(place / "project")
     project.config = config()
     cards = [f"results/All/README.{kind}.md" for kind in ("gguf", "safetensors")]
-    traces.run(project.command("all", *cards), place / "trace")
-    return project, place / "trace"
+    traces.run(project.command("all", *cards), place / "first")
+    (project / "own").mkdir()
+    shutil.copy(project / "results/Plain/gguf/Plain-BF16.gguf", project / "own/x.gguf")
+    shutil.copy(project / "results/Mix/imatrix.dat", project / "own/mine.dat")
+    (project / "own/measurement.json").write_text(measurement(2))
+    gguf = {"imatrix": {"file": "./own/mine.dat"}, "quants": ["Q4_K_M"], "split_max_size": "50G"}
+    project.config["models"] |= {
+        "Own": {"source": "./own/x.gguf", "gguf": gguf},
+        "Measured": {
+            "source": "./m/code",
+            "exl2": {"bits": 4, "measurement": "./own/measurement.json"},
+        },
+    }
+    made = ["results/Own/README.md", "results/Own/shards/Q4_K_M"]
+    made.append("results/Measured/exl2/measurement.json")
+    traces.run(project.command(*made), place / "second")
+    return project, [place / "first", place / "second"]
 
 
 def test_no_step_reads_or_lists_what_it_has_not_declared(run, monkeypatch):
-    project, trace = run
+    project, traced = run
     monkeypatch.chdir(project.path)
     session = Planned.open(project.config)
     wrong, rules = [], set()
-    for artifact, accesses in steps(trace, project.path):
+    for artifact, accesses in (step for trace in traced for step in steps(trace, project.path)):
         assert accesses, artifact
         rules.add(session.graph.find(artifact).rule)
         wrong += undeclared(session, artifact, accesses)

@@ -8,8 +8,8 @@ from pathlib import Path
 REQUIREMENTS = Path(__file__).resolve().parent.parent.parent / "requirements.txt"
 # With `--sdm conda` the steps have theirs; these are for the process that plans, and for what it asks of the hub.
 PLANNING = {"pydantic", "huggingface_hub"}
-# The first number of the oldest version that is known to work here, of packages with which an older one does not.
-OLDEST = {"huggingface_hub": 2, "pydantic": 2, "transformers": 5}
+# What is known not to work with a version whose first number is lower than that of the pinned one.
+NEW_ENOUGH = {"huggingface_hub", "pydantic", "transformers"}
 
 
 def pins(requirements: Path) -> dict[str, str]:
@@ -31,7 +31,7 @@ def unfit(wanted: dict[str, str]) -> list[str]:
         except metadata.PackageNotFoundError:
             found.append(f"{name} is not installed")
             continue
-        if int(there.split(".")[0]) < OLDEST.get(name, 0):
+        if name in NEW_ENOUGH and int(there.split(".")[0]) < int(version.split(".")[0]):
             found.append(f"{name} {there} is too old ({version} is wanted)")
     return found
 
