@@ -12,6 +12,7 @@ import pytest
 import lib.code
 from lib.answers import everything
 from lib.code import Code, CodeError
+from lib.contents import Contents
 from lib.plan import State
 from project import EVERYTHING, ROOT, Planned, Project
 
@@ -271,6 +272,27 @@ def test_a_rule_that_is_used_again_with_other_params_is_an_error(copied):
     )
     with pytest.raises(CodeError, match="keeps its shell text and params"):
         Code(copied).digest("merge")
+
+
+def test_what_is_remembered_of_a_file_is_forgotten_when_it_or_its_neighbours_change(
+    copied, tmp_path
+):
+    def digest() -> str:
+        code = Code(copied, Contents(tmp_path / "code.json"))
+        found = code.digest("merge")
+        code.save()
+        return found
+
+    first = digest()
+    assert digest() == first == Code(copied).digest("merge")
+    path = copied / "scripts/lib/model_files.py"
+    path.write_text(path.read_text() + "\nadded = 1\n")
+    assert digest() == Code(copied).digest("merge") != first
+    (
+        copied / "scripts/lib/model_files"
+    ).mkdir()  # a module becomes a package: its importers stay as they are
+    path.rename(copied / "scripts/lib/model_files/__init__.py")
+    assert digest() == Code(copied).digest("merge") != first
 
 
 def test_no_two_rules_share_a_digest():

@@ -13,13 +13,15 @@ import ast
 import builtins
 import hashlib
 import re
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from lib.contents import Contents
 from lib.rules import CodeError, Rule, Rulebook
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+MEMORY = Path(".snakemake/quantmill/code.json")
 # Ways to run code that reading the source does not show; `eval` and `exec` only by themselves (a model has methods).
 UNSEEN = {"__import__", "import_module", "run_module", "run_path"}
 
@@ -31,21 +33,27 @@ _PARAM = re.compile(r"{params\.(\w+)")
 class Code:
     """The rules and programs of a repository, read from its source and never run."""
 
-    def __init__(self, repository: Path = REPOSITORY):
+    def __init__(self, repository: Path = REPOSITORY, memory: Contents | None = None):
+        """memory: where to remember what was read in files that have not changed since."""
         self.scripts = repository / "scripts"
         self.rules = Rulebook(repository / "rules")
         self.digest = cache(self._digest)
+        self._memory = memory
         self._tree = cache(lambda file: ast.parse(file.read_text(encoding="utf-8")))
-        self._code = cache(self._code_of)
-        self._imports = cache(self._imports_of)
+        self._facts = cache(self._facts_of)
 
     def _digest(self, rule: str) -> str:
         """sha256 (hex) over the code that decides the bytes of what `rule` makes. Raises CodeError."""
         found = self.rules.rule(rule)
         text = _FILE.sub('"$QM_SCRIPTS"', _PROGRAM.sub("script", found.shell))
         params, _ = self._params(found)
-        files = sorted(code for file in self.files(rule) if (code := self._code(file)))
+        files = sorted(code for file in self.files(rule) if (code := self._facts(file)[0]))
         return hashlib.sha256("\0".join([rule, text, *params, *files]).encode()).hexdigest()
+
+    def save(self) -> None:
+        """Write down what was learnt."""
+        if self._memory:
+            self._memory.save()
 
     def files(self, rule: str) -> list[Path]:
         """The files under scripts/ whose code decides the bytes of what `rule` makes, sorted. Raises CodeError."""
@@ -59,7 +67,7 @@ class Code:
                 raise CodeError(f"rule {rule}: there is no {file.relative_to(self.scripts)}")
             if file not in seen:
                 seen.add(file)
-                todo += self._imports(file) if file.suffix == ".py" else []
+                todo += [self.scripts / name for name in self._facts(file)[1]]
         return sorted(seen)
 
     def _params(self, rule: Rule) -> tuple[list[str], list[Path]]:
@@ -93,6 +101,23 @@ class Code:
                 raise CodeError(f"{rule.file}: rule {rule.name}: {text}")
             follow(rule.params[param], param)
         return params, modules
+
+    def _facts_of(self, file: Path) -> tuple[str, list[str]]:
+        """A file's code as a digest, and what it imports, relative to scripts/."""
+
+        def read() -> tuple[str, list[str]]:
+            imports = self._imports_of(file) if file.suffix == ".py" else []
+            return self._code_of(file), [
+                path.relative_to(self.scripts).as_posix() for path in imports
+            ]
+
+        return self._memory.remembered(str(file), self._names, read) if self._memory else read()
+
+    @cached_property
+    def _names(self) -> str:
+        """A digest of the names of all modules: what an import means depends on them too."""
+        names = sorted(str(path) for path in self.scripts.rglob("*.py"))
+        return f"code {hashlib.sha256('|'.join(names).encode()).hexdigest()[:16]}"
 
     def _code_of(self, file: Path) -> str:
         """sha256 (hex) of a file's code; nothing where it has none."""
@@ -196,9 +221,12 @@ def _dump(node: Any) -> str:
 
 @cache
 def _own() -> Code:
-    return Code()
+    return Code(memory=Contents(MEMORY))
 
 
 def code_digest(rule: str) -> str:
     """sha256 (hex) over the code of this repository that decides the bytes of what `rule` makes."""
-    return _own().digest(rule)
+    code = _own()
+    digest = code.digest(rule)
+    code.save()
+    return digest

@@ -1,5 +1,6 @@
 """Whether the packages of requirements.txt are there, before anything is imported from them. Standard library only."""
 
+import os
 import sys
 from collections.abc import Container
 from importlib import metadata
@@ -24,16 +25,32 @@ def unfit(wanted: dict[str, str]) -> list[str]:
 
     Another version than the pinned one is allowed: recipes hold the versions that decide bytes.
     """
-    found = []
+    found, known = [], listed()
     for name, version in wanted.items():
         try:
-            there = metadata.version(name)
+            there = known.get(_plain(name)) or metadata.version(name)
         except metadata.PackageNotFoundError:
             found.append(f"{name} is not installed")
             continue
         if name in NEW_ENOUGH and int(there.split(".")[0]) < int(version.split(".")[0]):
             found.append(f"{name} {there} is too old ({version} is wanted)")
     return found
+
+
+def listed() -> dict[str, str]:
+    """{package: version} by the names of what pip leaves: a hundredth of the time that reading it takes."""
+    found: dict[str, str] = {}
+    for place in sys.path:
+        names = os.listdir(place) if os.path.isdir(place) else []
+        for name in names:
+            package, _, version = name.removesuffix(".dist-info").rpartition("-")
+            if name.endswith(".dist-info"):
+                found.setdefault(_plain(package), version)
+    return found
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
 
 
 def insist(only: Container[str] | None = None, requirements: Path = REQUIREMENTS) -> None:
