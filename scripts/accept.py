@@ -21,10 +21,7 @@ from lib.units import human
 
 
 def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--snakefile", type=Path, required=True)
-    options.add_argument("--cores", type=int, default=1)
-    arguments = options.parse_args()
+    arguments = parser(__doc__, builds=True).parse_args()
     session = open_session(arguments.config)
     named = session.options.target
     if not named:

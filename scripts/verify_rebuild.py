@@ -30,10 +30,7 @@ TOLERANCE = 0.1
 
 
 def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--snakefile", type=Path, required=True)
-    options.add_argument("--cores", type=int, default=1)
-    arguments = options.parse_args()
+    arguments = parser(__doc__, builds=True).parse_args()
     session = open_session(arguments.config)
     if len(session.options.model) != 1:
         sys.exit("verify_rebuild: which model? Say --config model=NAME, one name")

@@ -15,12 +15,15 @@ SHOWN = 30  # files of one reason
 NOTHING_FORCED = SimpleNamespace(forcerun=(), forcetargets=False, forceall=False, targets=())
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
-    """The command line of such a script."""
+def parser(doc: str, builds: bool = False) -> argparse.ArgumentParser:
+    """The command line of such a script. builds: it starts a build of its own."""
     made = argparse.ArgumentParser(description=doc)
     made.add_argument(
         "--config", type=Path, required=True, help="the config as JSON, with its options"
     )
+    if builds:
+        made.add_argument("--snakefile", type=Path, required=True, help="of this workflow")
+        made.add_argument("--cores", type=int, default=1, help="for the build")
     return made
 
 
