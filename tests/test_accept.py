@@ -6,8 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
+import lib.graph
 from lib import recipe as recipes
-from project import FORMS, Project, append, evaluations, everything, of, shards
+from lib.acceptance import adopt, judge
+from project import FORMS, Planned, Project, append, evaluations, everything, of, shards
 
 MERGED = everything("Mix") | everything("Two")
 
@@ -172,6 +174,24 @@ def test_what_is_built_from_accepted_artifacts_is_fresh(edited):
     assert edited.plan() == new
     edited.build()
     assert edited.plan() == set()
+
+
+def test_another_version_of_a_tool_is_accepted_and_named(tmp_path, monkeypatch):
+    project = Project.create(tmp_path / "project")
+    monkeypatch.chdir(project.path)
+    planned = Planned(project.config)
+    monkeypatch.setattr(lib.graph, "llama_version", lambda path, contents: "b99999-new")
+    session = planned.session()
+    answer = judge(session.plan, session.graph)
+    assert answer.refused == [] and len(answer.adopted) == 17
+    quant = dict((made.path, lines) for made, lines in answer.adopted)[
+        "results/Mix/gguf/Mix-Q8_0.gguf"
+    ]
+    assert any(line.startswith("tool llama.cpp b") and "b99999-new" in line for line in quant)
+    adopt(answer)
+    session = planned.session()
+    left = {made.path for made in session.plan.stale(session.graph)}
+    assert left == {made.path for made in answer.retold}
 
 
 def test_nothing_is_accepted_while_a_run_is_at_work(edited):
