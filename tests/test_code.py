@@ -208,21 +208,20 @@ def test_an_edit_of_a_rule_counts_where_it_makes_bytes(copied, file, old, new, r
     assert {rule for rule in MADE_BY if before[rule] != after[rule]} == rules
 
 
-def test_a_constant_beside_a_rule_counts_where_a_param_names_it(copied):
+@pytest.mark.parametrize(
+    ("param", "beside", "old", "new"),
+    [
+        ("FLAGS", "FLAGS = ['--pure']", "--pure", "--keep-split"),
+        ("spelt(1)", "def spelt(number):\n    return number", "return number", "return -number"),
+    ],
+    ids=["a constant", "a function"],
+)
+def test_what_stands_beside_a_rule_counts_where_a_param_names_it(copied, param, beside, old, new):
     path = copied / "rules/quantize.smk"
-    text = path.read_text().replace("QUANT.flags(quantize_flags)", "lambda wildcards: FLAGS")
-    path.write_text(f"{text}\n\nFLAGS = ['--pure']\n")
+    text = path.read_text().replace("QUANT.flags(quantize_flags)", f"lambda wildcards: {param}")
+    path.write_text(f"{text}\n\n{beside}\n")
     before = Code(copied).digest("quantize")
-    path.write_text(path.read_text().replace("--pure", "--keep-split"))
-    assert Code(copied).digest("quantize") != before
-
-
-def test_a_function_beside_a_rule_counts_where_a_param_calls_it(copied):
-    path = copied / "rules/quantize.smk"
-    text = path.read_text().replace("QUANT.flags(quantize_flags)", "lambda wildcards: spelt(1)")
-    path.write_text(f"{text}\n\ndef spelt(number):\n    return number\n")
-    before = Code(copied).digest("quantize")
-    path.write_text(path.read_text().replace("return number", "return -number"))
+    path.write_text(path.read_text().replace(old, new))
     assert Code(copied).digest("quantize") != before
 
 
@@ -278,10 +277,7 @@ def test_what_is_remembered_of_a_file_is_forgotten_when_it_or_its_neighbours_cha
     copied, tmp_path
 ):
     def digest() -> str:
-        code = Code(copied, Contents(tmp_path / "code.json"))
-        found = code.digest("merge")
-        code.save()
-        return found
+        return Code(copied, Contents(tmp_path / "code.json")).digest("merge")
 
     first = digest()
     assert digest() == first == Code(copied).digest("merge")

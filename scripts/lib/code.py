@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.contents import Contents
-from lib.rules import CodeError, Rule, Rulebook
+from lib.rules import CodeError, Rulebook
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 MEMORY = Path(".snakemake/quantmill/code.json")
@@ -39,27 +39,25 @@ class Code:
         self.rules = Rulebook(repository / "rules")
         self.digest = cache(self._digest)
         self._memory = memory
+        self._rule = cache(self.rules.rule)
+        self._params = cache(self._params_of)
         self._tree = cache(lambda file: ast.parse(file.read_text(encoding="utf-8")))
         self._facts = cache(self._facts_of)
 
     def _digest(self, rule: str) -> str:
         """sha256 (hex) over the code that decides the bytes of what `rule` makes. Raises CodeError."""
-        found = self.rules.rule(rule)
-        text = _FILE.sub('"$QM_SCRIPTS"', _PROGRAM.sub("script", found.shell))
-        params, _ = self._params(found)
+        text = _FILE.sub('"$QM_SCRIPTS"', _PROGRAM.sub("script", self._rule(rule).shell))
+        params, _ = self._params(rule)
         files = sorted(code for file in self.files(rule) if (code := self._facts(file)[0]))
-        return hashlib.sha256("\0".join([rule, text, *params, *files]).encode()).hexdigest()
-
-    def save(self) -> None:
-        """Write down what was learnt."""
         if self._memory:
             self._memory.save()
+        return hashlib.sha256("\0".join([rule, text, *params, *files]).encode()).hexdigest()
 
     def files(self, rule: str) -> list[Path]:
         """The files under scripts/ whose code decides the bytes of what `rule` makes, sorted. Raises CodeError."""
-        found = self.rules.rule(rule)
-        named = _PROGRAM.findall(found.shell) + _FILE.findall(found.shell)
-        todo = [self.scripts / name for name in named] + self._params(found)[1]
+        shell = self._rule(rule).shell
+        named = _PROGRAM.findall(shell) + _FILE.findall(shell)
+        todo = [self.scripts / name for name in named] + self._params(rule)[1]
         seen: set[Path] = set()
         while todo:
             file = todo.pop()
@@ -70,8 +68,9 @@ class Code:
                 todo += [self.scripts / name for name in self._facts(file)[1]]
         return sorted(seen)
 
-    def _params(self, rule: Rule) -> tuple[list[str], list[Path]]:
+    def _params_of(self, name: str) -> tuple[list[str], list[Path]]:
         """The code of the params that a shell text uses, and the modules of the functions that spell them."""
+        rule = self._rule(name)
         params, modules, seen = [], [], set()
 
         def follow(code: ast.AST, where: str) -> None:
@@ -205,9 +204,8 @@ def _dump(node: Any) -> str:
         if isinstance(fields.get("body"), list):
             fields["body"] = _undocumented(fields["body"])
         if str(fields.get("module")).split(".")[0] == "lib":
-            del fields[
-                "module"
-            ]  # where a module of ours lies is no matter: its code counts by itself
+            # Where a module of ours lies is no matter: its code counts by itself.
+            del fields["module"]
         parts = (
             f"{name}={_dump(value)}"
             for name, value in fields.items()
@@ -226,7 +224,4 @@ def _own() -> Code:
 
 def code_digest(rule: str) -> str:
     """sha256 (hex) over the code of this repository that decides the bytes of what `rule` makes."""
-    code = _own()
-    digest = code.digest(rule)
-    code.save()
-    return digest
+    return _own().digest(rule)

@@ -44,9 +44,8 @@ class NotReady(Exception):
 UserError = (Busy, ConfigError, DiskFull, NotReady, LockError, ModelFilesError, ToolError)
 # Targets that answer a question: they build nothing and may be asked while a build runs.
 ANSWERS = {"why", "plan", "verify", "orphans", "status", "lock", "preflight", "publish_plan"}
-ANSWERS.add(
-    "accept"
-)  # it takes the directory's lock itself, and gives it back to make reports anew
+# It takes the directory's lock itself, and gives it back to make reports anew.
+ANSWERS.add("accept")
 # Steps that take long enough to ask first what will go wrong.
 LONG_STEPS = {"merge", "convert", "exl2_measure", "exl2_quantize"}
 # Targets that do something else than build.

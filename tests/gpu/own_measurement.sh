@@ -34,8 +34,8 @@ done
 
 echo "== a measurement of one's own"
 mkdir -p "$here/own"
-ln -sfn "$here/work/models" "$here/own/models"
-ln -sfn "$here/work/text" "$here/own/text"
+ln -sfn "$PWD/models" "$here/own/models"
+ln -sfn "$PWD/text" "$here/own/text"
 cp results/Proof-317M/exl2/measurement.json "$here/own/"
 "$python" - "$here" <<'P'
 import sys
