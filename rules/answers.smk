@@ -26,7 +26,7 @@ rule why:
     params:
         config=lambda wildcards: session.leave_config(),
     shell:
-        "script why.py --config {params.config:q} | tee {log:q}"
+        "script ask_why.py --config {params.config:q} | tee {log:q}"
 
 
 rule plan:
@@ -39,7 +39,7 @@ rule plan:
         config=lambda wildcards: session.leave_config(),
         cores=workflow.cores or 1,
     shell:
-        "script plan.py --config {params.config:q} --cores {params.cores} | tee {log:q}"
+        "script ask_plan.py --config {params.config:q} --cores {params.cores} | tee {log:q}"
 
 
 rule status:
@@ -51,7 +51,7 @@ rule status:
     params:
         config=lambda wildcards: session.leave_config(),
     shell:
-        "script status.py --config {params.config:q} | tee {log:q}"
+        "script ask_status.py --config {params.config:q} | tee {log:q}"
 
 
 rule verify:
@@ -63,7 +63,7 @@ rule verify:
     params:
         config=lambda wildcards: session.leave_config(),
     shell:
-        "script verify.py --config {params.config:q} | tee {log:q}"
+        "script ask_verify.py --config {params.config:q} | tee {log:q}"
 
 
 rule verify_rebuild:
@@ -78,7 +78,7 @@ rule verify_rebuild:
         snakefile=f"{workflow.basedir}/Snakefile",
     shell:
         r"""
-        script verify_rebuild.py \
+        script ask_verify_rebuild.py \
             --config {params.config:q} \
             --snakefile {params.snakefile:q} \
             --cores {params.cores} | tee {log:q}
@@ -113,7 +113,7 @@ rule orphans:
     params:
         config=lambda wildcards: session.leave_config(),
     shell:
-        "script orphans.py --config {params.config:q} | tee {log:q}"
+        "script ask_orphans.py --config {params.config:q} | tee {log:q}"
 
 
 rule clean_orphans:
@@ -125,4 +125,4 @@ rule clean_orphans:
     params:
         config=lambda wildcards: session.leave_config(),
     shell:
-        "script orphans.py --config {params.config:q} --delete | tee {log:q}"
+        "script ask_orphans.py --config {params.config:q} --delete | tee {log:q}"

@@ -17,12 +17,12 @@ sys.path.insert(0, f"{workflow.basedir}/scripts")
 
 with_conda = "conda" in map(str, workflow.deployment_settings.deployment_method)
 if workflow.is_main_process:
-    from lib import packages
+    from lib.record import packages
 
     packages.insist(packages.PLANNING if with_conda else None)
 
-from lib.console import is_news
-from lib.session import Session, needs_of, size_of
+from lib.run.console import is_news
+from lib.run.session import Session, needs_of, size_of
 
 # The conda environment's Python where there is one, else the one that runs Snakemake.
 python = "python" if with_conda else quote(sys.executable)
@@ -62,7 +62,7 @@ def made_from(made, *roles):
 
 
 def needs(step):
-    """Memory, time and scratch disk of a step, from the size of its input and the attempt; see lib/resources.py."""
+    """Memory, time and scratch disk of a step, from the size of its input and the attempt; see lib/stages/resources.py."""
     return {
         name: partial(needs_of, name, step) for name in ("mem_mb", "runtime", "disk_mb")
     }

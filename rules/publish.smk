@@ -39,7 +39,7 @@ rule preflight:
         request=lambda wildcards: session.preflight_file(workflow.local_exec),
     shell:
         r"""
-        script preflight.py --config-json {params.request:q} | tee {log:q}
+        script ask_preflight.py --config-json {params.request:q} | tee {log:q}
         """
 
 

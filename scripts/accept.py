@@ -11,12 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lib.acceptance import Acceptance, adopt, judge
-from lib.answers import chosen, listed, open_session, parser
-from lib.graph import Artifact
-from lib.recipe import MADE_FROM, ONLY_MADE_FROM
-from lib.run_lock import Busy, held_directory
-from lib.session import Session
+from lib.planning.acceptance import Acceptance, adopt, judge
+from lib.planning.graph import Artifact
+from lib.record.recipe import MADE_FROM, ONLY_MADE_FROM
+from lib.run.answers import chosen, listed, open_session, parser
+from lib.run.hold import Busy, held_directory
+from lib.run.session import Session
 from lib.units import human
 
 

@@ -1,10 +1,10 @@
 """Write a model's card: what it is, which file to take, how good it is, how it was made.
 
---forms   JSON, which scripts/describe_forms.py prints; lib/forms.py tells what it holds
+--forms   JSON, which scripts/describe_forms.py prints; lib/report/judge.py tells what it holds
 --about   JSON, which scripts/describe_card.py prints; only `model` and `families` must be there:
 
     model          name
-    families       names of lib/families.py, a section each; the card of a repository has one
+    families       names of lib/stages/families.py, a section each; the card of a repository has one
     merge          mergekit configuration as the user wrote it; null where it is no merge
     source         the reference that is quantized, where it is no merge
     bases          [{reference, hub: "org/name" or null, commit, license, license_name,
@@ -43,14 +43,14 @@ import jinja2
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from lib import chat, fallbacks
-from lib import forms as judge
-from lib import license as licenses
-from lib.families import FAMILIES, Family
-from lib.figures import decimal, places, scaled, size_text
-from lib.forms import Figure, Model
-from lib.gguf_file import GgufError
-from lib.license import License
+from lib.formats import chat, fallbacks
+from lib.formats.gguf_file import GgufError
+from lib.hub import license as licenses
+from lib.hub.license import License
+from lib.report import judge as judge
+from lib.report.figures import decimal, places, scaled, size_text
+from lib.report.judge import Figure, Model
+from lib.stages.families import FAMILIES, Family
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
 SAMPLE = (("system", "{system_prompt}"), ("user", "{prompt}"))

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lib.corpora import fault
+from lib.formats.corpora import fault
 
 
 def main() -> None:

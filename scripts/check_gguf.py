@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lib.gguf_file import GgufError, read_gguf
+from lib.formats.gguf_file import GgufError, read_gguf
 
 # Enough for prompt and answer. Without it the tool allocates the context that the model was
 # trained for, gigabytes for a model of 128k tokens.

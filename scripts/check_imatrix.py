@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.gguf_file import GgufError, GgufFile, read_gguf
+from lib.formats.gguf_file import GgufError, GgufFile, read_gguf
 
 # Weights that every transformer block multiplies with activations. A matrix lacks one of them
 # only if it was made from another model or cut off; of other kinds of tensors (state space,

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from lib.exl2 import Exl2Error, check_measurement, layer_count
+from lib.formats.exllamav2 import Exl2Error, check_measurement, layer_count
 
 
 def main() -> None:

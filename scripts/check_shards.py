@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from lib.gguf_file import GgufError, GgufFile, Tensor, read_gguf
+from lib.formats.gguf_file import GgufError, GgufFile, Tensor, read_gguf
 
 PIECE = 16 * 2**20  # bytes compared at a time
 SHARD = re.compile(r".*-(\d{5})-of-(\d{5})\.gguf")

@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from lib.text_columns import TEXT_COLUMNS
+from lib.formats.text_columns import TEXT_COLUMNS
 
 
 def parquet_text(path: Path) -> str:

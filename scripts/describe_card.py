@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lib.families import FAMILIES, command
-from lib.origins import Origins
-from lib.recipe import MADE_FROM, ONLY_MADE_FROM, Record
+from lib.record.origins import Origins
+from lib.record.recipe import MADE_FROM, ONLY_MADE_FROM, Record
+from lib.stages.families import FAMILIES, command
 
 
 def describe(wanted: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Print forms.json (see lib/forms.py) for a model's report and card.
+"""Print forms.json (see lib/report/judge.py) for a model's report and card.
 
 From the wanted recipe, the evaluations, the GGUFs' headers and the records.
 """
@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lib import fallbacks
-from lib.families import family_of
-from lib.gguf_file import read_gguf
-from lib.origins import Origins
-from lib.recipe import Record
+from lib.formats import fallbacks
+from lib.formats.gguf_file import read_gguf
+from lib.record.origins import Origins
+from lib.record.recipe import Record
+from lib.stages.families import family_of
 
 
 def describe(wanted: dict[str, Any]) -> dict[str, Any]:

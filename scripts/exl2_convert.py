@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lib.exl2 import (
+from lib.formats.exllamav2 import (
     ENVIRONMENT,
     Exl2Error,
     check_measurement,
@@ -25,7 +25,7 @@ from lib.exl2 import (
     layer_count,
     make_view,
 )
-from lib.model_files import ModelFilesError
+from lib.formats.model_files import ModelFilesError
 
 JOB = "job_new.json"
 DIGEST = "recipe-digest"

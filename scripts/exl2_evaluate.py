@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.divergence import scored, summary, windows
-from lib.exl2 import ENVIRONMENT, Exl2Error, make_view, readable
-from lib.model_files import ModelFilesError
+from lib.formats.divergence import scored, summary, windows
+from lib.formats.exllamav2 import ENVIRONMENT, Exl2Error, make_view, readable
+from lib.formats.model_files import ModelFilesError
 
 REFERENCE = "the unquantized model in 16-bit floats, through exllamav2"
 # Base probabilities below exp(-16) add nothing: llama-perplexity leaves them out.

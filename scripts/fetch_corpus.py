@@ -8,8 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-from lib.contents import sha256_of
-from lib.lock import LOCK_FILE, LockError
+from lib.hub.lock import LOCK_FILE, LockError
+from lib.record.contents import sha256_of
 
 
 def fetch(arguments: argparse.Namespace) -> None:

@@ -26,9 +26,10 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import hf_raise_for_status
 
-from lib import hub, lock
-from lib.lock import Entry, File
-from lib.model_files import PICKLES
+from lib.formats.model_files import PICKLES
+from lib.hub import client as hub
+from lib.hub import lock
+from lib.hub.lock import Entry, File
 
 
 class FetchError(RuntimeError):

@@ -16,10 +16,11 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.hf_api import RepoFile
 
-from lib import hub, lock
-from lib.hubref import parse
-from lib.lock import Entry, File, Lock, Wanted
-from lib.model_files import PICKLED_WEIGHTS, SIDE_FILES
+from lib.formats.model_files import PICKLED_WEIGHTS, SIDE_FILES
+from lib.hub import client as hub
+from lib.hub import lock
+from lib.hub.hubref import parse
+from lib.hub.lock import Entry, File, Lock, Wanted
 
 INDEX = "model.safetensors.index.json"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
@@ -34,7 +35,7 @@ def needed_files(
 ) -> set[str]:
     """Those of a model repository's files that a build needs, by path in the repository.
 
-    The same choice as lib.model_files makes in a directory: top level only, safetensors before
+    The same choice as lib.formats.model_files makes in a directory: top level only, safetensors before
     pickles, the shards that an index names, config and tokenizer. `read` gives a file's content.
     """
     top = {name for name in names if "/" not in name}

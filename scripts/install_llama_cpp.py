@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lib.tools import CONVERTER, LLAMA_TOOLS, bundled_tree, own_tool
+from lib.record.tools import CONVERTER, LLAMA_TOOLS, bundled_tree, own_tool
 
 # Nothing is downloaded: no server, no user interface, no TLS.
 FLAGS = (

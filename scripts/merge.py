@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lib.model_files import ModelFilesError, model_files
+from lib.formats.model_files import ModelFilesError, model_files
 
 if TYPE_CHECKING:
     from mergekit.config import MergeConfiguration

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from lib.merge_references import substitute_references
+from lib.formats.merge_references import substitute_references
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lib.model_files import ModelFilesError, model_files
+from lib.formats.model_files import ModelFilesError, model_files
 
 
 def make_view(source: Path, output: Path, allow_pickle: bool = False) -> list[Path]:

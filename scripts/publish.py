@@ -36,9 +36,9 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from lib import hub
-from lib import recipe as recipes
-from lib.license import front_matter
+from lib.hub import client as hub
+from lib.hub.license import front_matter
+from lib.record import recipe as recipes
 from lib.units import count, is_are
 
 CARD = "README.md"

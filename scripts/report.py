@@ -1,7 +1,7 @@
 """The quality report of a model: a table (CSV), a plot (SVG) and a page (HTML).
 
 Size, bits per weight, KL divergence, perplexity and top-token agreement of every form, the Pareto
-front, and which form fits into how much memory. What --forms holds is told in lib/forms.py.
+front, and which form fits into how much memory. What --forms holds is told in lib/report/judge.py.
 The same input gives the same bytes.
 """
 
@@ -17,11 +17,12 @@ import jinja2
 import pandas
 from markupsafe import Markup
 
-from lib import fallbacks, quality_plot
-from lib import forms as rules
-from lib.families import FAMILIES
-from lib.figures import decimal, places, scaled, size_text
-from lib.forms import Figure, Form, Model
+from lib.formats import fallbacks
+from lib.report import judge as rules
+from lib.report import quality_plot
+from lib.report.figures import decimal, places, scaled, size_text
+from lib.report.judge import Figure, Form, Model
+from lib.stages.families import FAMILIES
 
 TEMPLATES = Path(__file__).parent / "templates"
 COLUMNS = (
@@ -257,7 +258,7 @@ def page(model: Model, template: str, script: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="the model's name, as --forms has it")
-    parser.add_argument("--forms", type=Path, required=True, help="JSON, see lib/forms.py")
+    parser.add_argument("--forms", type=Path, required=True, help="JSON, see lib/report/judge.py")
     parser.add_argument(
         "--page", type=Path, default=TEMPLATES / "quality.html.j2", help="the page's template"
     )

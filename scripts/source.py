@@ -8,8 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-from lib.lock import LOCK_FILE, LockError
-from lib.model_files import ModelFilesError
+from lib.formats.model_files import ModelFilesError
+from lib.hub.lock import LOCK_FILE, LockError
 from model_view import make_view
 
 

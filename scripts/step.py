@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from lib import recipe as recipes
+from lib.record import recipe as recipes
 from lib.units import human
 
 LOCK_FD = 9

@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
-from lib import recipe as recipes
-from lib.graph import Artifact
-from lib.plan import State
-from lib.session import Session
+from lib.planning.graph import Artifact
+from lib.planning.staleness import State
+from lib.record import recipe as recipes
+from lib.run.session import Session
 from tiny_models import TEXT, make_llama, make_sentencepiece
 
 ROOT = Path(__file__).resolve().parent.parent

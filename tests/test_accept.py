@@ -6,9 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-import lib.graph
-from lib import recipe as recipes
-from lib.acceptance import adopt, judge
+import lib.planning.graph
+from lib.planning.acceptance import adopt, judge
+from lib.record import recipe as recipes
 from project import FORMS, Planned, Project, append, evaluations, everything, of, shards
 
 MERGED = everything("Mix") | everything("Two")
@@ -180,7 +180,7 @@ def test_another_version_of_a_tool_is_accepted_and_named(tmp_path, monkeypatch):
     project = Project.create(tmp_path / "project")
     monkeypatch.chdir(project.path)
     planned = Planned(project.config)
-    monkeypatch.setattr(lib.graph, "llama_version", lambda path, contents: "b99999-new")
+    monkeypatch.setattr(lib.planning.graph, "llama_version", lambda path, contents: "b99999-new")
     session = planned.session()
     answer = judge(session.plan, session.graph)
     assert answer.refused == [] and len(answer.adopted) == 17

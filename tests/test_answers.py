@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from lib.schedule import Job, peak
+from lib.forecast.schedule import Job, peak
 from project import ROOT, Project, snakemake
 from tiny_models import make_llama
 
@@ -310,7 +310,7 @@ def test_under_a_disk_budget_one_model_is_reclaimed_before_the_next_is_converted
 
 
 def test_the_benchmark_prints_figures_for_a_small_graph(tmp_path):
-    script = [sys.executable, ROOT / "scripts/bench_plan.py", tmp_path / "bench"]
+    script = [sys.executable, ROOT / "dev/bench_plan.py", tmp_path / "bench"]
     options = ["--models", "3", "--quants", "4", "--repeat", "1", "--tools", "quantmill"]
     done = subprocess.run([*script, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lib.config import load
-from lib.contents import Contents
-from lib.graph import Graph
-from lib.lock import Lock
+from lib.config.load import load
+from lib.hub.lock import Lock
+from lib.planning.graph import Graph
+from lib.record.contents import Contents
 from project import ROOT, Project
 from tiny_models import TEXT, make_llama, make_sentencepiece
 

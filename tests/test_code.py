@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import lib.code
-from lib.answers import everything
-from lib.code import Code, CodeError
-from lib.contents import Contents
-from lib.plan import State
+import lib.record.code
+from lib.planning.staleness import State
+from lib.record.code import Code, CodeError
+from lib.record.contents import Contents
+from lib.run.answers import everything
 from project import EVERYTHING, ROOT, Planned, Project
 
 # {rule: the programs that make its artifact, the modules that spell its options, templates}
@@ -105,7 +105,7 @@ def test_code_that_decides_bytes_makes_them_stale_and_nothing_else_ever_does(
 ):
     """Over every Python file and template: a statement added, a comment added."""
     current: list[Code] = []
-    monkeypatch.setattr(lib.code, "_own", lambda: current[-1])
+    monkeypatch.setattr(lib.record.code, "_own", lambda: current[-1])
     ours = sorted(
         path
         for path in (copied / "scripts").rglob("*")
@@ -179,10 +179,10 @@ def test_moving_a_program_or_a_module_changes_nothing(copied):
     (scripts / "steps").mkdir()
     (scripts / "merge.py").rename(scripts / "steps/merging.py")
     (scripts / "lib/steps").mkdir()
-    (scripts / "lib/model_files.py").rename(scripts / "lib/steps/model_files.py")
+    (scripts / "lib/formats/model_files.py").rename(scripts / "lib/steps/model_files.py")
     for path in [*scripts.rglob("*.py"), *rules.glob("*.smk")]:
         text = path.read_text().replace("script merge.py", "script steps/merging.py")
-        path.write_text(text.replace("lib.model_files", "lib.steps.model_files"))
+        path.write_text(text.replace("lib.formats.model_files", "lib.steps.model_files"))
     assert {rule: Code(copied).digest(rule) for rule in MADE_BY} == before
 
 
@@ -234,15 +234,27 @@ def test_what_stands_beside_a_rule_counts_where_a_param_names_it(copied, param, 
         ("card", "rules/report.smk", "card.md.j2", "README.j2", "there is no templates/README.j2"),
         ("merge", "rules/merge.smk", "seed=", "seeds=", r"\{params.seed\}, params has not"),
         ("quantize", "rules/quantize.smk", "(quantize_flags)", "(flags_of)", "what flags_of is"),
-        ("merge", "scripts/merge.py", "from lib.model_files", "from .model_files", "are absolute"),
-        ("merge", "scripts/merge.py", "lib.model_files", "lib.models", "no module lib.models"),
-        ("card", "scripts/card.py", "license as", "licence as", "no module lib.licence"),
+        (
+            "merge",
+            "scripts/merge.py",
+            "from lib.formats.model_files",
+            "from .model_files",
+            "are absolute",
+        ),
+        (
+            "merge",
+            "scripts/merge.py",
+            "lib.formats.model_files",
+            "lib.models",
+            "no module lib.models",
+        ),
+        ("card", "scripts/card.py", "license as", "licence as", "no module lib.hub.licence"),
         ("label", "scripts/gguf_metadata.py", "import math", "exec('1')", "cannot be followed"),
         (
             "label",
             "scripts/gguf_metadata.py",
             "import math",
-            "import importlib\n\nimportlib.import_module('lib.recipe')",
+            "import importlib\n\nimportlib.import_module('lib.record.recipe')",
             "cannot be followed",
         ),
         (
@@ -281,7 +293,7 @@ def test_what_is_remembered_of_a_file_is_forgotten_when_it_or_its_neighbours_cha
 
     first = digest()
     assert digest() == first == Code(copied).digest("merge")
-    path = copied / "scripts/lib/model_files.py"
+    path = copied / "scripts/lib/formats/model_files.py"
     path.write_text(path.read_text() + "\nadded = 1\n")
     second = digest()
     assert second == Code(copied).digest("merge") != first

@@ -18,9 +18,9 @@ from gguf import GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from pyarrow import parquet
 
-from lib import merges
-from lib.config import Config, ConfigError, Options, load
-from lib.merge_references import merge_references, substitute_references
+from lib.config import merges
+from lib.config.load import Config, ConfigError, Options, load
+from lib.formats.merge_references import merge_references, substitute_references
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = [ROOT / "config/config.yaml", *sorted((ROOT / "config/examples").glob("*.yaml"))]
@@ -537,7 +537,7 @@ def test_every_config_in_the_readme_is_accepted(workdir):
 
 
 def test_schema_and_table_of_keys_are_in_step_with_the_models():
-    command = [sys.executable, str(ROOT / "scripts/config_docs.py"), "--check"]
+    command = [sys.executable, str(ROOT / "dev/config_docs.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

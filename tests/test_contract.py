@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-import lib.graph
-from lib.tools import CONVERTER, LLAMA_TOOLS
+import lib.planning.graph
+from lib.record.tools import CONVERTER, LLAMA_TOOLS
 from project import (
     FORMS,
     ROOT,
@@ -786,8 +786,10 @@ def judged(*models: str) -> set[str]:
     [
         pytest.param(None, NOTHING, id="a clone elsewhere"),
         pytest.param("scripts/kld_report.py", evaluations() - of("Mix", "base"), id="a program"),
-        pytest.param("scripts/lib/divergence.py", NOTHING, id="a module of something else"),
-        pytest.param("scripts/lib/forms.py", judged(*FORMS), id="a module that programs import"),
+        pytest.param("scripts/lib/formats/divergence.py", NOTHING, id="a module of something else"),
+        pytest.param(
+            "scripts/lib/report/judge.py", judged(*FORMS), id="a module that programs import"
+        ),
         pytest.param(
             "scripts/lib/flags/quantize.py",
             quantized()
@@ -802,7 +804,7 @@ def judged(*models: str) -> set[str]:
             id="a template",
         ),
         pytest.param("scripts/check_gguf.py", NOTHING, id="a program that only judges"),
-        pytest.param("scripts/lib/graph.py", NOTHING, id="the planner"),
+        pytest.param("scripts/lib/planning/graph.py", NOTHING, id="the planner"),
         pytest.param("rules/split.txt", NOTHING, id="a stray file"),
     ],
 )
@@ -1005,7 +1007,7 @@ BY_LLAMA_CPP = (
 def test_another_version_of_llama_cpp_makes_stale_what_it_makes(planned, monkeypatch):
     p = planned(GGUF)
     assert p.plan() == NOTHING
-    monkeypatch.setattr(lib.graph, "llama_version", lambda path, contents: "b99999")
+    monkeypatch.setattr(lib.planning.graph, "llama_version", lambda path, contents: "b99999")
     assert p.plan() == exl2(*BY_LLAMA_CPP) | {"resources/llama.cpp"}
 
 
@@ -1013,18 +1015,22 @@ def test_another_version_of_mergekit_makes_stale_the_merge_and_what_is_made_from
     planned, monkeypatch
 ):
     p = planned({"merge": EXL2["merge"], "gguf": {"quants": ["Q8_0"], "imatrix": False}})
-    version = lib.graph.package_version
+    version = lib.planning.graph.package_version
     monkeypatch.setattr(
-        lib.graph, "package_version", lambda name: "9.9" if name == "mergekit" else version(name)
+        lib.planning.graph,
+        "package_version",
+        lambda name: "9.9" if name == "mergekit" else version(name),
     )
     assert p.plan() == exl2("safetensors", "gguf/M-BF16.gguf", "gguf/M-Q8_0.gguf", *SHOWN)
 
 
 def test_another_version_of_pandas_makes_stale_the_reports(planned, monkeypatch):
     p = planned(GGUF)
-    version = lib.graph.package_version
+    version = lib.planning.graph.package_version
     monkeypatch.setattr(
-        lib.graph, "package_version", lambda name: "9.9" if name == "pandas" else version(name)
+        lib.planning.graph,
+        "package_version",
+        lambda name: "9.9" if name == "pandas" else version(name),
     )
     assert p.plan() == exl2(*SHOWN)
 

@@ -16,8 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.divergence import scored, summary, windows
-from lib.exl2 import Exl2Error, check_measurement, exllama_config, make_view, read_header
+from lib.formats.divergence import scored, summary, windows
+from lib.formats.exllamav2 import (
+    Exl2Error,
+    check_measurement,
+    exllama_config,
+    make_view,
+    read_header,
+)
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 LAYERS = 2
@@ -319,7 +325,7 @@ def measured(tools, tmp_path_factory) -> Path:
     """A tiny model, its GGUF and a quant, the logits of both, and the tool's report."""
     from demo_train import learn_tokenizer, write_tokenizer
     from kld_report import TruncatedReport, parse_report
-    from lib.tools import bundled_tree
+    from lib.record.tools import bundled_tree
     from tiny_models import TEXT, make_llama
 
     here = tmp_path_factory.mktemp("measured")

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lib import packages
-from lib.config import load
-from lib.contents import Contents
-from lib.graph import Graph
-from lib.lock import Lock
+from lib.config.load import load
+from lib.hub.lock import Lock
+from lib.planning.graph import Graph
+from lib.record import packages
+from lib.record.contents import Contents
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = [ROOT / "config/config.yaml", *sorted((ROOT / "config/examples").glob("*.yaml"))]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import traces
-from lib.code import Code
+from lib.record.code import Code
 from project import EVERYTHING, Planned, Project
 from test_own_files import measurement
 from traces import STRACE, Access, steps, undeclared

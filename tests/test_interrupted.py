@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lib import recipe as recipes
+from lib.record import recipe as recipes
 from project import Project, of, sha256
 
 STATIC = "results/Mix/gguf/Mix-static.gguf"

@@ -14,7 +14,7 @@ import yaml
 import card
 import gguf_metadata
 import publish
-from lib import chat
+from lib.formats import chat
 from project import CONFIG, ROOT, Project, sha256
 
 MODEL = {
@@ -168,7 +168,7 @@ def test_a_gguf_source_is_predicted_as_its_quants_come_out(p):
     p.write()
     code = (
         "import sys, json, yaml; from types import SimpleNamespace as S; "
-        "from lib.session import Session; from lib.sizes import Sizes; "
+        "from lib.run.session import Session; from lib.forecast.sizes import Sizes; "
         "ask = lambda: S(forceall=False, forcetargets=False, forcerun=set(), targets=set()); "
         "s = Session(yaml.safe_load(open('c.yaml')), ask, True); "
         "sizes = Sizes(s.graph, s.graph.lock); "
@@ -232,7 +232,7 @@ def test_a_link_to_a_gguf_source_that_leads_nowhere_is_told_and_mended(p, target
 
 
 def test_a_gguf_source_with_nan_is_refused_before_its_quants(p):
-    from lib.gguf_file import read_gguf
+    from lib.formats.gguf_file import read_gguf
 
     tensor = next(t for t in read_gguf(p / "own/x.gguf").tensors if t.name == "output.weight")
     with (p / "own/x.gguf").open("r+b") as file:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.quants import (
+from lib.formats.quants import (
     QUANT_TYPES,
     TENSOR_ABORTS_WITHOUT_IMATRIX,
     TENSOR_BITS,

@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import pandas
 import pytest
 
-from lib import forms as rules
-from lib import quality_plot
-from lib.figures import decimal, places
-from lib.forms import Figure, Form
+from lib.report import judge as rules
+from lib.report import quality_plot
+from lib.report.figures import decimal, places
+from lib.report.judge import Figure, Form
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "report.py"
 COLUMNS = (

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 
-from lib.fallbacks import planned
-from lib.mixture import Shape, quant_bytes, quant_types
-from lib.quants import QUANT_TYPES
-from lib.sizes import Weights, base_logits_bytes, gguf_tensors, llama_weights
+from lib.forecast.sizes import Weights, base_logits_bytes, gguf_tensors, llama_weights
+from lib.formats.fallbacks import planned
+from lib.formats.mixture import Shape, quant_bytes, quant_types
+from lib.formats.quants import QUANT_TYPES
 
 LLAMA_1B = {
     "layers": 16,

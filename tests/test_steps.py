@@ -16,8 +16,8 @@ import check_gguf
 import check_imatrix
 import check_shards
 import kld_report
-from lib.gguf_file import GgufError, read_gguf
-from lib.model_files import ModelFilesError, model_files
+from lib.formats.gguf_file import GgufError, read_gguf
+from lib.formats.model_files import ModelFilesError, model_files
 from model_view import make_view
 from tiny_models import TEXT, make_llama, make_sentencepiece
 
@@ -42,7 +42,7 @@ def tools() -> Path:
 @pytest.fixture(scope="module")
 def made(tools, tmp_path_factory) -> Path:
     """A directory with what a build makes: model.gguf, q4.gguf, im.dat, im.gguf, base.kld, shards."""
-    from lib.tools import bundled_tree
+    from lib.record.tools import bundled_tree
 
     root = tmp_path_factory.mktemp("made")
     make_sentencepiece(make_llama(root / "model"))

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import install_llama_cpp
-from lib.config import ConfigError, load
-from lib.contents import Contents
-from lib.tools import CONVERTER, LLAMA_TOOLS, bundled_tree, bundled_version, llama_version
+from lib.config.load import ConfigError, load
+from lib.record.contents import Contents
+from lib.record.tools import CONVERTER, LLAMA_TOOLS, bundled_tree, bundled_version, llama_version
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib import recipe as recipes
-from lib.answers import everything
-from lib.graph import Artifact
-from lib.session import Session
+from lib.planning.graph import Artifact
+from lib.record import recipe as recipes
+from lib.run.answers import everything
+from lib.run.session import Session
 
 STRACE = shutil.which("strace")
 BUILT = ("results", "resources")

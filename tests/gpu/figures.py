@@ -77,7 +77,7 @@ def agree(reference: Path, text: Path) -> dict[str, float]:
     """The unquantized model's perplexity through exllamav2 and through transformers.
 
     Raises AssertionError where they differ by more than 1%: exllamav2 0.3.2 without flash-attn
-    and without the workaround of scripts/lib/exl2.py was 9% off on such a model.
+    and without the workaround of scripts/lib/formats/exllamav2.py was 9% off on such a model.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -85,7 +85,7 @@ def agree(reference: Path, text: Path) -> dict[str, float]:
     scripts = Path(__file__).resolve().parents[2] / "scripts"
     sys.path.insert(0, str(scripts))
     from exl2_evaluate import bos_token, read_text, tokenize
-    from lib.divergence import scored, windows
+    from lib.formats.divergence import scored, windows
 
     answer = text.with_name("agree.json")
     command = [sys.executable, scripts / "exl2_evaluate.py", "--model", reference]

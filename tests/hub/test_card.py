@@ -8,8 +8,8 @@ import pytest
 import yaml
 from hubtest import ok, refused
 
-from lib import recipe as recipes
-from lib.license import License, combine, front_matter, of_facts
+from lib.hub.license import License, combine, front_matter, of_facts
+from lib.record import recipe as recipes
 
 APACHE, LLAMA = License("apache-2.0"), License("llama3.3")
 

@@ -11,8 +11,8 @@ import yaml
 from hubtest import MODEL, SCRIPTS, ok, refused
 from standin import Fault
 
-from lib import lock
-from lib.hubref import HubRef, parse
+from lib.hub import lock
+from lib.hub.hubref import HubRef, parse
 
 NEEDED = {"config.json", "tokenizer.json", "model.safetensors"}
 WEIGHTS = hashlib.sha256(MODEL["model.safetensors"]).hexdigest()
@@ -92,7 +92,7 @@ def test_lock_missing_asks_the_hub_once_for_all_and_never_when_all_is_locked(wor
     hub.add_repo("acme/other", MODEL)
     code = (
         "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
-        "from lib.lock import Wanted, lock_missing\n"
+        "from lib.hub.lock import Wanted, lock_missing\n"
         "lock_missing([Wanted('acme/base'), Wanted('acme/other')], pathlib.Path())\n"
         "assert 'huggingface_hub' not in sys.modules"
     )

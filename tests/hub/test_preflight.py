@@ -34,7 +34,7 @@ def preflight(workdir, models: dict, corpora: dict | None = None, token: str = "
     path = workdir.path / "resolved.json"
     config = {"models": models, "corpora": corpora or {}}
     path.write_text(json.dumps({"config": config, **given}))
-    return workdir.run("preflight.py", "--config-json", path, HF_TOKEN=token)
+    return workdir.run("ask_preflight.py", "--config-json", path, HF_TOKEN=token)
 
 
 def test_good_config_passes_and_says_what_will_be_fetched(workdir, hub, partners):

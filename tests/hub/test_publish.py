@@ -7,7 +7,7 @@ import pytest
 from hubtest import ok, refused
 from standin import Fault
 
-from lib import recipe as recipes
+from lib.record import recipe as recipes
 
 CARD = """---
 license: apache-2.0

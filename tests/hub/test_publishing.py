@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import pytest
 from hubtest import ok
 
-from lib import recipe as recipes
-from lib.config import load
-from lib.license import front_matter
-from lib.lock import Entry, File, Lock, Wanted
-from lib.publishing import card_options, license_note, manifest
-from lib.references import hub_sources
-from lib.repositories import repositories
+from lib.config.load import load
+from lib.config.repositories import repositories
+from lib.hub.license import front_matter
+from lib.hub.lock import Entry, File, Lock, Wanted
+from lib.hub.references import hub_sources
+from lib.planning.publishing import card_options, license_note, manifest
+from lib.record import recipe as recipes
 
 RAW = {
     "corpora": {

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from builds import REPOSITORY, wrap, write_config
 
-from lib import resources
+from lib.stages import resources
 
 PROFILE = REPOSITORY / "profiles/slurm"
 pytestmark = pytest.mark.slow
@@ -292,7 +292,7 @@ class TestStatus:
 
 
 class TestResources:
-    """scripts/lib/resources.py: what jobs ask for follows from the model's size."""
+    """scripts/lib/stages/resources.py: what jobs ask for follows from the model's size."""
 
     def test_a_merge_of_70b_models_and_a_quant_of_1b_do_not_ask_for_the_same(self):
         merge, quant = 3 * 140 * resources.GB, 2 * resources.GB

@@ -1,0 +1,141 @@
+"""Time a whole build by Snakemake against a plain shell script of the same tool calls, one after the other.
+
+Needs a working directory in which resources/ is ready (tools and sources): both then make everything else from
+nothing, in new directories beside it. Prints both wall times in seconds and their ratio.
+
+    python dev/bench_overhead.py --ready DIR [--configfile FILE] [--cores 2]
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+from lib.config.load import load
+from lib.flags.context import context_flags
+from lib.flags.imatrix import imatrix_flags
+from lib.flags.quantize import quantize_flags
+from lib.formats.merge_references import substitute_references
+from lib.hub.lock import Lock
+from lib.planning.graph import Artifact, Graph
+from lib.record.contents import Contents
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = "resources/llama.cpp/bin"
+
+
+def commands(made: Artifact) -> list[str]:
+    """What a person would type for an artifact; nothing for reports and cards, which nobody types."""
+    out, options = made.path, made.options
+    up = {role: artifact.path for role, artifact in made.inputs.items()}
+    gguf = up.get("gguf", "")
+    smoke = ["-n", "24", "-no-cnv", "--temp", "0", "--no-warmup", "--simple-io", "--check-tensors"]
+    if made.rule == "merge":
+        places = {role.removeprefix("model "): f"./{path}" for role, path in up.items()}
+        merge = yaml.safe_dump(substitute_references(options["merge"], places))
+        return [
+            f"cat > merge.yaml <<'END'\n{merge}END",
+            shlex.join(["mergekit-yaml", "merge.yaml", out, "--random-seed", "42"]),
+        ]
+    if made.rule == "convert":
+        converter = "resources/llama.cpp/convert_hf_to_gguf.py"
+        kind = ["--outtype", options["outtype"], "--model-name", options["model_name"]]
+        convert = [sys.executable, converter, up["model"], *kind, "--outfile", out]
+        return [shlex.join(convert), shlex.join([f"{TOOLS}/llama-completion", "-m", out, *smoke])]
+    if made.rule == "imatrix":
+        flags = [*imatrix_flags(options), "--output-format", "dat", "-t", "1", "-o", out]
+        return [shlex.join([f"{TOOLS}/llama-imatrix", "-m", gguf, "-f", up["corpus"], *flags])]
+    if made.rule == "quantize":
+        imatrix = ["--imatrix", up["imatrix"]] if "imatrix" in up else []
+        flags = [*imatrix, *quantize_flags(options)]
+        return [shlex.join([f"{TOOLS}/llama-quantize", *flags, gguf, out, options["type"], "2"])]
+    if made.rule == "split":
+        size = ["--split", "--split-max-size", options["split_max_size"]]
+        prefix = f"{out}/{made.model}-{Path(out).name}"
+        split = shlex.join([f"{TOOLS}/llama-gguf-split", *size, gguf, prefix])
+        return [f"mkdir -p {shlex.quote(out)}", split]
+    perplexity = [f"{TOOLS}/llama-perplexity", "-t", "1", "-m", gguf]
+    if made.rule == "base_logits":
+        flags = [*context_flags(options), "-f", up["corpus"], "--kl-divergence-base", out]
+        return [shlex.join([*perplexity, *flags])]
+    if made.rule == "evaluate":
+        flags = [
+            "-c",
+            str(options["context"]),
+            "--kl-divergence-base",
+            up["base"],
+            "--kl-divergence",
+        ]
+        report = f"{shlex.join([*perplexity, *flags])} > {shlex.quote(out)}"
+        return [report, shlex.join([f"{TOOLS}/llama-completion", "-m", gguf, *smoke])]
+    return []
+
+
+def script(graph: Graph) -> str:
+    """The shell script of a whole config, in the order in which the config declares."""
+    lines = ["set -e", "export OMP_WAIT_POLICY=PASSIVE"]
+    for made in graph:
+        if typed := commands(made):
+            lines += [f"mkdir -p {shlex.quote(str(Path(made.path).parent))}", *typed]
+    return "\n".join(
+        f"{line} </dev/null" if "<<" not in line and "mkdir" not in line else line for line in lines
+    )
+
+
+def timed(command: list[str], directory: Path) -> float:
+    """Seconds of wall time. SystemExit where the command fails; its output is left in DIRECTORY.log."""
+    log = directory.with_suffix(".log")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    begin = time.monotonic()
+    with open(log, "w") as file:
+        done = subprocess.run(
+            command, cwd=directory, stdout=file, stderr=file, env={**os.environ, "PATH": path}
+        )
+    if done.returncode:
+        sys.exit(f"{command[0]} failed; see {log}")
+    return time.monotonic() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--ready", type=Path, required=True, help="a working directory with resources/"
+    )
+    parser.add_argument("--configfile", type=Path, default=ROOT / "config/config.yaml")
+    parser.add_argument("--cores", type=int, default=2)
+    arguments = parser.parse_args()
+    ready = arguments.ready.resolve()
+    places = [ready.with_name(f"{ready.name}-{kind}") for kind in ("shell", "snakemake")]
+    for place in places:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        shutil.copytree(ready / "resources", place / "resources", symlinks=True)
+    os.chdir(places[0])
+    config, _ = load(yaml.safe_load(arguments.configfile.read_text()), Path.cwd())
+    (places[0] / "build.sh").write_text(script(Graph(config, Contents(), Lock())))
+    shell = timed(["bash", "build.sh"], places[0])
+    build = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-s",
+        str(ROOT / "Snakefile"),
+        "--cores",
+        str(arguments.cores),
+    ]
+    mill = timed([*build, "--configfile", str(arguments.configfile.resolve())], places[1])
+    print(f"shell script {shell:.1f} s, snakemake {mill:.1f} s, ratio {mill / shell:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""How long Quantmill, and other build systems, take to find out what is to be done in a large working directory.
+
+    python dev/bench_plan.py --models 100 --quants 30 DIRECTORY [--tools quantmill make ninja dvc snakemake]
+
+Writes a working directory in which every artifact is a file of a few bytes with a true record, so that nothing has
+to be built; then measures CPU seconds (user + system, children included) and peak memory of: nothing to be done,
+one added quant, one model's target. The same graph is written for GNU make, ninja, DVC and plain Snakemake.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+from lib.record import recipe as recipes
+from lib.run.session import Session
+
+ROOT = Path(__file__).resolve().parent.parent
+TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1")
+# As people write it: a rule a stage, its inputs by a function.
+PLAIN = """
+import json
+MADE_FROM = json.load(open("made_from.json"))
+rule all:
+    input: list(MADE_FROM)
+""" + "".join(
+    f"""
+rule {rule}:
+    output: "{pattern}"
+    input: lambda wildcards: MADE_FROM["{pattern}".format(**dict(wildcards.items()))]
+    shell: "touch {{output}}"
+"""
+    for rule, pattern in {
+        "merge": "results/{model}/safetensors",
+        "gguf": "results/{model}/gguf/{name}.gguf",
+        "imatrix": "results/{model}/imatrix.dat",
+        "base_logits": "results/{model}/evaluation/base.kld",
+        "evaluate": "results/{model}/evaluation/{form}.json",
+        "report": "results/{model}/report/quality.csv",
+        "card": "results/{model}/README.md",
+    }.items()
+)
+MEASURE = """
+import json, resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([done.returncode, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, done.stdout + done.stderr]))
+"""
+
+
+def config(models: int, quants: int) -> dict:
+    """A config of `models` merges of two small models, each in `quants` quants with imatrix and evaluation."""
+    names = [{"name": f"q{i:03d}", "type": TYPES[i % len(TYPES)]} for i in range(quants)]
+    merge = {
+        "merge_method": "linear",
+        "models": [
+            {"model": "./models/a", "parameters": {"weight": 0.3}},
+            {"model": "./models/b", "parameters": {"weight": 0.7}},
+        ],
+        "dtype": "bfloat16",
+    }
+    return {
+        "corpora": {
+            "calibration": {"path": "calibration.txt"},
+            "evaluation": {"path": "evaluation.txt"},
+        },
+        "models": {
+            f"model-{i:03d}": {
+                "merge": merge,
+                "random_seed": i,
+                "gguf": {"imatrix": {"chunks": 10 + i}, "quants": names},
+                "evaluate": {},
+            }
+            for i in range(models)
+        },
+    }
+
+
+def write_sources() -> None:
+    """What the config names: two model directories, two texts."""
+    for name in ("a", "b"):
+        directory = Path("models", name)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+        header = json.dumps({"x": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+        (directory / "model.safetensors").write_bytes(
+            len(header).to_bytes(8, "little") + header + b"1234"
+        )
+    for name in ("calibration", "evaluation"):
+        Path(f"{name}.txt").write_text(f"{name}\n" * 100)
+
+
+def pretend_built(session: Session) -> int:
+    """Write every artifact and its record as if it had been built. The number of artifacts."""
+    done: dict[str, recipes.Record] = {}
+
+    def build(made) -> recipes.Record:
+        if made.path in done:
+            return done[made.path]
+        inputs = {role: build(up).sha256 for role, up in made.inputs.items()}
+        for up in made.uses.values():
+            build(up)
+        for path in made.outputs:
+            text = f"{path} {made.digest}".encode()
+            record = recipes.Record(
+                path, made.recipe, made.digest, len(text), sha256(text), inputs=inputs
+            )
+            file = Path(path)
+            if made.directory:
+                file, record.files = file / "file", {"file": [len(text), sha256(text)]}
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(text)
+            # Not durably, as lib/record/recipe.py does it: thousands of fsync take minutes.
+            data = {
+                "quantmill": recipes.SCHEMA,
+                **{f: getattr(record, f) for f in record.__slots__},
+            }
+            Path(recipes.path_of(path)).write_text(json.dumps(data, indent=1, sort_keys=True))
+            done.setdefault(made.path, record)
+        return done[made.path]
+
+    for made in session.graph:
+        build(made)
+    session.contents.save()
+    return len(done)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_others(session: Session) -> None:
+    """The same graph for make, ninja, DVC and plain Snakemake: a rule an artifact, `touch` as its command."""
+    rules = []
+    for made in session.graph:
+        rules.append((made.path, sorted({up.path for up in made.inputs.values()})))
+    known = {path for path, _ in rules}
+    rules = [
+        (path, [up if up in known else f"resources/{'m' if 'models' in up else 'c'}" for up in ups])
+        for path, ups in rules
+    ]
+    here = Path("others")
+    here.mkdir(exist_ok=True)
+    for path in ("resources/m", "resources/c", *(path for path, _ in rules)):
+        file = here / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(path)
+    make = ["all: " + " ".join(path for path, _ in rules)]
+    ninja = ["rule t", " command = touch $out"]
+    dvc: dict = {"stages": {}}
+    for number, (path, ups) in enumerate(rules):
+        make.append(f"{path}: {' '.join(ups)}\n\ttouch $@")
+        ninja.append(f"build {path}: t {' '.join(ups)}")
+        dvc["stages"][f"s{number}"] = {"cmd": f"touch {path}", "deps": ups, "outs": [path]}
+    (here / "Makefile").write_text("\n".join(make) + "\n")
+    (here / "build.ninja").write_text("\n".join(ninja) + "\n")
+    (here / "made_from.json").write_text(json.dumps(dict(rules)))
+    (here / "Snakefile").write_text(PLAIN)
+    (here / "dvc.yaml").write_text(json.dumps(dvc))
+
+
+def measure(commands: dict[str, list[str]], directory: Path, repeat: int) -> None:
+    """Print for each command CPU seconds (the best of `repeat` rounds, all commands in each), memory, what it said.
+
+    A command that fails ends the benchmark: its figures would mean nothing.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    best: dict[str, tuple[float, float, str]] = {}
+    for _ in range(repeat):
+        for name, command in commands.items():
+            answer = subprocess.run(
+                [sys.executable, "-c", MEASURE, *command],
+                cwd=directory,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            status, seconds, memory, said = json.loads(answer.stdout)
+            if status:
+                sys.exit(f"{name}: {said}")
+            best[name] = min(best.get(name, (seconds, memory, said)), (seconds, memory, said))
+    for name, (seconds, memory, said) in best.items():
+        print(f"{name:<40} {seconds:6.2f} s CPU {memory:5.0f} MB  {outcome(said)}", flush=True)
+
+
+def outcome(said: str) -> str:
+    """How many jobs Snakemake would run besides the target itself, or a tool's last line."""
+    if "Building DAG" in said:
+        return f"{len(re.findall(r'^(?:local)?rule (?!all:)', said, re.M))} jobs"
+    return (said.strip().splitlines() or [""])[-1][:40]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("directory", type=Path, help="made anew: what is in it is deleted")
+    parser.add_argument("--models", type=int, default=100)
+    parser.add_argument("--quants", type=int, default=30)
+    parser.add_argument("--repeat", type=int, default=3, help="measure so often, print the best")
+    parser.add_argument(
+        "--tools",
+        nargs="*",
+        default=["quantmill", "make", "ninja", "dvc", "snakemake"],
+        metavar="TOOL",
+    )
+    arguments = parser.parse_args()
+    here = arguments.directory.resolve()
+    if here.exists() and any(here.iterdir()) and not (here / "bench.yaml").exists():
+        sys.exit(f"{here} is not empty and was not made by this script")
+    shutil.rmtree(here, ignore_errors=True)
+    here.mkdir(parents=True)
+    os.chdir(here)
+    wanted = config(arguments.models, arguments.quants)
+    Path("bench.yaml").write_text(json.dumps(wanted))
+    write_sources()
+    session = Session(wanted, None, True)
+    print(
+        f"{pretend_built(session)} artifacts of {arguments.models} models x {arguments.quants} quants"
+    )
+    name, first = next(iter(wanted["models"].items()))
+    first["gguf"] = {
+        **first["gguf"],
+        "quants": [*first["gguf"]["quants"], {"name": "new", "type": "Q3_K_M"}],
+    }
+    Path("added.yaml").write_text(json.dumps(wanted))
+    Path("empty.smk").write_text("rule all:\n")
+    snakemake = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--cores",
+        "1",
+        "--dry-run",
+        "--quiet",
+        "host",
+        "progress",
+    ]
+    mine = [*snakemake, "--snakefile", str(ROOT / "Snakefile")]
+    profile = ["--workflow-profile", str(ROOT / "profiles/default")]
+    empty = {"an empty Snakefile": [*snakemake, *profile, "--snakefile", "empty.smk"]}
+    questions = {
+        "Quantmill, nothing to be done": ["--configfile", "bench.yaml"],
+        "Quantmill, one quant added": ["--configfile", "added.yaml"],
+        "Quantmill, one model of the config": [
+            "--configfile",
+            "bench.yaml",
+            "--config",
+            f"model={name}",
+        ],
+        "Quantmill, one file": [
+            f"results/{name}/gguf/{name}-q001.gguf",
+            "--configfile",
+            "bench.yaml",
+        ],
+    }
+    if "quantmill" in arguments.tools:
+        commands = empty | {name: [*mine, *extra] for name, extra in questions.items()}
+        measure(commands, here, arguments.repeat)
+    write_others(session)
+    others = {
+        "make": ["make", "--dry-run"],
+        "ninja": ["ninja", "-n"],
+        "dvc": ["dvc", "status"],
+        "snakemake": [*snakemake, "--snakefile", "Snakefile"],
+    }
+    for name, command in others.items():
+        if name not in arguments.tools:
+            continue
+        if shutil.which(command[0]) is None:
+            print(f"{name:<40} is not installed")
+            continue
+        if name == "dvc":
+            subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd="others", check=True)
+            subprocess.run(["dvc", "commit", "-f", "-q"], cwd="others", check=True)
+        if name == "ninja":
+            subprocess.run(
+                ["ninja"], cwd="others", check=True, capture_output=True
+            )  # so that it has its log
+        measure({f"{name}, nothing to be done": command}, here / "others", 1)
+
+
+if __name__ == "__main__":
+    main()

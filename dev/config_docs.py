@@ -1,0 +1,154 @@
+"""Make config/schema.json and the tables of keys in config/README.md from the config's models.
+
+python dev/config_docs.py            # write both
+python dev/config_docs.py --check    # exit 1 if one is not what would be written
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+from lib.config.schema import Config, Options
+from lib.formats.quants import QUANT_TYPES, TENSOR_BITS
+
+CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "config"
+BEGIN = "<!-- keys: made by dev/config_docs.py, do not edit -->"
+END = "<!-- keys end -->"
+# A section's place in the config, in the order of the README.
+PLACES = {
+    "Config": "Top level",
+    "LlamaCpp": "`llama_cpp`",
+    "Corpus": "`corpora.NAME`",
+    "Model": "`models.NAME`",
+    "Gguf": "`models.NAME.gguf`",
+    "Imatrix": "`models.NAME.gguf.imatrix`",
+    "Quant": "`models.NAME.gguf.quants[]`",
+    "Exl2": "`models.NAME.exl2`",
+    "Evaluate": "`models.NAME.evaluate`",
+    "Publish": "`models.NAME.publish`",
+    "Options": "On the command line: `--config KEY=VALUE`",
+}
+
+
+def schema() -> dict[str, Any]:
+    """The config's JSON schema, for editors and for those who make configs by program."""
+    document = Config.model_json_schema(mode="validation")
+    # By default pydantic spells a title for every key, which says nothing that the key does not.
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **_without_titles(document),
+        "title": "Quantmill configuration",
+    }
+
+
+def _without_titles(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_titles(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    titled = isinstance(value.get("title"), str)
+    return {k: _without_titles(v) for k, v in value.items() if not (titled and k == "title")}
+
+
+def tables() -> str:
+    """A heading, a sentence and a table of keys for every section, as Markdown."""
+    document = schema()
+    options = _without_titles(Options.model_json_schema(mode="validation"))
+    sections = {"Config": document, **document["$defs"], "Options": options}
+    parts = []
+    for name, place in PLACES.items():
+        section = sections[name]
+        rows = [
+            f"| `{key}` | {_kind(value)} | {_default(key, section)} | {_description(value)} |"
+            for key, value in section["properties"].items()
+        ]
+        head = "| key | value | default | |\n| --- | --- | --- | --- |"
+        introduction = " ".join(section["description"].split())
+        parts.append("\n".join([f"### {place}", "", introduction, "", head, *rows, ""]))
+        if name == "Quant":
+            parts.append(_types())
+    return "\n".join(parts)
+
+
+def _types() -> str:
+    """The quant types and tensor types, as Markdown."""
+    types = [name for name, entry in QUANT_TYPES.items() if not entry.alias_of]
+    needing = [name for name in types if QUANT_TYPES[name].needs_imatrix]
+    return (
+        f"Quant types: {', '.join(types)}. An imatrix is needed for {', '.join(needing)}. "
+        "MXFP4_MOE is for mixtures of experts only.\n\n"
+        f"Tensor types: {', '.join(TENSOR_BITS)}.\n"
+    )
+
+
+def _kind(value: dict[str, Any]) -> str:
+    """A key's type in words."""
+    if "$ref" in value:
+        return "mapping"
+    if "anyOf" in value or "oneOf" in value:
+        kinds = [_kind(entry) for entry in value.get("anyOf") or value["oneOf"]]
+        kinds = [kind for kind in dict.fromkeys(kinds) if kind != "null"]
+        if "`on`" in kinds[-1]:  # true and false are YAML's names for on and off
+            kinds = kinds[-1:]
+        return " or ".join(kinds)
+    if "enum" in value:
+        return " ".join(f"`{entry}`" for entry in value["enum"])
+    if "const" in value:
+        return f"`{json.dumps(value['const'])}`"
+    if value.get("type") == "array":
+        items = value.get("items", {})
+        return "list" if items == {} else f"list of {_kind(items)}"
+    if value.get("type") == "object":
+        return "mapping"
+    if value.get("type") in ("integer", "number"):
+        low, high = value.get("minimum"), value.get("maximum")
+        noun = "whole number" if value["type"] == "integer" else "number"
+        if low is None:
+            return noun
+        return f"{noun}, at least {low}" if high is None else f"{noun}, {low} to {high}"
+    names = {"string": "text", "boolean": "true or false"}
+    return names.get(value.get("type", ""), value.get("type", "anything"))
+
+
+def _default(key: str, section: dict[str, Any]) -> str:
+    if key in section.get("required", []):
+        return "required"
+    default = section["properties"][key].get("default")
+    return "" if default in (None, "", [], {}) else f"`{json.dumps(default)}`".replace('"', "")
+
+
+def _description(value: dict[str, Any]) -> str:
+    return " ".join(value["description"].split()).replace("|", "\\|")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    arguments = parser.parse_args()
+    readme = CONFIG_DIRECTORY / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"{readme}: it has no place for the tables: lines {BEGIN} and {END}")
+    wanted = {
+        CONFIG_DIRECTORY / "schema.json": json.dumps(schema(), indent=2, ensure_ascii=False) + "\n",
+        readme: f"{head}{BEGIN}\n\n{tables()}\n{END}{tail}",
+    }
+    for path, content in wanted.items():
+        if not arguments.check:
+            path.write_text(content, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != content:
+            sys.exit(
+                f"{path}: not in step with scripts/lib/config/schema.py; run dev/config_docs.py"
+            )
+
+
+if __name__ == "__main__":
+    main()

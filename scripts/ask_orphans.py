@@ -1,0 +1,203 @@
+"""What Quantmill has made that the config no longer declares, and, with --delete and --config yes=true, its end.
+
+Only what has a record is Quantmill's, with its log and its benchmark; every other file is left alone, and named.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.record import recipe as recipes
+from lib.run.answers import columns, open_session, parser
+from lib.run.session import Session
+from lib.units import count, human
+
+SNAKEMAKE_MARK = ".snakemake_timestamp"  # Snakemake puts it into directories that it makes
+SHOWN = 200
+
+
+@dataclass
+class Orphan:
+    """path: the artifact, for people; files: all that is deleted with it; others: files in it that are not ours."""
+
+    path: str
+    kind: str
+    files: list[Path]
+    others: list[Path]
+    link: bool = False  # to another artifact: no room on the disk is won with it
+
+    @property
+    def bytes(self) -> int:
+        return (
+            0
+            if self.link
+            else sum(file.lstat().st_size for file in self.files if not file.is_dir())
+        )
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument(
+        "--delete", action="store_true", help="delete them, if the option `yes` says so"
+    )
+    arguments = options.parse_args()
+    # Whatever models and forms this run is about: what the whole config declares is no orphan.
+    session = open_session(arguments.config, model=[], exl2="build")
+    orphans = list(find(session))
+    strangers = list(unknown(orphans))
+    print("\n".join(shown(orphans, strangers)))
+    if not arguments.delete or not orphans:
+        return
+    if not session.options.yes:
+        print(
+            "\nNothing is deleted yet. To delete exactly these:\n    snakemake clean_orphans --config yes=true"
+        )
+        return
+    size = total(orphans)
+    for orphan in orphans:
+        delete(orphan)
+    print(f"\nDeleted, {human(size)}.")
+
+
+def total(orphans: list[Orphan]) -> int:
+    """Bytes of all."""
+    return sum(orphan.bytes for orphan in orphans)
+
+
+def find(session: Session) -> Iterator[Orphan]:
+    """Records, logs and benchmarks of artifacts that the config does not declare; what killed builds have left."""
+    claimed = set()
+    for record_path in sorted(Path("results").rglob(f"*{recipes.SUFFIX}")):
+        path = str(record_path).removesuffix(recipes.SUFFIX)
+        record = recipes.read(path)
+        if record is None or declared(session, path):
+            continue
+        files, others = content(Path(path), record)
+        claimed.add(path)
+        yield Orphan(
+            path,
+            record.recipe.get("step", ""),
+            [*files, record_path, *journal(path)],
+            others,
+            record.is_link,
+        )
+    for top, suffix in (("logs", ".log"), ("benchmarks", ".tsv")):
+        for file in sorted(
+            Path(top).glob(f"*/**/*{suffix}")
+        ):  # directly in logs/: of targets such as this one
+            path = journal_of(file, top, suffix)
+            if path not in claimed and not declared(session, path):
+                yield Orphan(str(file), top.removesuffix("s"), [file], [])
+    for stage in sorted(Path("results").rglob(".*.building")):
+        path = str(stage.with_name(stage.name[1:].removesuffix(".building")))
+        if not declared(session, path) and not held(stage / "lock"):
+            yield Orphan(str(stage), "left by a killed build", [*stage.rglob("*"), stage], [])
+
+
+def declared(session: Session, path: str) -> bool:
+    return session.graph.find(path) is not None
+
+
+def content(path: Path, record: recipes.Record) -> tuple[list[Path], list[Path]]:
+    """Files of an artifact as its record lists them, and others that lie among them or have taken its place."""
+    if not path.is_dir():
+        there = [path] if os.path.lexists(path) else []
+        if there and path.is_symlink():
+            is_ours = record.is_link
+        else:
+            is_ours = there and path.lstat().st_size == record.bytes
+        return (there, []) if is_ours else ([], there)
+    inside = [file for file in path.rglob("*") if file.is_symlink() or not file.is_dir()]
+    ours = [
+        f
+        for f in inside
+        if f.relative_to(path).as_posix() in record.files or f.name == SNAKEMAKE_MARK
+    ]
+    return ours, [file for file in inside if file not in ours]
+
+
+def journal(path: str) -> list[Path]:
+    """The log and the benchmark of an artifact."""
+    beside = path.removeprefix("results/")
+    return [p for p in (Path(f"logs/{beside}.log"), Path(f"benchmarks/{beside}.tsv")) if p.exists()]
+
+
+def journal_of(file: Path, top: str, suffix: str) -> str:
+    """The artifact that a log or a benchmark belongs to: under results/, unless it is one of resources/."""
+    beside = str(file.relative_to(top)).removesuffix(suffix)
+    return beside if beside.startswith("resources/") else f"results/{beside}"
+
+
+def held(lock: Path) -> bool:
+    """Whether a build holds this lock."""
+    try:
+        with lock.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def unknown(orphans: list[Orphan]) -> Iterator[Path]:
+    """Files under results/ that no record covers: not Quantmill's, so never deleted."""
+    ours = {file for orphan in orphans for file in orphan.files}
+    yield from (file for orphan in orphans for file in orphan.others)
+    for folder, names, files in os.walk("results"):
+        here = Path(folder)
+        # What is inside a recorded directory, or being built, is judged with it.
+        names[:] = [
+            n
+            for n in names
+            if not os.path.exists(here / f"{n}{recipes.SUFFIX}") and not n.endswith(".building")
+        ]
+        for name in files:
+            path = here / name
+            if (
+                not name.endswith(recipes.SUFFIX)
+                and path not in ours
+                and not os.path.exists(recipes.path_of(str(path)))
+            ):
+                yield path
+
+
+def shown(orphans: list[Orphan], strangers: list[Path]) -> list[str]:
+    """A line an orphan, then what is not ours."""
+    if not orphans:
+        lines = ["No orphans: the config declares all that Quantmill has made here."]
+    else:
+        number = count(len(orphans), "orphan")
+        lines = [f"{number} that the config no longer declares, {human(total(orphans))}:"]
+        rows = [(orphan.path, orphan.kind, human(orphan.bytes)) for orphan in orphans]
+        lines += columns(rows[:SHOWN], right=(2,))
+        lines += [f"  and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
+    if strangers:
+        lines += [
+            "",
+            f"{len(strangers)} without a record, so not known to be made by Quantmill; never deleted:",
+        ]
+        lines += [f"  {path}" for path in strangers[:20]]
+        lines += [f"  and {len(strangers) - 20} more"] if len(strangers) > 20 else []
+    return lines
+
+
+def delete(orphan: Orphan) -> None:
+    """Delete an orphan's files, the record last, then directories that are empty now."""
+    files = sorted(orphan.files, key=lambda file: file.name.endswith(recipes.SUFFIX))
+    for file in files:
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file, ignore_errors=True)
+        else:
+            file.unlink(missing_ok=True)
+    for place in {Path(orphan.path), *(file.parent for file in files)}:
+        while len(place.parts) > 1 and place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
+            place = place.parent
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What a build will make, before it runs: files, sizes, expected times, the disk at its fullest."""
+
+import textwrap
+from pathlib import PurePosixPath
+
+from lib.forecast.outlook import Outlook, look
+from lib.formats.fallbacks import Fallbacks, sentence
+from lib.planning.graph import Artifact
+from lib.run.answers import chosen, columns, open_session, parser, short, wrapped
+from lib.units import count, human
+
+MARKS = {"tensors": "", "dry run": "", "made": "", "lock": "~", "last time": "", "guess": "~"}
+SHOWN = 100  # lines of the table, beyond which models are one line each
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--cores", type=int, required=True, help="threads that the build may use")
+    arguments = options.parse_args()
+    session = open_session(arguments.config)
+    building = session.plan.builds(chosen(session))
+    session.contents.save()
+    if not building:
+        print(
+            "Nothing is to be built: everything that the config declares is there as it is wanted."
+        )
+        return
+    outlook = look(session.graph, building, arguments.cores)
+    said = [*table(outlook), "", *totals(outlook, arguments.cores), *fallbacks(outlook)]
+    print("\n".join(said))
+    if not outlook.fits:
+        print(f"\n{outlook.refusal(session.config.reclaim)}")
+
+
+def table(outlook: Outlook) -> list[str]:
+    """A line a file, under its model; a line a model where there are many."""
+    groups: dict[str, list[Artifact]] = {}
+    for made in outlook.artifacts:
+        groups.setdefault(f"results/{made.model}" if made.model else "", []).append(made)
+    rows = []
+    for place, group in groups.items():
+        if len(outlook.artifacts) > SHOWN and place:
+            size = sum(outlook.sizes[made.path].bytes for made in group)
+            rows.append(
+                (
+                    f"{place}/",
+                    count(len(group), "file"),
+                    human(size),
+                    duration(spent(outlook, group)),
+                )
+            )
+            continue
+        rows.append((f"{place}/" if place else "shared", "", "", ""))
+        rows += [row(outlook, made) for made in group]
+    return columns([("what will be made", "step", "size", "time"), *rows], right=(2, 3), indent="")
+
+
+def row(outlook: Outlook, made: Artifact) -> tuple[str, ...]:
+    size = outlook.sizes[made.path]
+    text = MARKS[size.source] + human(size.bytes)
+    if not size.bytes and (made.links or made.rule == "split"):
+        text = "links" if made.directory and made.links else "link"
+    return (
+        f"  {short(made)}" + ("  *" if made.temporary else ""),
+        made.rule,
+        text,
+        duration(outlook.seconds[made.path]),
+    )
+
+
+def totals(outlook: Outlook, cores: int) -> list[str]:
+    """Sums: files, disk, time."""
+    sizes, peak = outlook.sizes.values(), outlook.peak
+    about = " (~: not known exactly)" if any(MARKS[size.source] for size in sizes) else ""
+    lines = [f"{count(len(sizes), 'artifact')}, {human(sum(size.bytes for size in sizes))}{about}"]
+    temporary = [outlook.sizes[made.path].bytes for made in outlook.artifacts if made.temporary]
+    if temporary:
+        lines.append(
+            f"*     {human(sum(temporary))} of them are deleted as soon as nothing needs them"
+        )
+    end = f"{human(abs(peak.after))} {'more' if peak.after >= 0 else 'less'} than now in the end"
+    fits = "it fits" if outlook.fits else "IT DOES NOT FIT"
+    lines += [f"disk  {human(peak.bytes)} more than now at the fullest, while {peak.at} is made;"]
+    lines += [f"      {end}; {human(outlook.free)} are free: {fits}"]
+    unknown = sorted(
+        {made.rule for made in outlook.artifacts if outlook.seconds[made.path] is None}
+    )
+    known = [seconds for seconds in outlook.seconds.values() if seconds is not None]
+    if unknown:
+        lines += wrapped(
+            ["time  no earlier run of these tells: " + unknown[0], *unknown[1:]], "", 98
+        )
+        if known:
+            lines.append(
+                f"      {duration(sum(known))} for the rest, one after the other, going by earlier runs"
+            )
+    else:
+        lines.append(
+            f"time  about {duration(outlook.peak.seconds)} on {cores} cores, going by earlier runs"
+        )
+    return lines
+
+
+def fallbacks(outlook: Outlook) -> list[str]:
+    """What llama-quantize will not store as a quant's name says, a sentence a model."""
+    models: dict[str, dict[str, Fallbacks | None]] = {}
+    for made in outlook.artifacts:
+        if made.rule == "quantize":
+            name = PurePosixPath(made.path).stem.removeprefix(f"{made.model}-")
+            models.setdefault(made.model, {})[name] = outlook.predicted.fallbacks(made)
+    said = {model: sentence(quants) for model, quants in models.items()}
+    return [
+        line
+        for model, text in said.items()
+        for line in textwrap.wrap(
+            f"types {model}: {text}" if text else "",
+            width=98,
+            subsequent_indent="      ",
+            break_on_hyphens=False,
+        )
+    ]
+
+
+def spent(outlook: Outlook, group: list[Artifact]) -> float | None:
+    """Seconds of a group, one after the other; None where one is not known."""
+    seconds = [outlook.seconds[made.path] for made in group]
+    return None if None in seconds else sum(seconds)
+
+
+def duration(seconds: float | None) -> str:
+    """3700 is 1 h 2 min."""
+    if seconds is None:
+        return "-"
+    if seconds < 100:
+        return f"{max(1, seconds):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Hash every artifact again and hold it against its record: what is truncated, edited, swapped, missing, unrecorded.
+
+Everything under results/ and resources/ that has a record is read, in parallel. What is wrong comes with the command
+that mends it. Exit status 1 if anything is wrong.
+"""
+
+import hashlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ask_orphans import unknown
+from lib.record import recipe as recipes
+from lib.run.answers import columns, open_session, parser
+from lib.run.session import Session
+from lib.units import count, human
+
+SNAKEMAKE_MARK = ".snakemake_timestamp"
+UNRECORDED = "unrecorded: no record says how it was made"
+# What mends a fault: a command that takes the artifacts, and what it does. In the order in which to run them.
+FORCE = (
+    "snakemake --cores all --force",
+    "builds again what a run takes for fresh: it looks at sizes and recipes, not at every byte.",
+)
+LINK = (
+    "snakemake --cores all",
+    "links again, once what it led to is back where it was; what is the hub's is fetched.",
+)
+BUILD = (
+    "snakemake --cores all",
+    "builds again what is stale now; what lies there is replaced.",
+)
+CLEAN = (
+    "snakemake clean_orphans",
+    "shows what the config no longer declares, and with --config yes=true deletes it.",
+)
+REMOVE = ("rm -r", "or move it away: it is not known to be Quantmill's, and left alone.")
+REMEDIES = (FORCE, LINK, BUILD, CLEAN, REMOVE)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of an artifact, and what the record says of it."""
+
+    path: str
+    bytes: int
+    sha256: str
+    artifact: str
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """What is wrong with a file, and what mends it: one of REMEDIES, and what that is given."""
+
+    path: str
+    text: str
+    remedy: tuple[str, str]
+    given: tuple[str, ...]
+
+
+def main() -> None:
+    session = open_session(parser(__doc__).parse_args().config)
+    records = list(recorded(session))
+    faults: list[Fault] = []
+    members: list[Member] = []
+    for record in records:
+        faults += inconsistent(record)
+        found, wrong = look_into(session, record)
+        members += found
+        faults += wrong
+    faults += hashed(members, records)
+    if not session.options.model:
+        faults += undone(session)
+        declared = {fault.path for fault in faults}
+        faults += [
+            Fault(str(path), UNRECORDED, REMOVE, (str(path),))
+            for path in unknown([])
+            if str(path) not in declared
+        ]
+    size = human(sum(member.bytes for member in members))
+    if faults:
+        faults = sorted({as_declared(session, fault) for fault in faults})
+        print(f"{count(len(faults), 'fault')} in {count(len(records), 'artifact')} ({size}):")
+        print("\n".join(columns((fault.path, fault.text) for fault in faults)))
+        print("\n".join(remedies(faults)))
+        sys.exit(1)
+    files = count(len(members), "file")
+    if len(records) == 1:
+        print(f"The 1 artifact ({files}, {size}) is what its record says.")
+    else:
+        print(f"All {len(records)} artifacts ({files}, {size}) are what their records say.")
+
+
+def as_declared(session: Session, fault: Fault) -> Fault:
+    """The fault, with another remedy where the config no longer declares the artifact, so that nothing builds it."""
+    (path,) = fault.given
+    if fault.remedy is REMOVE or session.graph.find(path):
+        return fault
+    if recipes.read(path):
+        return replace(fault, remedy=CLEAN, given=())
+    there = (name for name in (path, recipes.path_of(path)) if os.path.lexists(name))
+    return replace(fault, remedy=REMOVE, given=tuple(there))
+
+
+def remedies(faults: list[Fault]) -> Iterator[str]:
+    """What to do, a paragraph for each kind of remedy, its command first."""
+    for remedy in REMEDIES:
+        command, text = remedy
+        given = dict.fromkeys(
+            path for fault in faults if fault.remedy == remedy for path in fault.given
+        )
+        if any(fault.remedy == remedy for fault in faults):
+            yield ""
+            yield from as_command([command, *map(shlex.quote, given)])
+            yield f"    {text}"
+    if any(fault.remedy in (FORCE, LINK, BUILD) for fault in faults):
+        yield "\nUse the same --directory and --configfile as now; --configfile comes last."
+
+
+def as_command(words: list[str]) -> list[str]:
+    """A command that can be copied: one line if that is short enough, else a line a word."""
+    line = f"  {' '.join(words)}"
+    if len(line) < 98:
+        return [line]
+    return [f"  {words[0]} \\", *(f"      {word} \\" for word in words[1:-1]), f"      {words[-1]}"]
+
+
+def recorded(session: Session) -> Iterator[recipes.Record]:
+    """The records on disk; with --config model=… only those of these models."""
+    tops = (
+        [f"results/{name}" for name in session.graph.names]
+        if session.options.model
+        else ["results", "resources"]
+    )
+    for top in tops:
+        for folder, names, files in os.walk(top):
+            names[:] = [name for name in names if not name.endswith(".building")]
+            for name in sorted(files):
+                if name.endswith(recipes.SUFFIX):
+                    path = str(Path(folder, name)).removesuffix(recipes.SUFFIX)
+                    record = recipes.read(path)
+                    yield record or recipes.Record(path, {}, "", -1, "")
+
+
+def inconsistent(record: recipes.Record) -> list[Fault]:
+    """What is wrong with a record itself."""
+    path = record.artifact
+    if record.bytes < 0:
+        return [Fault(path, "record damaged, or another artifact's", BUILD, (path,))]
+    if recipes.digest(record.recipe) != record.digest:
+        return [Fault(path, "record edited: its digest does not fit its recipe", FORCE, (path,))]
+    return []
+
+
+def look_into(session: Session, record: recipes.Record) -> tuple[list[Member], list[Fault]]:
+    """The files of an artifact that are there in the right size, and what is wrong with the others."""
+    path, found, faults = Path(record.artifact), [], []
+    if record.bytes < 0:
+        return found, faults
+
+    def fault(name: str, text: str, remedy: tuple[str, str] = BUILD) -> None:
+        faults.append(Fault(name, text, remedy, (record.artifact,)))
+
+    if not os.path.lexists(path):
+        made = session.graph.find(record.artifact)
+        if made is None or not made.intermediate:
+            fault(record.artifact, "missing")
+        return found, faults
+    wanted = {str(path): (record.bytes, record.sha256)}
+    links = bool(record.files) and not any(sha for _, sha in record.files.values())
+    if links:  # where they lead is not Quantmill's
+        for name in record.files:
+            if not (path / name).exists():
+                fault(str(path / name), "missing: the link leads nowhere", LINK)
+        return found, faults
+    if path.is_symlink() and record.is_link:
+        if not path.exists():
+            fault(str(path), "missing: the link leads nowhere", LINK)
+        return found, faults
+    if path.is_dir():
+        wanted = {str(path / name): (size, sha) for name, (size, sha) in record.files.items()}
+        there = {
+            str(f)
+            for f in path.rglob("*")
+            if (f.is_symlink() or f.is_file()) and f.name != SNAKEMAKE_MARK
+        }
+        faults += [
+            Fault(name, "unrecorded: it was not made with the rest", REMOVE, (name,))
+            for name in sorted(there - wanted.keys())
+        ]
+    for name, (size, sha) in wanted.items():
+        try:
+            actual = os.stat(name).st_size
+        except OSError:
+            fault(name, "missing")
+            continue
+        if actual < size:
+            fault(name, f"truncated: {actual} of {size} bytes")
+        elif actual > size:
+            fault(name, f"edited: {actual} bytes, {size} were made")
+        else:
+            found.append(Member(name, size, sha, record.artifact))
+    return found, faults
+
+
+def hashed(members: list[Member], records: list[recipes.Record]) -> Iterator[Fault]:
+    """Files of the right size with other bytes."""
+    whose = {record.sha256: record.artifact for record in records if record.sha256}
+    whose |= {member.sha256: member.path for member in members}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for member, sha in zip(
+            members, pool.map(lambda member: sha256(member.path), members), strict=True
+        ):
+            if sha != member.sha256:
+                other = whose.get(sha)
+                text = (
+                    f"swapped: these are the bytes of {other}"
+                    if other
+                    else "edited: other bytes of the same size"
+                )
+                yield Fault(member.path, text, FORCE, (member.artifact,))
+
+
+def undone(session: Session) -> Iterator[Fault]:
+    """What the config declares, and is there, but without a record."""
+    for made in session.graph:
+        for path in made.outputs:
+            if os.path.lexists(path) and not os.path.exists(recipes.path_of(path)):
+                yield Fault(path, UNRECORDED, BUILD, (made.path,))
+
+
+def sha256(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""Build a model again in a directory of its own and compare: identical, or different and where.
+
+Sources, texts and tools are the same (resources/ and all else in the working directory are linked); everything that
+the model is made of under results/ is built anew in .snakemake/quantmill/verify/MODEL, which is deleted when nothing differs.
+EXL2 never comes out the same twice: it is compared by its mean KLD. Exit status 1 if anything differs.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from lib.planning.graph import Artifact
+from lib.planning.staleness import RUN_STATE
+from lib.record import recipe as recipes
+from lib.run.answers import columns, open_session, parser
+from lib.run.session import Session
+from lib.units import count
+
+# What is not linked: what is built, and resources/exl2, where exllamav2 would find its old work and go on with it.
+OURS = {"results", "resources", "logs", "benchmarks", ".snakemake", "exl2"}
+# Two EXL2 builds of one model may differ so much in mean KLD: this share, or three standard errors.
+TOLERANCE = 0.1
+
+
+def main() -> None:
+    arguments = parser(__doc__, builds=True).parse_args()
+    session = open_session(arguments.config)
+    if len(session.options.model) != 1:
+        sys.exit("verify_rebuild: which model? Say --config model=NAME, one name")
+    (name,) = session.options.model
+    exl2 = session.config.models[name].exl2 is not None and session.options.exl2 == "build"
+    if exl2 and shutil.which("nvidia-smi") is None:
+        print("There is no GPU here: EXL2 is not built again and not compared.")
+        exl2 = False
+    scratch = prepare(name)
+    rebuild(scratch, arguments, exl2)
+    rows = compare(session, name, scratch, exl2)
+    print("\n".join(columns(rows)))
+    different = [row for row in rows if not row[1].startswith(("identical", "within"))]
+    if different:
+        print(
+            f"\nDifferent: {len(different)} of {len(rows)}. What was built again is in {scratch}."
+        )
+        sys.exit(1)
+    shutil.rmtree(scratch)
+    print(f"\nAll {count(len(rows), 'artifact')} of {name} came out the same again.")
+
+
+def prepare(name: str) -> Path:
+    """An empty directory that has everything of the working directory but what is built."""
+    scratch = RUN_STATE / "verify" / name
+    shutil.rmtree(scratch, ignore_errors=True)
+    (scratch / "resources").mkdir(parents=True)
+    for path in [*Path.cwd().iterdir(), *Path.cwd().glob("resources/*")]:
+        if path.name not in OURS:
+            (scratch / path.relative_to(Path.cwd())).symlink_to(path)
+    return scratch
+
+
+def rebuild(scratch: Path, arguments: argparse.Namespace, exl2: bool) -> None:
+    """Build there, and delete nothing on the way."""
+    raw = json.loads(arguments.config.read_text()) | {
+        "reclaim": [],
+        "exl2": "build" if exl2 else "skip",
+    }
+    config = Path.cwd() / scratch / "verify.json"
+    config.write_text(json.dumps(raw))
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        arguments.snakefile,
+        "--directory",
+        scratch,
+    ]
+    command += [
+        "--configfile",
+        config,
+        "--cores",
+        str(arguments.cores),
+        "--notemp",
+        "--quiet",
+        "all",
+    ]
+    if subprocess.run(list(map(str, command))).returncode:
+        sys.exit(f"verify_rebuild: the build in {scratch} failed; see above")
+
+
+def compare(session: Session, name: str, scratch: Path, exl2: bool) -> list[tuple[str, str]]:
+    """(artifact, verdict) of everything of the model that was built here."""
+    rows, adopted = [], False  # whether anything was accepted as it is, of which cards then tell
+    for made in session.graph.of(name).values():
+        if made.rule.startswith("exl2") and not exl2:
+            continue
+        for path in made.outputs:
+            record = recipes.read(path)
+            if record is None:
+                continue
+            again = recipes.read(path, scratch)
+            text = verdict(made, path, record, again, scratch)
+            if made.describes and adopted:
+                text = "within what was accepted, of which it tells"
+            if accepted := record.acceptance(made.digest):
+                adopted = True
+                text += (
+                    f" (accepted by {accepted['by']}, although: {'; '.join(accepted['differs'])})"
+                )
+            rows.append((path, text))
+    return rows
+
+
+def verdict(
+    made: Artifact, path: str, record: recipes.Record, again: recipes.Record | None, scratch: Path
+) -> str:
+    """identical; within tolerance; or different, and where."""
+    if again is None:
+        return "not built again"
+    if not record.fits(again.digest):
+        return "not comparable: it was built from another recipe than the config wants now (snakemake why)"
+    if made.rule == "exl2_evaluate":
+        return by_quality(path, scratch)
+    if not made.reproducible:
+        return "within tolerance if its evaluation is (EXL2 never comes out the same twice)"
+    if not os.path.lexists(path):
+        return (
+            "identical to its record"
+            if again.sha256 == record.sha256
+            else "different from its record; the file itself is gone"
+        )
+    if made.directory:
+        return directory_difference(Path(path), scratch / path, again)
+    return (
+        "identical"
+        if sha256(Path(path)) == again.sha256
+        else difference(Path(path), scratch / path)
+    )
+
+
+def by_quality(path: str, scratch: Path) -> str:
+    """Two evaluations of EXL2."""
+    before, now = (json.loads((top / path).read_text())["kld"] for top in (Path(), scratch))
+    allowed = max(TOLERANCE * before["mean"], 3 * (before.get("error") or 0.0))
+    text = f"mean KLD {before['mean']:.5f}, again {now['mean']:.5f}"
+    return (
+        f"within tolerance: {text}"
+        if abs(before["mean"] - now["mean"]) <= allowed
+        else f"different: {text}"
+    )
+
+
+def directory_difference(ours: Path, theirs: Path, again: recipes.Record) -> str:
+    """The first file of a directory that differs, and where in it."""
+    for name, (size, sha) in sorted(again.files.items()):
+        if not (ours / name).exists():
+            return f"different: {name} is missing"
+        if (ours / name).stat().st_size != size or sha256(ours / name) != sha:
+            return f"{difference(ours / name, theirs / name)} of {name}"
+    return "identical"
+
+
+def difference(ours: Path, theirs: Path) -> str:
+    """Where two files differ first: a tensor, a header field, a key, or a byte."""
+    where = None
+    try:
+        if ours.suffix == ".gguf":
+            where = gguf_difference(ours, theirs)
+        elif ours.suffix == ".safetensors":
+            where = safetensors_difference(ours, theirs)
+        elif ours.suffix == ".json":
+            lines = recipes.difference(json.loads(ours.read_text()), json.loads(theirs.read_text()))
+            where = lines[0] if lines else None
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        where = f"cannot be read ({error})"
+    return f"different: {where or first_byte(ours, theirs)}"
+
+
+def gguf_difference(ours: Path, theirs: Path) -> str | None:
+    from lib.formats.gguf_file import read_gguf
+
+    a, b = read_gguf(ours), read_gguf(theirs)
+    for key in sorted(a.raw.keys() | b.raw.keys()):
+        if a.raw.get(key) != b.raw.get(key):
+            return f"field {key}"
+    if [(t.name, t.shape, t.type) for t in a.tensors] != [
+        (t.name, t.shape, t.type) for t in b.tensors
+    ]:
+        return "names, shapes or types of tensors"
+    return tensor_difference(
+        ours,
+        theirs,
+        [(t.name, t.offset, u.offset, t.size) for t, u in zip(a.tensors, b.tensors, strict=True)],
+    )
+
+
+def safetensors_difference(ours: Path, theirs: Path) -> str | None:
+    (a, start_a), (b, start_b) = safetensors_header(ours), safetensors_header(theirs)
+    if a.pop("__metadata__", None) != b.pop("__metadata__", None):
+        return "field __metadata__"
+    if a != b:
+        return "names, shapes or types of tensors"
+    spans = [(name, *tensor["data_offsets"]) for name, tensor in a.items()]
+    return tensor_difference(
+        ours, theirs, [(n, start_a + s, start_b + s, e - s) for n, s, e in spans]
+    )
+
+
+def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return json.loads(file.read(length)), 8 + length
+
+
+def tensor_difference(
+    ours: Path, theirs: Path, spans: list[tuple[str, int, int, int]]
+) -> str | None:
+    """The first of (name, offset in one, offset in the other, bytes) whose bytes differ."""
+    with ours.open("rb") as a, theirs.open("rb") as b:
+        for name, here, there, size in spans:
+            a.seek(here)
+            b.seek(there)
+            while size > 0:
+                count = min(size, 1 << 24)
+                if a.read(count) != b.read(count):
+                    return f"tensor {name}"
+                size -= count
+    return None
+
+
+def first_byte(ours: Path, theirs: Path) -> str:
+    """The offset of the first byte that differs."""
+    at = 0
+    with ours.open("rb") as a, theirs.open("rb") as b:
+        while (left := a.read(1 << 20)) == (right := b.read(1 << 20)) and left:
+            at += len(left)
+    for x, y in zip(left, right, strict=False):
+        if x != y:
+            break
+        at += 1
+    return f"byte {at}"
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Why artifacts are stale: the difference between the recipe that each was built from and the one that is wanted.
+
+What has changed itself comes first, then what is only made from that, then what is not there and is built on the way.
+"""
+
+import os
+import shlex
+
+from lib.planning.acceptance import judge
+from lib.planning.graph import Artifact
+from lib.planning.staleness import FROM_DAMAGED, Plan, State
+from lib.record.recipe import MADE_FROM
+from lib.run.answers import SHOWN, chosen, everything, listed, open_session, parser, short
+from lib.run.session import Session
+from lib.units import human, is_are
+
+
+def main() -> None:
+    session = open_session(parser(__doc__).parse_args().config)
+    print("\n".join(each(session) if session.options.target else report(session)))
+
+
+def report(session: Session) -> list[str]:
+    """What is stale, by reason."""
+    plan, asked = session.plan, chosen(session)
+    stale = [made for made in plan.builds(asked) if plan.state(made) is State.STALE]
+    on_the_way = [made for made in plan.builds(asked) if plan.state(made) is State.ABSENT]
+    if not stale:
+        return ["Nothing is stale: everything that the config declares is there as it is wanted."]
+    lines = [f"{len(stale)} of {len(everything(session))} artifacts {is_are(len(stale))} stale."]
+    if count := len(judge(plan, asked).adopted):
+        lines.append(
+            f"{count} of these {'differs' if count == 1 else 'differ'} in code or tools alone: "
+            "`snakemake accept` shows and takes them."
+        )
+    roots = [made for made in stale if not follows(plan, made)]
+    reasons: dict[tuple[str, ...], list[Artifact]] = {}
+    for made in roots:
+        own = tuple(
+            reason for reason in plan.verdict(made).reasons if not reason.startswith(MADE_FROM)
+        )
+        reasons.setdefault(own, []).append(made)
+    for texts, group in reasons.items():
+        lines += ["", *texts, *listed(group)]
+    following = [made for made in stale if follows(plan, made)]
+    if following:
+        lines += ["", "made from these:"]
+        lines += [follower(made, origins(plan, made)) for made in following[:SHOWN]]
+        if len(following) > SHOWN:
+            lines.append(f"    and {len(following) - SHOWN} more")
+    if on_the_way:
+        lines += ["", "not there, and needed on the way:"]
+        for made in on_the_way[:SHOWN]:
+            users = [
+                short(user) if user.model == made.model else user.path
+                for user in stale + on_the_way
+                if made in [*user.inputs.values(), *user.uses.values()]
+            ]
+            text = f"  for {users[0]}" if users else ""
+            text += f" and {len(users) - 1} more" if len(users) > 1 else ""
+            lines.append(f"    {made.path}{text}")
+        if len(on_the_way) > SHOWN:
+            lines.append(f"    and {len(on_the_way) - SHOWN} more")
+    return [*lines, "", *next_run(plan, stale)]
+
+
+def next_run(plan: Plan, stale: list[Artifact]) -> list[str]:
+    """What the next run does about it."""
+    lines = ["`snakemake --cores all` builds this; `snakemake plan` says how large and how long."]
+    if any(plan.verdict(made).damaged for made in stale):
+        lines.append("What is damaged is replaced: move it away first if the change was meant.")
+    return lines
+
+
+def each(session: Session) -> list[str]:
+    """The state of every artifact that is named, with its reasons."""
+    lines = []
+    for made in chosen(session):
+        verdict, record = session.plan.verdict(made), session.plan.record(made)
+        lines.append(f"{made.path}  ({made.rule})")
+        if verdict.state is State.FRESH:
+            size = f", {human(record.bytes)}" if record else ""
+            lines.append(f"    fresh: as its recipe says{size}")
+            if accepted := record and record.acceptance(made.digest):
+                lines.append(f"    accepted by {accepted['by']} on {accepted['at']}, although:")
+                lines += [f"        {line}" for line in accepted["differs"]]
+        elif verdict.state is State.ABSENT:
+            gone = "not there" if not os.path.lexists(made.path) else "no longer as it is wanted"
+            lines.append(
+                f"    {gone}, and not needed: it is made again when something stale is made from it"
+            )
+            lines += [f"    {reason}" for reason in verdict.reasons if reason != "it is not there"]
+            lines.append(f"    again: snakemake --cores all {shlex.quote(made.path)}")
+        else:
+            lines += [f"    stale: {reason}" for reason in verdict.reasons]
+            if verdict.damaged:
+                lines.append(
+                    "    what was made from it is stale too; the next run replaces all of it"
+                )
+            lines.append(f"    again: snakemake --cores all {shlex.quote(made.path)}")
+    return lines
+
+
+def follows(plan: Plan, made: Artifact) -> bool:
+    """Whether all that has changed is what it is made from. What only describes others follows whatever they do."""
+    reasons = plan.verdict(made).reasons
+    if made.describes and origins(plan, made):
+        return True
+    return all(reason.startswith(MADE_FROM) or FROM_DAMAGED in reason for reason in reasons)
+
+
+def origins(plan: Plan, made: Artifact) -> list[str]:
+    """What has changed of what it is made from; nearest first."""
+    record = plan.record(made)
+    before = record.recipe.get("inputs", {}) if record else {}
+    changed = [
+        up
+        for role, up in made.inputs.items()
+        if before.get(role) != up.digest or plan.verdict(up).damaged
+    ]
+    return list(dict.fromkeys(short(up) if up.model == made.model else up.path for up in changed))
+
+
+def follower(made: Artifact, names: list[str]) -> str:
+    """A line: an artifact, and as many names of what it is made from as it holds."""
+    for count in range(len(names), 0, -1):
+        more = [f"{len(names) - count} more"] if count < len(names) else []
+        line = f"    {made.path}  from {', '.join([*names[:count], *more])}"
+        if len(line) <= 98:
+            break
+    return line
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Read the config: `load` returns a validated Config, or all that is wrong with it at once."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lib.config.checks import BAD_QUANT, Checks
+from lib.config.merge_files import ADDED, read_merge_files
+from lib.config.schema import (
+    Config,
+    Corpus,
+    Evaluate,
+    Exl2,
+    Gguf,
+    Imatrix,
+    LlamaCpp,
+    Model,
+    Options,
+    Publish,
+    Quant,
+    Section,
+)
+from lib.formats.merge_references import merge_references, substitute_references
+from lib.keys.values import show, suggestion
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Corpus",
+    "Evaluate",
+    "Exl2",
+    "Gguf",
+    "Imatrix",
+    "LlamaCpp",
+    "Model",
+    "Options",
+    "Publish",
+    "Quant",
+    "load",
+    "merge_references",
+    "substitute_references",
+]
+
+KeyPath = tuple[Any, ...]
+SECTIONS: dict[str, type[Section]] = {
+    "llama_cpp": LlamaCpp,
+    "gguf": Gguf,
+    "exl2": Exl2,
+    "evaluate": Evaluate,
+    "publish": Publish,
+    "imatrix": Imatrix,
+    "quants": Quant,
+}
+# What pydantic puts into a path besides keys: the tags of schema.py.
+TAGS = ("<imatrix>", "<false>")
+# Its names for a key that is not text, which it writes into the path as another key.
+WRONG_KEY = ("string_type", "invalid_key")
+
+
+class ConfigError(Exception):
+    """The config cannot be used. `lines` has every problem, one line each."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+def load(raw: Mapping[str, Any], workdir: Path) -> tuple[Config, Options]:
+    """The config and the options of `--config`, from the mapping that Snakemake gives.
+
+    workdir: what relative paths are relative to. Raises ConfigError with every problem found, in
+    the order of the config.
+    """
+    models, origins = read_merge_files(raw.get("models"), Path(workdir))
+    if "models" in raw:
+        raw = {**raw, "models": models}
+    problems = Problems(raw, origins)
+    given = {key: value for key, value in raw.items() if key in Options.model_fields}
+    settings = {key: value for key, value in raw.items() if key not in given}
+    options = _parse(Options, given, problems)
+    config = _parse(Config, settings, problems)
+    for path, message in Checks(config, settings, Path(workdir)).run():
+        problems.add(path, message)
+    for name in options.model:
+        if isinstance(models, Mapping) and name not in models:
+            near = suggestion(name, config.models)
+            problems.add(("model",), f"{show(name)} is no model of this config{near}")
+    if problems.found:
+        raise ConfigError(problems.lines())
+    return config, options
+
+
+class Problems:
+    """What is wrong, collected with the key path where it is.
+
+    origins: {model: where its merge is from}, for merges that lie in files.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+        self.raw, self.origins = raw, origins
+        self.found: list[tuple[KeyPath, str]] = []
+
+    def add(self, path: KeyPath, message: str) -> None:
+        if self._is_document(path) and len(path) > 2 and path[2] != "merge":
+            return  # taken over from the model whose file it is, and said there
+        if (path, message) not in self.found:
+            self.found.append((path, message))
+
+    def lines(self) -> list[str]:
+        """One line a problem, in the order of the config's keys."""
+        located = [(*self._locate(path), path, message) for path, message in self.found]
+        located.sort(key=lambda entry: entry[0])
+        return [
+            f"{self._in_file(path, spelled)}: {' '.join(message.split())}"
+            for _, spelled, path, message in located
+        ]
+
+    def _in_file(self, path: KeyPath, spelled: str) -> str:
+        """The place as it is called; what is in a merge's file by the file and the keys in it."""
+        if path[:1] != ("models",) or len(path) < 2 or path[1] not in self.origins:
+            return spelled
+        if path[2:3] != ("merge",) and not self._is_document(path):
+            return spelled  # stands in the config, beside the file's name
+        origin, depth = self.origins[path[1]], 3 if path[2:3] == ("merge",) else 2
+        _, outside = self._locate(path[:depth])
+        inside = spelled[len(outside) :].removeprefix(".")
+        return f"{origin}: {inside}" if inside else origin
+
+    def _is_document(self, path: KeyPath) -> bool:
+        """Whether this is about a model that a named document of a merge's file has added."""
+        return len(path) > 1 and path[0] == "models" and ADDED in self.origins.get(path[1], "")
+
+    def _locate(self, path: KeyPath) -> tuple[list[int], str]:
+        """A key path's place in the config, for sorting, and how it is written."""
+        place: list[int] = []
+        spelled = ""
+        value: Any = self.raw
+        for key in path:
+            if isinstance(value, list | tuple):
+                spelled += f"[{key}]"
+                place.append(key)
+                value = value[key]
+                continue
+            if isinstance(key, int) and not isinstance(value, Mapping | None):
+                continue  # a single entry that stands for a list of one
+            plain = isinstance(key, str) and re.fullmatch(r"[^\s:\[\]'\"]+", key)
+            spelled += ("." if spelled else "") + (key if plain else repr(key))
+            if isinstance(value, Mapping) and key in value:
+                place.append(list(value).index(key))
+                value = value[key]
+            else:
+                value = None
+        return place, spelled or "config"
+
+
+def _parse(model: type[Section], raw: dict[str, Any], problems: Problems) -> Any:
+    """The section; what is wrong is noted and left out, so that the rest can still be checked."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+    for fault in faults:
+        problems.add(*_explain(model, fault, _key_path(fault)))
+    rest = _plain(raw)
+    # A key left out may make its section impossible: then that goes too, and so on upwards.
+    for _ in range(8):
+        for fault in faults:
+            path = _key_path(fault)
+            _leave_out(rest, path[:-1] if fault["type"] == "missing" else path)
+        try:
+            return model.model_validate(rest)
+        except ValidationError as error:
+            faults = error.errors(include_url=False)
+    return model()
+
+
+def _key_path(fault: Mapping[str, Any]) -> KeyPath:
+    path = tuple(key for key in fault["loc"] if key not in (*TAGS, "[key]"))
+    return (*path[:-1], fault["input"]) if fault["type"] in WRONG_KEY else path
+
+
+def _plain(value: Any) -> Any:
+    """A copy that can be changed, of dicts and lists alone."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _leave_out(tree: dict[str, Any], path: KeyPath) -> None:
+    """Remove what is at the path: a key, or in a list the list, or of quants the one."""
+    if not path:
+        tree.clear()
+        return
+    value: Any = tree
+    for depth, key in enumerate(path[:-1]):
+        following = value.get(key) if isinstance(value, dict) else None
+        if isinstance(following, list):
+            if key == "quants":  # their numbers are part of what is reported
+                following[path[depth + 1]] = {"type": "COPY", "name": BAD_QUANT}
+            else:
+                del value[key]
+            return
+        value = following
+    if isinstance(value, dict):
+        value.pop(path[-1], None)
+
+
+def _explain(model: type[Section], fault: Mapping[str, Any], path: KeyPath) -> tuple[KeyPath, str]:
+    """(path, message) of one of pydantic's errors, in the words of the config."""
+    kind, got = fault["type"], fault["input"]
+    if kind == "value_error":
+        return path, str(fault["ctx"]["error"])
+    if kind == "missing":
+        return path[:-1], f"{path[-1]} is missing"
+    if kind == "extra_forbidden":
+        return path, _unknown_key(model, path)
+    if kind in WRONG_KEY:
+        return path, f"the key {show(path[-1])} is not text; write it in quotes"
+    if kind == "list_type":
+        return path, f"must be a list, not {show(got)}"
+    return path, f"{show(got)} does not fit here: {fault['msg']}"
+
+
+def _unknown_key(model: type[Section], path: KeyPath) -> str:
+    options = []
+    if len(path) == 1:
+        section = model
+        options = [key for key in Options.model_fields if model is Config]
+    elif len(path) == 3 and path[0] in ("corpora", "models"):
+        section = Corpus if path[0] == "corpora" else Model
+    else:
+        section = SECTIONS[next(key for key in reversed(path[:-1]) if key in SECTIONS)]
+    known = list(section.model_fields)
+    listed = ", ".join(known)
+    if options:
+        listed += f"; with --config also {', '.join(options)}"
+    near = suggestion(path[-1], known) or suggestion(path[-1], options)
+    return f"no such key{near} (known: {listed})"

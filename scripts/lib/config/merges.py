@@ -1,0 +1,152 @@
+"""Gross mistakes in a mergekit configuration.
+
+Pure standard library: importing mergekit takes seconds. tests/test_config.py keeps the constants in
+step with mergekit's own models and registry (0.1.5).
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lib.formats.merge_references import Where, as_mapping, as_sequence
+
+# Merge methods, and whether each must be given a base_model.
+METHODS: dict[str, bool] = {
+    "arcee_fusion": True,
+    "breadcrumbs": True,
+    "breadcrumbs_ties": True,
+    "dare_linear": True,
+    "dare_ties": True,
+    "della": True,
+    "della_linear": True,
+    "karcher": False,
+    "linear": False,
+    "model_stock": True,
+    "multislerp": False,
+    "nearswap": True,
+    "nuslerp": False,
+    "passthrough": False,
+    "ram": True,
+    "ramplus_tl": True,
+    "sce": True,
+    "slerp": True,
+    "task_arithmetic": True,
+    "ties": True,
+}
+# Keys of mergekit's models. mergekit itself ignores a key that it does not know.
+MERGE_KEYS = (
+    "merge_method",
+    "base_model",
+    "models",
+    "slices",
+    "modules",
+    "parameters",
+    "dtype",
+    "out_dtype",
+    "tokenizer_source",
+    "tokenizer",
+    "chat_template",
+)
+MODEL_KEYS = ("model", "parameters")
+SLICE_KEYS = ("sources", "base_model", "residual_weight", "parameters")
+SOURCE_KEYS = ("model", "layer_range", "parameters")
+MODULE_KEYS = ("slices", "models", "parameters")
+TOKENIZER_KEYS = ("source", "tokens", "pad_to_multiple_of")
+DTYPES = ("bfloat16", "float16", "float32", "float64", "int64")
+CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
+PLAIN = str | int | float | bool | None
+
+
+def check_merge(merge: Mapping[str, Any]) -> list[tuple[Where, str, tuple[str, ...]]]:
+    """Mistakes that mergekit would report late or not at all: (where, message, words).
+
+    words are what would have been possible, where something is not one of a set. References are
+    not looked at here.
+    """
+    return [*_check(merge), *_check_values(merge, ())]
+
+
+def _check(merge: Mapping[str, Any]) -> Iterator[tuple[Where, str, tuple[str, ...]]]:
+    yield from _check_keys(merge, (), MERGE_KEYS)
+    method = merge.get("merge_method")
+    if method is None:
+        yield (), "merge_method is missing", ()
+    elif not isinstance(method, str) or method not in METHODS:
+        yield ("merge_method",), f"{method!r} is no merge method of mergekit", tuple(METHODS)
+    elif METHODS[method] and not merge.get("base_model"):
+        in_slices = [
+            as_mapping(entry).get("base_model") for entry in as_sequence(merge.get("slices"))
+        ]
+        if not merge.get("modules") and not (in_slices and all(in_slices)):
+            yield (), f"merge_method {method} needs a base_model", ()
+    given = [key for key in ("models", "slices", "modules") if merge.get(key)]
+    if len(given) != 1:
+        got = " and ".join(given) or "none of them"
+        yield (), f"exactly one of models, slices and modules must be given, not {got}", ()
+    if merge.get("tokenizer") and merge.get("tokenizer_source"):
+        yield (), "tokenizer and tokenizer_source exclude each other", ()
+    for key in ("dtype", "out_dtype"):
+        name = merge.get(key)
+        if name is not None and str(name).removeprefix("torch.") not in DTYPES:
+            yield (key,), f"{name!r} is no data type of mergekit", DTYPES
+    template = merge.get("chat_template")
+    if template is not None and template not in CHAT_TEMPLATES and "{" not in str(template):
+        message = f"{template!r} is neither a jinja template nor the name of one"
+        yield ("chat_template",), message, CHAT_TEMPLATES
+    yield from _check_inputs(merge, ())
+    if merge.get("modules") and not isinstance(merge["modules"], Mapping):
+        yield ("modules",), "must be a mapping of modules", ()
+    for name, module in as_mapping(merge.get("modules")).items():
+        yield from _check_keys(module, ("modules", name), MODULE_KEYS)
+        yield from _check_inputs(as_mapping(module), ("modules", name))
+    if merge.get("tokenizer") is not None:
+        yield from _check_keys(merge["tokenizer"], ("tokenizer",), TOKENIZER_KEYS)
+
+
+def _check_values(value: Any, where: Where) -> Iterator[tuple[Where, str, tuple[str, ...]]]:
+    """A merge is plain data: YAML makes dates of some words, and numbers may be infinite."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            if not isinstance(key, str):
+                yield (*where, key), f"the key {key!r} is not text; write it in quotes", ()
+            yield from _check_values(entry, (*where, key))
+    elif isinstance(value, list | tuple):
+        for index, entry in enumerate(value):
+            yield from _check_values(entry, (*where, index))
+    elif not isinstance(value, PLAIN) or (isinstance(value, float) and not math.isfinite(value)):
+        yield where, f"{value!r} is not text, a finite number, true or false", ()
+
+
+def _check_inputs(
+    part: Mapping[str, Any], where: Where
+) -> Iterator[tuple[Where, str, tuple[str, ...]]]:
+    yield from _check_list(part.get("models"), (*where, "models"), MODEL_KEYS, "model")
+    yield from _check_list(part.get("slices"), (*where, "slices"), SLICE_KEYS, "sources")
+    for index, entry in enumerate(as_sequence(part.get("slices"))):
+        here = (*where, "slices", index, "sources")
+        yield from _check_list(as_mapping(entry).get("sources"), here, SOURCE_KEYS, "model")
+
+
+def _check_list(
+    value: Any, where: Where, known: tuple[str, ...], required: str
+) -> Iterator[tuple[Where, str, tuple[str, ...]]]:
+    if value is None:
+        return
+    if not isinstance(value, list | tuple):
+        yield where, f"must be a list of mappings with {required}", ()
+        return
+    for index, entry in enumerate(value):
+        yield from _check_keys(entry, (*where, index), known)
+        if isinstance(entry, Mapping) and not entry.get(required):
+            yield (*where, index), f"{required} is missing", ()
+
+
+def _check_keys(
+    value: Any, where: Where, known: tuple[str, ...]
+) -> Iterator[tuple[Where, str, tuple[str, ...]]]:
+    if not isinstance(value, Mapping):
+        yield where, f"must be a mapping with keys of {', '.join(known)}", ()
+        return
+    for key in value:
+        if key not in known:
+            yield (*where, key), f"mergekit has no key {key!r} here", known

@@ -1,0 +1,100 @@
+"""What a build will take: the files that it makes, their sizes and times, the most of the disk that it fills."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lib.forecast.schedule import Job, Peak, peak
+from lib.forecast.sizes import Size, Sizes
+from lib.forecast.times import Times
+from lib.planning.graph import Artifact, Graph
+from lib.record import recipe as recipes
+from lib.units import human
+
+# Sizes are predicted within some per cent, and a disk that is full to the last byte stops more than this build.
+RESERVE = 0.03
+THREADED = {"imatrix", "quantize", "base_logits", "evaluate"}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """sizes and seconds by path, in the order of the build; free: bytes that the disk has now.
+
+    predicted: where the sizes are from.
+    """
+
+    artifacts: list[Artifact]
+    predicted: Sizes
+    sizes: dict[str, Size]
+    seconds: dict[str, float | None]
+    peak: Peak
+    free: int
+
+    @property
+    def fits(self) -> bool:
+        return self.peak.bytes * (1 + RESERVE) <= self.free
+
+    def refusal(self, reclaim: list[str]) -> str:
+        """The figures, and a line for each thing that can be done."""
+        lines = [
+            f"This build does not fit the disk: it needs {human(self.peak.bytes)} at its fullest, "
+            f"and {human(self.free)} are free.",
+            f"  at its fullest: while {self.peak.at} is made",
+        ]
+        remedies = {
+            "snakemake plan": "shows the files and their sizes",
+            "--config model=NAME": "builds some models only",
+            "--config ignore_disk=true": "builds all the same",
+        }
+        if could := [kind for kind in ("safetensors", "bf16") if kind not in reclaim]:
+            wanted = f"reclaim: [{', '.join([*reclaim, *could])}]"
+            remedies = {wanted: "in the config deletes intermediates once they are used"} | remedies
+        return "\n".join(lines + [f"  {what:<30} {why}" for what, why in remedies.items()])
+
+
+def look(graph: Graph, building: Iterable[Artifact], cores: int) -> Outlook:
+    """The outlook of building these artifacts, which are in the order of the build."""
+    artifacts = list(building)
+    paths = {made.path for made in artifacts}
+    sizes = Sizes(graph, graph.lock)
+    times = Times(graph, sizes)
+    found = {
+        made.path: Size(0, "tensors") if made.rule == "source_gguf" else sizes.of(made)  # a link
+        for made in artifacts
+    }
+    seconds = {made.path: times.seconds(made) for made in artifacts}
+    jobs = []
+    for made in artifacts:
+        size, reads = found[made.path].bytes, times.reads(made)
+        guess = max(1.0, (size + reads) / 100e6)
+        jobs.append(
+            Job(
+                made.path,
+                size,
+                replaces=_on_disk(made),
+                scratch=round(reads * 1.1) if made.rule == "exl2_quantize" else 0,
+                reads=reads,
+                inputs=tuple(up.path for up in made.inputs.values() if up.path in paths),
+                temporary=made.temporary,
+                threads=_threads(made.rule, reads),
+                seconds=seconds[made.path] or guess,
+            )
+        )
+    free = shutil.disk_usage(".").free
+    return Outlook(artifacts, sizes, found, seconds, peak(jobs, cores), free)
+
+
+def _on_disk(made: Artifact) -> int:
+    """Bytes of the old version, which goes when the new one is there."""
+    if made.links or not os.path.exists(made.path):
+        return 0
+    record = recipes.read(made.path)
+    return record.bytes if record and not record.is_link else 0
+
+
+def _threads(rule: str, reads: int) -> int:
+    """As rules/ have it."""
+    if rule in THREADED:
+        return 1 if reads < 1e9 else 4 if reads < 2e10 else 8
+    return 4 if rule == "merge" else 2 if rule.startswith("demo_") else 1

@@ -1,0 +1,523 @@
+"""How large an artifact will be, before it is made.
+
+From the best that there is: for a quant, `llama-quantize --dry-run` where its input lies there; else the tensors' names
+and shapes (the headers of the model's safetensors) and the mixture of its type (lib/formats/mixture.py); else, where a model
+was not fetched yet, the size of its files in the lock and the type's usual bits per weight; else what it was last time.
+"""
+
+import json
+import math
+import os
+import re
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib.flags.quantize import quantize_flags
+from lib.formats.fallbacks import Fallbacks, planned, shape_of
+from lib.formats.merge_references import merge_references
+from lib.formats.mixture import Dims, Shape, quant_bytes, quant_types
+from lib.formats.quants import QUANT_TYPES
+from lib.hub.lock import Lock
+from lib.planning.graph import Artifact, Graph
+from lib.record import recipe as recipes
+
+BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "BF16": 2,
+    "F16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "U8": 1,
+    "I8": 1,
+}
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+OUTTYPE_BITS = {"f32": 32.0, "q8_0": 8.5}
+# What has no formula, and is small.
+SMALL = {
+    "evaluate": 1_000,
+    "exl2_evaluate": 1_000,
+    "report": 40_000,
+    "card": 4_000,
+}
+SMALL |= {"demo_text": 4_200_000, "exl2_measure": 1_000_000}
+# The demo's models: what scripts/demo_train.py makes by default.
+DEMO = {"layers": 4, "hidden": 256, "ffn": 768, "vocabulary": 2048, "heads": 4, "kv_heads": 2}
+# Characters of one token: vocabularies of 2,000 words cut finer than those of 100,000.
+BYTES_PER_TOKEN = ((10_000, 2.4), (60_000, 3.3), (math.inf, 3.8))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model directory's tensors by their Hugging Face names, outermost dimension first; what else decides sizes.
+
+    tokenizer: bytes that the tokenizer takes in a GGUF header.
+    """
+
+    tensors: dict[str, tuple[int, ...]]
+    shape: Shape
+    bytes_per_weight: float = 2
+    tokenizer: int = 0
+    side_files: int = 0
+
+    @property
+    def parameters(self) -> int:
+        return sum(map(math.prod, self.tensors.values()))
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes, and where they are known from: "made", "dry run", "tensors", "lock", "last time", "guess"."""
+
+    bytes: int
+    source: str
+
+
+@dataclass
+class Sizes:
+    """The sizes of a graph's artifacts, each worked out once."""
+
+    graph: Graph
+    lock: Lock
+    tools: str = "resources/llama.cpp/bin"
+    _sizes: dict[str, Size] = field(default_factory=dict)
+    _weights: dict[str, Weights | None] = field(default_factory=dict)
+    _tensors: dict[str, dict[str, Dims]] = field(default_factory=dict)
+    _headers: dict[str, int] = field(default_factory=dict)
+
+    def of(self, made: Artifact, built: bool = True) -> Size:
+        """The size of an artifact: as its record says if it is not to be built, else as predicted."""
+        if made.path not in self._sizes:
+            self._sizes[made.path] = self._measured(made) if not built else self._predicted(made)
+        return self._sizes[made.path]
+
+    def _measured(self, made: Artifact) -> Size:
+        record = recipes.read(made.path)
+        return Size(record.bytes, "made") if record else self._predicted(made)
+
+    def _predicted(self, made: Artifact) -> Size:
+        answer = getattr(self, f"_{made.rule}", lambda made: None)(made)
+        if answer is not None:
+            return answer
+        if made.rule in SMALL:
+            return Size(SMALL[made.rule], "guess")
+        record = recipes.read(made.path)
+        return Size(record.bytes, "last time") if record else Size(0, "guess")
+
+    # one method a rule; None where nothing is known
+
+    def _llama_cpp(self, made: Artifact) -> Size:
+        return Size(0, "tensors")  # links into the cache
+
+    def _source(self, made: Artifact) -> Size | None:
+        return Size(self._download(made), "lock")
+
+    def _download(self, made: Artifact) -> int:
+        """Bytes that are still to be fetched from the hub, into its cache; 0 for a directory of the user's own."""
+        entry = self.lock.get(_reference(made))
+        if entry is None:
+            return 0
+        home = os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser()
+        hub = os.environ.get("HF_HUB_CACHE") or f"{home}/hub"
+        cached = Path(hub, f"models--{entry.repo.replace('/', '--')}", "snapshots", entry.commit)
+        return sum(file.size for name, file in entry.files.items() if not (cached / name).exists())
+
+    def _corpus(self, made: Artifact) -> Size | None:
+        corpus = self.graph.config.corpora[Path(made.path).stem]
+        try:
+            return Size(os.path.getsize(corpus.path), "tensors") if corpus.path else None
+        except OSError:
+            return Size(400_000, "guess") if made.inputs else None
+
+    def _demo_base(self, made: Artifact) -> Size:
+        return self._directory(made)
+
+    _demo_finetune = _demo_base
+
+    def _merge(self, made: Artifact) -> Size | None:
+        return self._directory(made)
+
+    def _directory(self, made: Artifact) -> Size | None:
+        weights = self.weights(made)
+        if weights is None:
+            size = self._files_size(made)
+            return Size(size, "lock") if size else None
+        return Size(
+            round(weights.parameters * weights.bytes_per_weight) + weights.side_files, "tensors"
+        )
+
+    def _source_gguf(self, made: Artifact) -> Size:
+        return Size(os.path.getsize(made.file), "tensors")
+
+    def _imatrix_file(self, made: Artifact) -> Size:
+        return Size(os.path.getsize(made.file), "tensors")
+
+    _exl2_measurement_file = _imatrix_file
+
+    def _convert(self, made: Artifact) -> Size | None:
+        bits = OUTTYPE_BITS.get(made.options["outtype"], 16.0)
+        weights = self.weights(made.inputs["model"])
+        if weights is None:
+            size = self._files_size(made.inputs["model"])
+            return Size(round(size * bits / 16), "lock") if size else None
+        tensors = self.tensors(made.inputs["model"])
+        data = sum(
+            math.prod(dims) * (bits if _is_matrix(name, dims) else 32) / 8
+            for name, dims in tensors.items()
+        )
+        return Size(round(data) + header_bytes(weights, len(tensors)), "tensors")
+
+    def _quantize(self, made: Artifact) -> Size | None:
+        return self._dry_run(made) or self._by_mixture(made)
+
+    def _by_mixture(self, made: Artifact) -> Size | None:
+        conversion = made.inputs["gguf"]
+        type_, options = made.options["type"], made.options
+        material = self._material(made)
+        if material is None:
+            size = self._files_size(conversion.inputs["model"])
+            return Size(round(size / 2 * QUANT_TYPES[type_].bpw / 8), "lock") if size else None
+        tensors, shape, header, bits = material
+        types = quant_types(tensors, shape, type_, options, "imatrix" in made.inputs)
+        return Size(quant_bytes(tensors, types, bits.items()) + header, "tensors")
+
+    def _material(
+        self, made: Artifact
+    ) -> tuple[dict[str, Dims], Shape, int, dict[str, float]] | None:
+        """Of a quant: tensors by name, the model's shape, bytes of the header, bits per weight unquantized.
+
+        None where nothing but the size of the model's files is known.
+        """
+        conversion = made.inputs["gguf"]
+        if conversion.rule == "source_gguf":
+            from lib.formats.gguf_file import read_gguf
+
+            file = read_gguf(Path(conversion.file))
+            tensors, shape = self._quantized(made, conversion), shape_of(file.metadata)
+            header = min(tensor.offset for tensor in file.tensors)
+            bits = {tensor.name: 8 * tensor.size / tensor.elements for tensor in file.tensors}
+            return tensors, shape, header, bits
+        model = conversion.inputs["model"]
+        weights = self.weights(model)
+        if weights is None:
+            return None
+        tensors = self._quantized(made, model)
+        wide = OUTTYPE_BITS.get(conversion.options["outtype"], 16.0)
+        bits = {name: wide if _is_matrix(name, dims) else 32.0 for name, dims in tensors.items()}
+        return tensors, weights.shape, header_bytes(weights, len(tensors)), bits
+
+    def _quantized(self, made: Artifact, model: Artifact) -> dict[str, Dims]:
+        """The tensors of a quant: those of its model without the layers that it leaves out."""
+        pruned = {f"blk.{layer}." for layer in made.options.get("prune_layers", ())}
+        return {
+            name: dims
+            for name, dims in self.tensors(model).items()
+            if name[: name.find(".", 4) + 1] not in pruned
+        }
+
+    def fallbacks(self, made: Artifact) -> Fallbacks | None:
+        """Tensors of a quant that will have other types than its mixture's; None: none, unknown."""
+        material = self._material(made)
+        if material is None:
+            return None
+        tensors, shape, _, _ = material
+        options = made.options
+        return planned(tensors, shape, options["type"], options, "imatrix" in made.inputs)
+
+    def _dry_run(self, made: Artifact) -> Size | None:
+        """What llama-quantize says, where all that it reads lies there."""
+        gguf, tool = made.inputs["gguf"].path, Path(self.tools, "llama-quantize")
+        imatrix = made.inputs.get("imatrix")
+        needed = [gguf, tool, *([imatrix.path] if imatrix else [])]
+        if not all(map(os.path.isfile, needed)):
+            return None
+        flags = ["--imatrix", imatrix.path] if imatrix else []
+        command = [
+            str(tool),
+            "--dry-run",
+            *flags,
+            *quantize_flags(made.options),
+            gguf,
+            made.options["type"],
+        ]
+        try:
+            said = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        found = re.search(r"quant size\s*=\s*([\d.]+) MiB", said.stdout + said.stderr)
+        if said.returncode or not found:
+            return None
+        if gguf not in self._headers:
+            from lib.formats.gguf_file import read_gguf
+
+            tensors = read_gguf(Path(gguf)).tensors
+            self._headers[gguf] = min(tensor.offset for tensor in tensors)
+        return Size(round(float(found[1]) * 2**20) + self._headers[gguf], "dry run")
+
+    def _imatrix(self, made: Artifact) -> Size | None:
+        model = _weights_of(made.inputs["gguf"])
+        if model.rule != "source_gguf" and self.weights(model) is None:
+            return None
+        rows = [
+            (name, dims)
+            for name, dims in self.tensors(model).items()
+            if name.startswith("blk.") and len(dims) > 1
+        ]
+        floats = sum(dims[0] * (dims[2] if len(dims) > 2 else 1) for _, dims in rows)
+        return Size(4 * floats + 34 * len(rows), "tensors")
+
+    def _split(self, made: Artifact) -> Size:
+        whole = self._label(made)
+        limit = made.options["split_max_size"]
+        if whole.bytes <= int(limit[:-1]) * {"M": 10**6, "G": 10**9}[limit[-1]]:
+            return Size(0, whole.source)  # a link to it
+        return whole
+
+    def _label(self, made: Artifact) -> Size:
+        return self.of(made.inputs["gguf"], built=not _is_there(made.inputs["gguf"]))
+
+    def _base_logits(self, made: Artifact) -> Size | None:
+        conversion = made.inputs["gguf"]
+        model = _weights_of(conversion)
+        vocabulary = 128_256  # of a model that is not fetched yet
+        if model.rule == "source_gguf" or self.weights(model) is not None:
+            tensors = self.tensors(model)
+            vocabulary = tensors.get("token_embd.weight", (0, vocabulary))[1]
+        context, chunks = made.options["context"], made.options.get("chunks")
+        text = made.inputs["corpus"]
+        per_token = next(size for limit, size in BYTES_PER_TOKEN if vocabulary < limit)
+        available = self.of(text, built=not _is_there(text)).bytes / per_token / context
+        chunks = max(1, min(chunks or math.inf, math.floor(available)))
+        return Size(
+            base_logits_bytes(chunks, context, vocabulary),
+            "tensors" if made.options.get("chunks") else "guess",
+        )
+
+    def _exl2_quantize(self, made: Artifact) -> Size | None:
+        weights = self.weights(made.inputs["model"])
+        if weights is None:
+            size = self._files_size(made.inputs["model"])
+            return Size(round(size / 16 * made.options["bits"]), "lock") if size else None
+        tensors = self.tensors(made.inputs["model"])
+        embedding = math.prod(tensors.get("token_embd.weight", (0,)))
+        body = weights.parameters - embedding
+        head = math.prod(tensors["output.weight"]) if "output.weight" in tensors else 0
+        bits = (
+            16 * embedding + made.options["head_bits"] * head + made.options["bits"] * (body - head)
+        )
+        return Size(round(bits / 8) + weights.side_files, "tensors")
+
+    # what a model directory holds
+
+    def tensors(self, made: Artifact) -> dict[str, Dims]:
+        """{GGUF's name: shape, the row's width first} of the weights of a model that is known."""
+        if made.path not in self._tensors and made.rule == "source_gguf":
+            from lib.formats.gguf_file import read_gguf
+
+            tensors = read_gguf(Path(made.file)).tensors
+            self._tensors[made.path] = {tensor.name: tensor.shape for tensor in tensors}
+        elif made.path not in self._tensors:
+            weights = self.weights(made)
+            self._tensors[made.path] = dict(gguf_tensors(weights))
+        return self._tensors[made.path]
+
+    def weights(self, made: Artifact) -> Weights | None:
+        """The tensors of a model directory, from itself or from what it is to be made from; None if unknown."""
+        if made.path not in self._weights:
+            self._weights[made.path] = self._find_weights(made)
+        return self._weights[made.path]
+
+    def _find_weights(self, made: Artifact) -> Weights | None:
+        if made.rule == "merge":
+            return self._merged(made)
+        places = [Path(made.path)]
+        if made.rule == "source" and _reference(made).startswith((".", "/", "~")):
+            places.insert(0, Path(_reference(made)))
+        for place in places:
+            if (place / "config.json").is_file():
+                return read_weights(place)
+        return llama_weights(**DEMO) if made.rule.startswith("demo_") else None
+
+    def _merged(self, made: Artifact) -> Weights | None:
+        merge = made.options["merge"]
+        first = merge_references(merge)[0].parts[0]
+        up = made.inputs.get(f"model {first}")
+        like = self.weights(up) if up else None
+        if like is None:
+            return None
+        wide = DTYPE_BYTES.get(merge.get("out_dtype") or merge.get("dtype"), like.bytes_per_weight)
+        tensors, shape = like.tensors, like.shape
+        if merge.get("slices"):
+            tensors = dict(_stacked(merge["slices"], tensors))
+            layers = sum(b - a for a, b in _ranges(merge["slices"]))
+            shape = Shape(layers, shape.sharing, shape.experts, shape.family)
+        return Weights(tensors, shape, wide, like.tokenizer, like.side_files)
+
+    def _files_size(self, made: Artifact) -> int:
+        """Bytes of weights in the lock, of a model or of what a merge is like; 0 if unknown."""
+        if made.rule == "merge":
+            first = merge_references(made.options["merge"])[0].parts[0]
+            up = made.inputs.get(f"model {first}")
+            return self._files_size(up) if up else 0
+        entry = self.lock.get(_reference(made)) if made.rule == "source" else None
+        if entry is None:
+            return 0
+        return sum(
+            f.size for name, f in entry.files.items() if name.endswith((".safetensors", ".bin"))
+        )
+
+
+def base_logits_bytes(chunks: int, context: int, vocabulary: int) -> int:
+    """What llama-perplexity --kl-divergence-base writes: of the second half of each chunk all logits in 16 bits."""
+    scored = context - 1 - context // 2
+    return chunks * (scored * (2 * ((vocabulary + 1) // 2) + 4) * 2 + 4 * context) + 20
+
+
+def header_bytes(weights: Weights, tensors: int) -> int:
+    """A GGUF header: fields, the tokenizer, and where each tensor lies."""
+    return 2_000 + weights.tokenizer + 70 * tensors
+
+
+def read_weights(directory: Path) -> Weights:
+    """What a model directory holds, from its config and the headers of its safetensors."""
+    config = json.loads((directory / "config.json").read_text())
+    config = config.get("text_config") or config
+    tensors, sizes = {}, 0
+    for path in sorted(directory.glob("*.safetensors")):
+        for name, tensor in _header(path).items():
+            if name != "__metadata__":
+                tensors[name] = tuple(tensor["shape"])
+                sizes += math.prod(tensor["shape"]) * BYTES.get(tensor["dtype"], 2)
+    if config.get("tie_word_embeddings"):
+        tensors.pop("lm_head.weight", None)
+    layers = config.get("num_hidden_layers") or config.get("n_layer") or 1
+    heads = config.get("num_attention_heads") or 1
+    experts = (
+        config.get("num_local_experts")
+        or config.get("num_experts")
+        or config.get("n_routed_experts")
+        or 0
+    )
+    sharing = heads // (config.get("num_key_value_heads") or heads)
+    shape = Shape(layers, sharing, experts, str(config.get("model_type") or "llama"))
+    parameters = sum(map(math.prod, tensors.values())) or 1
+    side = sum(
+        f.stat().st_size
+        for f in directory.iterdir()
+        if f.suffix in (".json", ".model", ".jinja", ".txt")
+    )
+    return Weights(tensors, shape, sizes / parameters, _tokenizer_bytes(directory, config), side)
+
+
+def llama_weights(
+    layers: int, hidden: int, ffn: int, vocabulary: int, heads: int, kv_heads: int
+) -> Weights:
+    """A Llama of these sizes, in 16 bits, that is not there yet."""
+    tensors = {
+        "model.embed_tokens.weight": (vocabulary, hidden),
+        "lm_head.weight": (vocabulary, hidden),
+    }
+    tensors["model.norm.weight"] = (hidden,)
+    shared = hidden // heads * kv_heads
+    for layer in range(layers):
+        rows = {"q_proj": hidden, "k_proj": shared, "v_proj": shared, "o_proj": hidden}
+        tensors |= {
+            f"model.layers.{layer}.self_attn.{name}.weight": (n, hidden) for name, n in rows.items()
+        }
+        tensors |= {
+            f"model.layers.{layer}.mlp.{name}.weight": (ffn, hidden)
+            for name in ("gate_proj", "up_proj")
+        }
+        tensors[f"model.layers.{layer}.mlp.down_proj.weight"] = (hidden, ffn)
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"model.layers.{layer}.{norm}.weight"] = (hidden,)
+    return Weights(tensors, Shape(layers, heads // kv_heads), 2, 22 * vocabulary, 90 * vocabulary)
+
+
+def gguf_tensors(weights: Weights) -> Iterator[tuple[str, Dims]]:
+    """(GGUF's name, shape with the row's width first); the experts of a layer are one tensor."""
+    from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
+
+    families = {
+        name.replace("-", "").replace("_", ""): arch for arch, name in MODEL_ARCH_NAMES.items()
+    }
+    plain = weights.shape.family.replace("-", "").replace("_", "").removesuffix("text")
+    names = get_tensor_name_map(families.get(plain, MODEL_ARCH.LLAMA), weights.shape.layers)
+    experts: dict[str, list[tuple[int, ...]]] = {}
+    for name, dims in weights.tensors.items():
+        name = name.replace("language_model.", "")
+        stacked = re.sub(r"\.experts\.\d+\.", ".experts.", name)
+        if stacked != name:
+            experts.setdefault(stacked, []).append(dims)
+            continue
+        yield names.get_name(name, try_suffixes=(".weight", ".bias")) or name, dims[::-1]
+    for name, parts in experts.items():
+        found = names.get_name(name, try_suffixes=(".weight",))
+        found = found or names.get_name(
+            re.sub(r"block_sparse_moe", "feed_forward", name.removeprefix("model.")), (".weight",)
+        )
+        yield found or name, (*parts[0][::-1], len(parts))
+
+
+def _stacked(
+    slices: list[dict[str, Any]], tensors: dict[str, tuple[int, ...]]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors of a stack of layer ranges."""
+    layered = re.compile(r"(.*\blayers\.)(\d+)(\..*)")
+    by_layer: dict[int, list[tuple[str, str, tuple[int, ...]]]] = {}
+    for name, dims in tensors.items():
+        if found := layered.fullmatch(name):
+            by_layer.setdefault(int(found[2]), []).append((found[1], found[3], dims))
+        else:
+            yield name, dims
+    number = 0
+    for first, last in _ranges(slices):
+        for layer in range(first, last):
+            for before, after, dims in by_layer.get(layer) or by_layer.get(0) or []:
+                yield f"{before}{number}{after}", dims
+            number += 1
+
+
+def _ranges(slices: list[dict[str, Any]]) -> list[tuple[int, int]]:
+    return [tuple(part["sources"][0]["layer_range"]) for part in slices]
+
+
+def _tokenizer_bytes(directory: Path, config: dict[str, Any]) -> int:
+    """Bytes of the tokenizer in a GGUF header: for each token its text and length, its type, its score or merge."""
+    vocabulary = config.get("vocab_size") or 32_000
+    model = directory / "tokenizer.model"
+    if model.is_file():
+        return model.stat().st_size + 8 * vocabulary
+    return 37 * vocabulary  # BPE: 8 + 7 bytes of text, 4 of type, and a merge of about 18
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file: {tensor: {dtype, shape, data_offsets}}."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return json.loads(file.read(length))
+
+
+def _is_matrix(name: str, dims: Dims) -> bool:
+    """What the converter leaves in 16 bits; norms and biases become F32."""
+    return len(dims) > 1 and not name.endswith("_norm.weight") and "ffn_gate_inp" not in name
+
+
+def _weights_of(conversion: Artifact) -> Artifact:
+    """What tells an unquantized GGUF's tensors: the model's directory, or a file of the user's."""
+    return conversion.inputs.get("model", conversion)
+
+
+def _is_there(made: Artifact) -> bool:
+    return os.path.exists(made.path)
+
+
+def _reference(made: Artifact) -> str:
+    """What a source stands for, as the config writes it."""
+    return next(iter(made.sources), "").removeprefix("model ")

@@ -1,0 +1,57 @@
+"""Whether there is text in a corpus."""
+
+from pathlib import Path
+
+from lib.formats.text_columns import TEXT_COLUMNS
+
+CHUNK = 1 << 16  # characters
+
+
+def fault(path: Path) -> str | None:
+    """Why there is no text in a .txt or .parquet file, in words; None where there is some.
+
+    Reads no further than to the first character that is not white space. OSError if it cannot be read.
+    """
+    return _parquet_fault(path) if path.suffix == ".parquet" else _text_fault(path)
+
+
+def _text_fault(path: Path) -> str | None:
+    if not path.stat().st_size:
+        return "is empty"
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        while part := file.read(CHUNK):
+            if part.strip():
+                return None
+    return "holds nothing but white space"
+
+
+def _parquet_fault(path: Path) -> str | None:
+    """Only where pyarrow is installed, which a process that plans need not have."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        return None
+    if not path.stat().st_size:
+        return "is empty"
+    with path.open("rb") as file:
+        try:
+            table = pyarrow.parquet.ParquetFile(file)
+            schema = table.schema_arrow
+            names = [field.name for field in schema if _is_text(field.type)]
+            names = [name for name in TEXT_COLUMNS if name in names][:1] or names
+            if not names:
+                return f"has no column of text (it has {', '.join(schema.names) or 'none at all'})"
+            for batch in table.iter_batches(batch_size=1024, columns=names):
+                for column in batch.columns:
+                    if any(row and row.strip() for row in column.to_pylist()):
+                        return None
+        except (pyarrow.ArrowException, OSError):
+            return "is no parquet file, or a damaged one"
+    return f"holds no text: every row of its column {' and '.join(names)} is empty"
+
+
+def _is_text(kind) -> bool:
+    import pyarrow
+
+    return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)

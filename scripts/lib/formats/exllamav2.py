@@ -1,0 +1,215 @@
+"""What exllamav2 needs and makes: its environment, a directory it can read, checks of its output.
+
+Pure standard library; written against exllamav2 0.3.2.
+"""
+
+import json
+import math
+import re
+import struct
+from pathlib import Path
+
+from lib.formats.model_files import model_files
+
+# Without flash-attn, attention goes through SDPA, and there exllamav2 0.3.2 forgets the causal mask
+# (attn.py, _attn_torch: `in block_diag_layers or causal` takes a block mask that is None). Every
+# token then sees the tokens after it, while calibrating too. This turns to its other, right path.
+# Not needed once exllamav2's perplexity without flash-attn equals that of transformers.
+ENVIRONMENT = {"EXLLAMA_NO_SDPA": "1"}
+
+WORKING_FILE = re.compile(r"output_temp_\d+\.safetensors")
+SHARD = re.compile(r"output-(\d{5})-of-(\d{5})\.safetensors")
+
+
+class Exl2Error(ValueError):
+    """A model that exllamav2 cannot take, or a result that is not whole; one line that says why."""
+
+
+def exllama_config(config: dict) -> dict:
+    """config.json as exllamav2 0.3.2 reads it.
+
+    transformers 5 writes `rope_parameters`. exllamav2 looks for `rope_theta` and `rope_scaling`,
+    and where they are missing takes a theta of 10000 without a word: another model. Not needed
+    once it reads `rope_parameters`.
+    """
+    result = dict(config)
+    for part in (result, result.get("text_config")):
+        if not isinstance(part, dict) or not isinstance(part.get("rope_parameters"), dict):
+            continue
+        rope = part["rope_parameters"]
+        if isinstance(rope.get("full_attention"), dict):  # one set of parameters a kind of layer
+            rope = rope["full_attention"]
+        rope = dict(rope)
+        if (theta := rope.pop("rope_theta", None)) is not None:
+            part.setdefault("rope_theta", theta)
+        if (factor := rope.pop("partial_rotary_factor", None)) is not None:
+            part.setdefault("partial_rotary_factor", factor)
+        if rope.get("rope_type", "default") != "default":
+            part.setdefault("rope_scaling", rope)
+            if "original_max_position_embeddings" in rope:
+                part.setdefault(
+                    "original_max_position_embeddings", rope["original_max_position_embeddings"]
+                )
+    return result
+
+
+def make_view(model: Path, view: Path) -> None:
+    """Links to the files of `model` in the new directory `view`, with a config.json for exllamav2.
+
+    Raises Exl2Error where there is no tokenizer.json, the only tokenizer that exllamav2 reads, and
+    ModelFilesError for a directory that is no whole model.
+    """
+    files = model_files(model)
+    if not (model / "tokenizer.json").is_file():
+        raise Exl2Error(
+            f"{model}: no tokenizer.json in it, the only tokenizer that exllamav2 reads; "
+            "transformers' AutoTokenizer makes one from the others (save_pretrained)"
+        )
+    view.mkdir(parents=True)
+    for file in files:
+        if file.name == "config.json":
+            config = exllama_config(json.loads(file.read_text(encoding="utf-8")))
+            (view / file.name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        elif not file.name.endswith(
+            ".safetensors.index.json"
+        ):  # names shards that EXL2 does not have
+            (view / file.name).symlink_to(file.absolute())
+
+
+def readable(model: Path, view: Path) -> Path:
+    """The directory of a model as exllamav2 reads it right: `model` itself, or `view`, which is made then.
+
+    An EXL2 directory is taken as it is where its config.json has what exllamav2 reads; those that
+    were converted by other means may have `rope_parameters` alone. Any other model gets a view.
+
+    Raises what `make_view` raises, and Exl2Error for a config.json that cannot be read.
+    """
+    config = _read_config(model)
+    if config.get("quantization_config", {}).get("quant_method") != "exl2":
+        make_view(model, view)
+        return view
+    read = exllama_config(config)
+    if read == config:
+        return model
+    view.mkdir(parents=True)
+    for file in model.iterdir():
+        if file.name != "config.json":
+            (view / file.name).symlink_to(file.absolute())
+    (view / "config.json").write_text(json.dumps(read, indent=2) + "\n", encoding="utf-8")
+    return view
+
+
+def layer_count(config: dict) -> int:
+    """Number of transformer layers of a config.json. Raises Exl2Error where it does not say."""
+    for part in (config, config.get("text_config", {})):
+        for key in ("num_hidden_layers", "n_layers", "n_layer"):
+            if isinstance(part.get(key), int):
+                return part[key]
+    raise Exl2Error("config.json does not say how many layers the model has (num_hidden_layers)")
+
+
+def check_measurement(file: Path, layers: int, whole: bool = True) -> None:
+    """Raises Exl2Error unless `file` holds a measurement of each of `layers` layers.
+
+    whole=False: the model's layers are not known; only whether it is a measurement is looked at.
+    """
+    try:
+        measurement = json.loads(file.read_text(encoding="utf-8"))["measurement"]
+        accuracies = {
+            key: [option["accuracy"] for option in _options(tried)]
+            for key, tried in measurement.items()
+            if tried
+        }
+    except FileNotFoundError:
+        raise Exl2Error(f"{file}: the converter did not write it") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Exl2Error(f"{file}: not a measurement ({error!r})") from None
+    if not whole:
+        return
+    for layer in range(layers):
+        found = [values for key, values in accuracies.items() if f"layers.{layer}." in key]
+        if not found:
+            raise Exl2Error(f"{file}: layer {layer} of {layers} was not measured")
+        if not all(math.isfinite(value) for values in found for value in values):
+            raise Exl2Error(f"{file}: the accuracy of layer {layer} is not a number")
+    if any(f"layers.{layers}." in key for key in accuracies):
+        raise Exl2Error(f"{file}: it has more layers than the model's {layers}: another model's")
+
+
+def _options(tried: list | dict) -> list[dict]:
+    """The options measured for a module: a list, or lists by part for a parallel decoder."""
+    if isinstance(tried, dict):
+        return [option for part in tried.values() for option in part]
+    return tried
+
+
+def check_quantized(directory: Path, view: Path, bits: float) -> None:
+    """Raises Exl2Error unless `directory` is `view` in EXL2, whole, of `bits` bits a weight."""
+    names = {file.name for file in directory.iterdir()} if directory.is_dir() else set()
+    if not names:
+        raise Exl2Error(f"{directory}: the converter wrote nothing there")
+    weights = {name for name in names if name.endswith(".safetensors")}
+    if left := sorted(name for name in weights if WORKING_FILE.fullmatch(name)):
+        raise Exl2Error(f"{directory}: {left[0]} is a working file: the conversion did not finish")
+    _check_shards(directory, weights)
+
+    tensors = {key for name in weights for key in read_header(directory / name)}
+    for layer in range(layer_count(_read_config(view))):
+        if not any(f"layers.{layer}." in key and key.endswith(".q_weight") for key in tensors):
+            raise Exl2Error(f"{directory}: no quantized tensor of layer {layer}")
+    if not any(key.endswith("lm_head.q_weight") for key in tensors):
+        raise Exl2Error(f"{directory}: no quantized output tensor (lm_head)")
+
+    quantization = _read_config(directory).get("quantization_config", {})
+    if quantization.get("quant_method") != "exl2" or quantization.get("bits") != bits:
+        raise Exl2Error(f"{directory}: config.json does not say that it has {bits} bits EXL2")
+    wanted = {file.name for file in view.iterdir() if not file.name.endswith(".safetensors")}
+    for name in sorted(wanted):
+        if name not in names:
+            raise Exl2Error(f"{directory}: {name} is missing")
+        if (
+            name != "config.json"
+            and (directory / name).stat().st_size != (view / name).stat().st_size
+        ):
+            raise Exl2Error(f"{directory}: {name} is not the model's")
+    if extra := sorted(names - wanted - weights):
+        raise Exl2Error(f"{directory}: {extra[0]} is no file of the model")
+
+
+def _check_shards(directory: Path, weights: set[str]) -> None:
+    if weights == {"output.safetensors"}:
+        return
+    numbers = [SHARD.fullmatch(name) for name in sorted(weights)]
+    if not numbers or None in numbers:
+        raise Exl2Error(
+            f"{directory}: {sorted(weights) or 'no weights'} in place of output*.safetensors"
+        )
+    if [int(m[1]) for m in numbers] != list(range(1, int(numbers[0][2]) + 1)):
+        raise Exl2Error(
+            f"{directory}: a shard is missing, of {numbers[0][2]} there are {len(numbers)}"
+        )
+
+
+def read_header(file: Path) -> dict[str, dict]:
+    """The tensors of a safetensors file. Raises Exl2Error unless its size is what they need."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    except (ValueError, KeyError, TypeError, struct.error) as error:
+        raise Exl2Error(f"{file}: not a safetensors file ({error})") from None
+    if 8 + length + end != size:
+        raise Exl2Error(f"{file}: {size} bytes, its header wants {8 + length + end}: cut off")
+    return header
+
+
+def _read_config(directory: Path) -> dict:
+    try:
+        return json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Exl2Error(f"{directory}/config.json: {error}") from None

@@ -1,0 +1,184 @@
+"""config/sources.lock.yaml: which commit each hub reference means, and what is in its files.
+
+    models:
+      org/name@revision:                       # the reference as it is written in the config
+        commit: 0123…
+        files:
+          model.safetensors: {sha256: 89ab…, size: 1234}
+        license: apache-2.0                    # as the repository's card says; may be missing
+    datasets:
+      org/dataset: …                           # only the files that corpora name
+
+The Snakefile imports this module at every start: standard library and yaml only.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import yaml
+
+from lib.hub.hubref import parse
+
+LOCK_FILE = Path("config/sources.lock.yaml")
+HEADER = """\
+# What the references to the hub in the config mean: written by Quantmill, to be committed.
+# A branch that moves on the hub changes nothing here; renew with `snakemake lock`
+# (one reference: `snakemake lock --config only=org/name`).
+"""
+SECTIONS = {"model": "models", "dataset": "datasets"}
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class LockError(RuntimeError):
+    """The lock cannot be read, or references could not be locked; `lines` says what, one a line."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A hub reference that the config needs. `file` is the dataset's file; None for models."""
+
+    ref: str
+    kind: str = "model"
+    file: str | None = None
+    allow_pickle: bool = False
+
+
+@dataclass
+class File:
+    sha256: str
+    size: int
+
+
+@dataclass
+class Entry:
+    """A locked reference. `license` and the like are the card's, and no part of the identity."""
+
+    ref: str
+    kind: str
+    commit: str
+    files: dict[str, File]
+    card: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def repo(self) -> str:
+        return parse(self.ref).repo
+
+    def identity(self, file: str | None = None) -> dict[str, str]:
+        """What recipes say of this source: repository, commit, and a digest of the files' sha256.
+
+        With `file`, that one file of a dataset: its commit does not matter, its content does.
+        """
+        if file is not None:
+            return {"hub": f"{self.repo}/{file}", "sha256": self.files[file].sha256}
+        lines = "".join(f"{self.files[name].sha256}  {name}\n" for name in sorted(self.files))
+        digest = hashlib.sha256(lines.encode()).hexdigest()
+        return {"hub": self.repo, "commit": self.commit, "files": digest}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files.values())
+
+
+@dataclass
+class Lock:
+    """What is locked, by (kind, reference)."""
+
+    entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, workdir: Path = Path()) -> "Lock":
+        """The lock of a working directory; empty where there is no lock file. Raises LockError."""
+        return load(Path(workdir) / LOCK_FILE)
+
+    def identity(self, want: "str | Wanted") -> dict[str, str]:
+        """Entry.identity of a model's reference or of a Wanted.
+
+        Raises LockError when it is not locked.
+        """
+        want = Wanted(want) if isinstance(want, str) else want
+        if self.missing([want]):
+            raise LockError([f"{want.kind} {want.ref}: not in {LOCK_FILE}; run `snakemake lock`"])
+        return self.get(want.ref, want.kind).identity(want.file)
+
+    def get(self, ref: str, kind: str = "model") -> Entry | None:
+        return self.entries.get((kind, ref))
+
+    def missing(self, wanted: Iterable[Wanted]) -> list[Wanted]:
+        """Those of `wanted` that have no entry, or whose dataset file is not in it; each once."""
+        found = []
+        for want in dict.fromkeys(wanted):
+            entry = self.get(want.ref, want.kind)
+            if entry is None or (want.file is not None and want.file not in entry.files):
+                found.append(want)
+        return found
+
+
+def load(path: Path) -> Lock:
+    """The lock in a file; empty where there is no such file.
+
+    Raises LockError when the file is not a lock.
+    """
+    try:
+        data = yaml.load(path.read_bytes(), Loader=Loader) or {}
+    except FileNotFoundError:
+        return Lock()
+    except yaml.YAMLError as error:
+        text = " ".join(str(error).split())
+        raise LockError([f"{path}: not YAML ({text}); restore it or delete it"]) from None
+    lock = Lock()
+    try:
+        for kind, section in SECTIONS.items():
+            for ref, value in (data.pop(section, None) or {}).items():
+                files = {name: File(**file) for name, file in value.pop("files").items()}
+                entry = Entry(ref, kind, value.pop("commit"), files, value)
+                if not parse(ref):
+                    raise ValueError(f"{ref!r} is no hub reference")
+                lock.entries[kind, ref] = entry
+        if data:
+            raise ValueError(f"unknown key {next(iter(data))!r}")
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise LockError([f"{path}: not a lock ({error}); restore it or delete it"]) from None
+    return lock
+
+
+def write(workdir: Path, lock: Lock) -> None:
+    """Write the lock by rename, sorted: equal locks are equal bytes."""
+    data: dict[str, dict[str, object]] = {}
+    for (kind, ref), entry in sorted(lock.entries.items()):
+        value = {"commit": entry.commit, "files": {n: asdict(f) for n, f in entry.files.items()}}
+        data.setdefault(SECTIONS[kind], {})[ref] = value | entry.card
+    path = Path(workdir) / LOCK_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = HEADER + yaml.safe_dump(data, default_flow_style=None, width=1000, allow_unicode=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def lock_missing(wanted: Iterable[Wanted], workdir: Path) -> None:
+    """Lock those of `wanted` that are not locked yet, all in one call of scripts/hub_lock.py.
+
+    Asks no hub when nothing is missing. Raises LockError with every reference that could not be
+    locked; those that could be are written all the same.
+    """
+    missing = Lock.read(workdir).missing(wanted)
+    if not missing:
+        return
+    script = Path(__file__).parents[2] / "hub_lock.py"
+    command = [sys.executable, str(script), "--directory", str(workdir), "--wanted", "-"]
+    request = json.dumps([asdict(want) for want in missing])
+    # What it says goes to stderr: stdout belongs to what Snakemake was asked to print.
+    done = subprocess.run(command, input=request, text=True, stdout=2, stderr=subprocess.PIPE)
+    if done.returncode:
+        raise LockError(done.stderr.strip().splitlines() or ["hub_lock.py failed without a word"])

@@ -1,0 +1,288 @@
+"""How single values of the config are read: each function takes what YAML gave and returns the
+value in its one normal form, or raises ValueError with what was got and what it may be.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lib.formats.quants import QUANT_TYPES, TENSOR_BITS, canonical
+
+Scalar = bool | int | float | str
+RECLAIMABLE = ("bf16", "safetensors")
+HEAD_BITS = (2, 3, 4, 5, 6, 8)
+
+
+def show(value: Any) -> str:
+    """What the config has, short enough for one line."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:56]} …{text[0]}"
+
+
+def suggestion(got: Any, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the nearest of the known words, or nothing."""
+    by_lower = {word.lower(): word for word in known}
+    wanted = str(got).lower()
+    near = difflib.get_close_matches(wanted, by_lower, n=1, cutoff=0.7)
+    near = near or [word for word in by_lower if wanted and word.startswith(wanted)]
+    return f"; did you mean {by_lower[near[0]]}?" if len(near) == 1 else ""
+
+
+def to_text(value: Any) -> str:
+    if isinstance(value, str):
+        if "\n" in value or not value.strip():
+            raise ValueError(f"{show(value)} must be one line of text")
+        return value
+    hint = "; put it in quotes" if isinstance(value, int | float) else ""
+    raise ValueError(f"{show(value)} is not text{hint}")
+
+
+def to_number(value: Any, low: float, high: float | None, whole: bool) -> float | int:
+    kind = "a whole number" if whole else "a number"
+    limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+    problem = ValueError(f"{show(value)} is not {kind} {limits}")
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
+        raise problem from None
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise problem
+    if not -(2**63) < number < 2**63:  # NaN and infinity too
+        raise problem
+    if number < low or (high is not None and number > high) or (whole and number != int(number)):
+        raise problem
+    return int(number) if whole else float(number)
+
+
+def to_choice(value: Any, known: tuple[str, ...]) -> str:
+    word = ("on" if value else "off") if isinstance(value, bool) and "on" in known else value
+    if isinstance(word, str) and word.lower() in known:
+        return word.lower()
+    raise ValueError(f"{show(value)} is not one of {', '.join(known)}{suggestion(value, known)}")
+
+
+def to_flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in ("true", "yes", "on", "1"):
+        return True
+    if str(value).lower() in ("false", "no", "off", "0"):
+        return False
+    raise ValueError(f"{show(value)} is neither true nor false")
+
+
+def to_list(value: Any) -> Any:
+    """A single entry stands for a list of one."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    if not isinstance(value, Mapping):
+        return [value]
+    raise ValueError("must be a list, not a mapping")
+
+
+def to_words(value: Any) -> list[str]:
+    """A list, or one string with commas, as `--config key=a,b` gives it."""
+    if isinstance(value, str):
+        value = value.split(",")
+    return [str(word).strip() for word in to_list(value) if str(word).strip()]
+
+
+def to_size(value: Any) -> str:
+    found = re.fullmatch(r"0*([1-9][0-9]{0,8})([MG])", str(value))
+    if not found:
+        raise ValueError(
+            f"{show(value)} is not a size as llama-gguf-split takes it: a whole number and M or G, "
+            "such as 500M or 50G"
+        )
+    return found[1] + found[2]
+
+
+def to_sha256(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        return value.lower()
+    raise ValueError(f"{show(value)} is not a sha256: 64 hexadecimal digits")
+
+
+def to_repository(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", value):
+        return value
+    hint = "; {form} is for exl2 alone" if "{form}" in str(value) else ""
+    raise ValueError(f"{show(value)} is not a repository on the hub: org/name{hint}")
+
+
+def to_exl2_repository(value: Any) -> str:
+    """A repository, or one for each bits value: `{form}` in the name stands for 5.0bpw."""
+    if not isinstance(value, str) or not re.search("[{}]", value):
+        return to_repository(value)
+    for word in re.findall(r"\{[^{}]*\}|[{}]", value):
+        if word != "{form}":
+            raise ValueError(f"{show(value)}: only {{form}} may stand there, not {word}")
+    try:
+        to_repository(value.replace("{form}", "5.0bpw"))
+    except ValueError:
+        raise ValueError(f"{show(value)} is not a repository on the hub: org/name") from None
+    if "{form}" in value.partition("/")[0]:
+        raise ValueError(f"{show(value)}: {{form}} belongs into the name, after the /")
+    return value
+
+
+def to_quant_type(value: Any) -> str:
+    found = canonical(value) if isinstance(value, str) else None
+    if not found:
+        near = suggestion(value, QUANT_TYPES)
+        raise ValueError(f"{show(value)} is not a quant type of llama-quantize{near}")
+    return found
+
+
+def to_tensor_type(value: Any) -> str:
+    if isinstance(value, str) and value.lower() in TENSOR_BITS:
+        return value.lower()
+    near = suggestion(value, TENSOR_BITS)
+    raise ValueError(f"{show(value)} is not a tensor type of ggml{near}")
+
+
+def to_tensor_types(value: Any) -> list[str]:
+    """PATTERN=TYPE strings of a list of such strings, or of a mapping."""
+    if isinstance(value, Mapping):
+        pairs = list(value.items())
+    else:
+        pairs = []
+        for entry in to_list(value):
+            if isinstance(entry, Mapping):
+                pairs += entry.items()
+            elif isinstance(entry, str) and "=" in entry:
+                pairs.append(entry.split("=", 1))
+            else:
+                raise ValueError(f"{show(entry)} is not PATTERN=TYPE, such as attn_v=q8_0")
+    overrides = []
+    for pattern, type_ in pairs:
+        pattern = str(pattern)
+        if not pattern or "=" in pattern or re.search(r"\s", pattern):
+            raise ValueError(f"{show(pattern)} is not a pattern: no '=' and no blanks in it")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{show(pattern)} is not a regular expression: {error}") from None
+        overrides.append(f"{pattern}={to_tensor_type(type_)}")
+    return overrides
+
+
+def to_override_kv(value: Any) -> list[str]:
+    """KEY=TYPE:VALUE strings as llama-quantize's string_parse_kv_override takes them."""
+    overrides = []
+    for entry in to_list(value):
+        form = r"[^=\s]{1,127}=(int:-?\d+|float:[-+.\deE]+|bool:(true|false)|str:.{0,127})"
+        if not isinstance(entry, str) or not re.fullmatch(form, entry):
+            raise ValueError(
+                f"{show(entry)} is not KEY=TYPE:VALUE with a type of int, float, bool or str"
+            )
+        overrides.append(entry)
+    return overrides
+
+
+def to_bits(value: Any) -> list[float]:
+    bits = [to_number(entry, 2, 8, whole=False) for entry in to_list(value)]
+    if not bits:
+        raise ValueError("names no bits per weight, such as [4.0, 5.0]")
+    for index, number in enumerate(bits):
+        if number in bits[:index]:
+            raise ValueError(f"{number} is there twice")
+    return bits
+
+
+def to_head_bits(value: Any) -> int:
+    try:
+        number = to_number(value, 2, 8, whole=True)
+    except ValueError:
+        number = None
+    if number not in HEAD_BITS:
+        raise ValueError(f"{show(value)} is not one of {', '.join(map(str, HEAD_BITS))}")
+    return number
+
+
+def to_layers(value: Any) -> list[int]:
+    return sorted({to_number(entry, 0, None, whole=True) for entry in to_list(value)})
+
+
+def to_reclaim(value: Any) -> list[str]:
+    return sorted({to_choice(entry, RECLAIMABLE) for entry in to_list(value)})
+
+
+def to_max_kld(value: Any) -> dict[str, float]:
+    limits = value if isinstance(value, Mapping) else {"*": value}
+    return {str(form): to_number(limit, 0, None, whole=False) for form, limit in limits.items()}
+
+
+# Keys that describe what the tensors are; they are the tools' to write.
+RESERVED_METADATA = re.compile(
+    r"general\.(architecture|file_type|quantization_version|alignment)|(split|quantize)\..*|GGUF\..*"
+)
+
+
+def to_metadata(value: Any) -> dict[str, Any]:
+    for key, entry in to_mapping(value).items():
+        if not isinstance(key, str) or not re.fullmatch(r"[\w-]+(\.[\w-]+)+", key, re.ASCII):
+            raise ValueError(f"{show(key)} is not a header field, such as general.license")
+        if RESERVED_METADATA.fullmatch(key):
+            raise ValueError(f"{key} belongs to the tools that write the file")
+        values = entry if isinstance(entry, list) else [entry]
+        if not all(map(_is_scalar, values)):
+            kinds = "text, a finite number, true or false, or a list of those"
+            raise ValueError(f"{key} is {show(entry)}, not {kinds}")
+        if len({type(single) for single in values}) != 1:
+            raise ValueError(f"{key} must be a list whose entries are all of one type")
+    return dict(value)
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, Scalar) and not (isinstance(value, float) and not math.isfinite(value))
+
+
+def to_imatrix(value: Any) -> Any:
+    if value is None or value is True:
+        return {}
+    if value is False or isinstance(value, Mapping):
+        return value
+    raise ValueError(f"{show(value)} must be true, false or a mapping such as {{chunks: 100}}")
+
+
+def to_quant(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, str):
+        return {"type": value}
+    raise ValueError(f"{show(value)} is neither a quant type nor a mapping with a type")
+
+
+def to_mapping(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return value
+    raise ValueError(f"must be a mapping, not {show(value)}")
+
+
+def to_merge(value: Any) -> Any:
+    """Plain dicts and lists; 1.0 and 1 are the same to mergekit, and so they are here.
+
+    The name of a file was replaced before by what the file holds, or by what is wrong with it.
+    """
+    if isinstance(value, ValueError):
+        raise value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be a mapping or the name of a mergekit file, not {show(value)}")
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

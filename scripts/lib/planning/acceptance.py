@@ -1,0 +1,124 @@
+"""Which artifacts may be taken as they are although the code or the tools that make them have changed.
+
+After an upgrade of Quantmill or of a tool, `snakemake accept` adopts what differs in that alone. Options, sources and
+other inputs are never accepted: an artifact's inputs must be fresh, or accepted with it, and be those it was made from.
+"""
+
+import getpass
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from lib.planning.graph import Artifact
+from lib.planning.staleness import Plan, State
+from lib.record import recipe as recipes
+from lib.record.recipe import Record
+
+
+@dataclass
+class Acceptance:
+    """What a request comes to. Lists are in the order of dependence.
+
+    adopted: (artifact, what differs, a line each) of those that can be accepted; nothing is written yet.
+    refused: (artifact, why not) of the others that are stale.
+    retold: artifacts that only describe others, to be made anew after that.
+    """
+
+    adopted: list[tuple[Artifact, list[str]]] = field(default_factory=list)
+    refused: list[tuple[Artifact, list[str]]] = field(default_factory=list)
+    retold: list[Artifact] = field(default_factory=list)
+
+
+def judge(plan: Plan, asked: Iterable[Artifact]) -> Acceptance:
+    """What of these artifacts, and of what they are made from, can be accepted."""
+    answer = Acceptance()
+    sound: dict[
+        str, bool
+    ] = {}  # path: whether it is as it is wanted, or will be once it is accepted
+
+    def visit(made: Artifact) -> bool:
+        if made.path not in sound:
+            sound[made.path] = False
+            above = {role: visit(up) for role, up in made.inputs.items()}
+            sound[made.path] = _look(made, above)
+        return sound[made.path]
+
+    def _look(made: Artifact, above: dict[str, bool]) -> bool:
+        record, verdict = plan.record(made), plan.verdict(made)
+        if record and record.fits(made.digest):
+            if verdict.state is State.STALE:
+                answer.refused.append((made, verdict.reasons))
+            return verdict.state is not State.STALE and not verdict.damaged
+        if made.describes:
+            if all(above.values()) and not made.on_demand:
+                answer.retold.append(made)
+            return all(above.values())
+        reasons = _obstacles(plan, made, record, above)
+        if not reasons:
+            answer.adopted.append((made, plan.changes(made, record)))
+        elif verdict.state is State.STALE or record:
+            answer.refused.append((made, reasons))
+        return not reasons
+
+    for made in asked:
+        visit(made)
+    return answer
+
+
+def _obstacles(
+    plan: Plan, made: Artifact, record: Record | None, above: dict[str, bool]
+) -> list[str]:
+    """Why an artifact cannot be accepted, a line each."""
+    if record is None:
+        return ["no record says how it was made"]
+    there = not made.intermediate or os.path.lexists(made.path)
+    if there and (wrong := plan.damage(made, record)):
+        return wrong
+    old, new = record.recipe, made.recipe
+    lines = recipes.difference(old.get("options"), new["options"])
+    lines += recipes.difference(old.get("sources"), new["sources"], "sources")
+    if old.get("step") != new["step"]:
+        lines.append(f"made by {old.get('step')}, now by {new['step']}")
+    before = old.get("inputs", {})
+    for role in sorted(before.keys() | made.inputs.keys()):
+        if role not in before or role not in made.inputs:
+            lines.append(f"{role}: {'no longer' if role in before else 'now'} an input")
+        elif (
+            before[role] == made.inputs[role].digest and not plan.verdict(made.inputs[role]).damaged
+        ):
+            continue
+        elif not above[role]:
+            lines.append(f"{made.inputs[role].path}, from which it is made, is not acceptable")
+        elif not _same_input(plan, made.inputs[role], before[role], record.inputs.get(role)):
+            lines.append(f"{made.inputs[role].path} is not the one from which this was made")
+    return lines
+
+
+def _same_input(plan: Plan, up: Artifact, digest: str, sha256: str | None) -> bool:
+    """Whether what lies there was made from the recipe, or has the bytes, that an artifact was made from.
+
+    Links have no bytes of their own: for them the recipe alone decides.
+    """
+    now = plan.record(up)
+    if now is None or (not up.links and sha256 != now.sha256):
+        return False
+    return now.fits(digest) or not up.links
+
+
+def adopt(answer: Acceptance) -> None:
+    """Write into the records who has accepted what, and when. How it was really made stays in them."""
+    at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    for made, lines in answer.adopted:
+        entry = {"digest": made.digest, "by": _user(), "at": at, "differs": lines}
+        for path in made.outputs:
+            record = recipes.read(path)
+            record.accepted.append(entry)
+            recipes.write(record)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no name for this number, as in some containers
+        return str(os.getuid())

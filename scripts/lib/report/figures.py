@@ -1,0 +1,62 @@
+"""How sizes and measured figures are written: one unit a column, the places that errors bear."""
+
+import math
+
+from lib.report.judge import Figure, Form
+
+
+def size_unit(forms: list[Form]) -> tuple[float, str]:
+    """The unit in which every size of a model is written: bytes a unit, and its name."""
+    largest = max((form.bytes for form in forms), default=0)
+    return (1e9, "GB") if largest >= 1e9 else (1e6, "MB") if largest >= 1e6 else (1e3, "kB")
+
+
+def size_text(size: float, forms: list[Form]) -> str:
+    """A size in the model's unit: 4.92 GB."""
+    unit, name = size_unit(forms)
+    digits = 1 if max(form.bytes for form in forms) >= 100 * unit else 2
+    return f"{size / unit:.{digits}f} {name}"
+
+
+def scaled(figure: Figure, factor: float) -> Figure:
+    """A figure and its error times `factor`."""
+    return Figure(
+        None if figure.value is None else figure.value * factor,
+        None if figure.error is None else figure.error * factor,
+    )
+
+
+def places(figures: list[Figure], most: int) -> list[int]:
+    """Decimals of each figure of a column, `most` at most: the same for all whose errors allow it.
+
+    A figure is written to the first or to the second digit of its error; without an error to its
+    own third digit, and to any further one where its error is known to be nothing.
+    """
+    bounds = [_bounds(figure, most) for figure in figures]
+    allowed = [
+        bound for figure, bound in zip(figures, bounds, strict=True) if figure.value is not None
+    ]
+    shared = max(range(most + 1), key=lambda n: (_fit(n, allowed), n))
+    return [min(max(shared, low), high) for low, high in bounds]
+
+
+def _fit(digits: int, bounds: list[tuple[int, int]]) -> tuple[int, int]:
+    """How many figures allow so many decimals, and, negative, how far the others are from it."""
+    off = [max(low - digits, digits - high, 0) for low, high in bounds]
+    return off.count(0), -sum(off)
+
+
+def _bounds(figure: Figure, most: int) -> tuple[int, int]:
+    """The fewest and the most decimals that a figure may be written with."""
+    if figure.error:
+        low = -math.floor(math.log10(figure.error))
+        high = low + 1
+    else:
+        low = 2 - math.floor(math.log10(abs(figure.value))) if figure.value else 0
+        high = low if figure.value and figure.error is None else most
+    return min(most, max(0, low)), min(most, max(0, high))
+
+
+def decimal(value: float, digits: int) -> str:
+    """A number with so many decimals; what rounds to nothing has no sign."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"

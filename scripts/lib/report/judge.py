@@ -1,0 +1,340 @@
+"""The forms of a model, as the report and the model card judge them.
+
+`read` takes forms.json, which the planner writes:
+
+    {"model": "Demo", "parameters": 4200000, "reference": "llama.cpp b10605",
+     "corpus": "evaluation", "context": 512,
+     "forms": [{"form": "Q4_K_M", "family": "gguf", "quantized": true,
+                "file": "results/Demo/gguf/Demo-Q4_K_M.gguf", "bytes": 2900000, "sha256": "9f86…",
+                "type": "Q4_K_M", "imatrix": true,
+                "fallbacks": {"count": 180, "tensors": 272, "types": ["q5_0"], "block": 256},
+                "evaluation": "results/Demo/evaluation/Q4_K_M.json"}, ...]}
+
+`family` is one of lib/stages/families.py; `evaluation` is null where nothing was measured; `fallbacks`
+(see lib/formats/fallbacks.py) is null where the tool gave every tensor its type; a form may carry its own
+`parameters`. All else may be left out. Sizes are bytes, KLD is in nats a token, agreement is a
+fraction; an error is one standard error.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib.formats.fallbacks import Fallbacks
+from lib.stages.families import FAMILIES
+
+MEMORY_SIZES = (8, 12, 16, 24, 48, 80)
+GIB = 2**30
+SMALL_BITS = 4.0
+LOSSLESS_KLD = 0.01
+LOSSLESS_RATIO = 5.0
+
+
+class FormsError(ValueError):
+    """forms.json or an evaluation cannot be used; the message says which file and why."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured figure; both parts are None where nothing was measured."""
+
+    value: float | None = None
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of a model: a quant, an EXL2 directory or the unquantized conversion."""
+
+    name: str
+    family: str
+    quantized: bool
+    file: str
+    bytes: int
+    sha256: str | None = None
+    parameters: int | None = None
+    type: str | None = None
+    imatrix: bool = False
+    fallbacks: Fallbacks | None = None
+    kld: Figure = Figure()
+    kld_p99: float | None = None
+    perplexity: Figure = Figure()
+    same_top: Figure = Figure()
+    # (engine, corpus, context, chunks) of the evaluation; None where nothing was measured.
+    conditions: tuple[str, str, int | None, int | None] | None = None
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """File size in bits over the model's parameters."""
+        return self.bytes * 8 / self.parameters if self.parameters else None
+
+    @property
+    def marker(self) -> str:
+        """What it is in the plot: its family, or unquantized."""
+        return self.family if self.quantized else "unquantized"
+
+    @property
+    def loss(self) -> float | None:
+        """KLD for comparisons: the unquantized model against itself can be slightly negative."""
+        return None if self.kld.value is None else max(self.kld.value, 0.0)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What forms.json says of one model."""
+
+    name: str
+    parameters: int | None
+    reference: str
+    forms: list[Form]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The form that a rule chose, and the rule in words."""
+
+    title: str
+    form: Form
+    why: str
+    also: list[str] = field(default_factory=list)
+
+
+def read(path: Path) -> Model:
+    """The model that forms.json describes, with every evaluation that it names."""
+    document = _read_json(path)
+    try:
+        forms = [_form(entry, document, path) for entry in document["forms"]]
+        return Model(
+            name=str(document["model"]),
+            parameters=document.get("parameters"),
+            reference=str(document.get("reference") or "llama.cpp"),
+            forms=sorted(forms, key=lambda form: (form.bytes, form.name)),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FormsError(f"{path}: not a list of forms ({error!r})") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FormsError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(document, dict):
+        raise FormsError(f"{path}: is not a JSON object")
+    return document
+
+
+def _form(entry: dict[str, Any], document: dict[str, Any], path: Path) -> Form:
+    name = str(entry["form"])
+    if entry["family"] not in FAMILIES:
+        raise FormsError(
+            f"{path}: {name}: family is {entry['family']!r}, not one of {', '.join(FAMILIES)}"
+        )
+    fallbacks = entry.get("fallbacks")
+    if fallbacks:
+        fallbacks = Fallbacks(**{**fallbacks, "types": tuple(fallbacks["types"])})
+    form = {
+        "name": name,
+        "family": entry["family"],
+        "quantized": bool(entry.get("quantized", True)),
+        "file": str(entry["file"]),
+        "bytes": int(entry["bytes"]),
+        "sha256": entry.get("sha256"),
+        "fallbacks": fallbacks,
+        "parameters": entry.get("parameters") or document.get("parameters"),
+        "type": entry.get("type"),
+        "imatrix": bool(entry.get("imatrix")),
+    }
+    if entry.get("evaluation") is None:
+        return Form(**form)
+    source = Path(entry["evaluation"])
+    evaluation = _read_json(source)
+    kld = evaluation.get("kld") or {}
+    return Form(
+        **form,
+        kld=_figure(source, "kld", kld),
+        kld_p99=_number(source, "kld.p99", kld.get("p99")),
+        perplexity=_figure(source, "perplexity", evaluation.get("perplexity") or {}),
+        same_top=_figure(source, "same_top", evaluation.get("same_top") or {}),
+        conditions=(
+            str(evaluation.get("engine") or document.get("reference") or "llama.cpp"),
+            str(evaluation.get("corpus") or document.get("corpus") or "evaluation"),
+            evaluation.get("context") or document.get("context"),
+            evaluation.get("chunks"),
+        ),
+    )
+
+
+def _figure(source: Path, key: str, found: dict[str, Any]) -> Figure:
+    return Figure(
+        _number(source, f"{key}.mean", found.get("mean")),
+        _number(source, f"{key}.error", found.get("error")),
+    )
+
+
+def _number(source: Path, key: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise FormsError(f"{source}: {key} is {value!r}, not a finite number; measure it again")
+    return float(value)
+
+
+def pareto_front(forms: list[Form]) -> list[Form]:
+    """The measured forms that no other beats in size and KLD at once, by size.
+
+    Forms that are equal in both stay together on the front.
+    """
+
+    def beats(other: Form, form: Form) -> bool:
+        return (
+            other.bytes <= form.bytes
+            and other.loss <= form.loss
+            and (other.bytes, other.loss) != (form.bytes, form.loss)
+        )
+
+    measured = [form for form in forms if form.loss is not None]
+    front = [form for form in measured if not any(beats(other, form) for other in measured)]
+    return sorted(front, key=lambda form: (form.bytes, form.name))
+
+
+def smallest_good(forms: list[Form]) -> Form | None:
+    """The quantized form with the lowest KLD at SMALL_BITS or less; else the smallest measured."""
+    measured = [form for form in forms if form.quantized and form.loss is not None]
+    small = [
+        form
+        for form in measured
+        if form.bits_per_weight is not None and form.bits_per_weight <= SMALL_BITS
+    ]
+    if small:
+        return min(small, key=_by_loss)
+    return min(measured, key=lambda form: (form.bytes, form.loss, form.name), default=None)
+
+
+def balanced(forms: list[Form]) -> Form | None:
+    """The knee of the quantized forms' Pareto front.
+
+    That is the form furthest below the straight line between the front's two ends, size against
+    log KLD. A front without a knee has its smallest form for an answer.
+    """
+    front = [form for form in pareto_front([f for f in forms if f.quantized]) if form.loss > 0]
+    if not front:
+        return None
+    first, last = front[0], front[-1]
+    if first.bytes == last.bytes:
+        return first
+    slope = (math.log(last.loss) - math.log(first.loss)) / (last.bytes - first.bytes)
+
+    def depth(form: Form) -> float:
+        return math.log(first.loss) + slope * (form.bytes - first.bytes) - math.log(form.loss)
+
+    # Rounded, so that a front of points on one line does not turn on the last bit of a logarithm.
+    return max(front, key=lambda form: (round(depth(form), 9), -form.bytes))
+
+
+def nearly_lossless(forms: list[Form]) -> Form | None:
+    """The smallest quantized form whose KLD is low, absolutely and beside the best quantized one.
+
+    At most LOSSLESS_KLD, and at most LOSSLESS_RATIO times the lowest. None where no form is.
+    """
+    measured = [form for form in forms if form.quantized and form.loss is not None]
+    if not measured:
+        return None
+    limit = min(LOSSLESS_KLD, LOSSLESS_RATIO * min(form.loss for form in measured))
+    good = [form for form in measured if form.loss <= limit]
+    return min(good, key=lambda form: (form.bytes, form.loss, form.name), default=None)
+
+
+def choices(forms: list[Form]) -> list[Choice]:
+    """Up to three answers to "which one?": small, balanced, nearly lossless.
+
+    A form that answers more than one question is given once, with the other titles in `also`.
+    """
+    small = smallest_good(forms)
+    bits = small.bits_per_weight if small else None
+    found = [
+        (
+            "Small",
+            small,
+            f"The lowest KLD at {SMALL_BITS:g} bits per weight or less"
+            if bits is not None and bits <= SMALL_BITS
+            else "The smallest that was measured",
+        ),
+        ("Balanced", balanced(forms), "Where a larger file begins to buy less"),
+        ("Nearly lossless", nearly_lossless(forms), "The smallest that hardly differs"),
+    ]
+    answers: dict[str, Choice] = {}
+    for title, form, why in found:
+        if form is None:
+            continue
+        if form.name in answers:
+            answers[form.name].also.append(title)
+        else:
+            answers[form.name] = Choice(title, form, why)
+    return list(answers.values())
+
+
+def room(memory: int) -> float:
+    """Bytes for the model's file in `memory` GB (as memory is sold: 2**30 bytes).
+
+    A tenth of the memory and one GB more stay free for the context and the engine's buffers.
+    """
+    return memory * GIB * 0.9 - GIB
+
+
+def recommend(forms: list[Form], memory: int) -> Form | None:
+    """The best form that fits into `memory` GB: the lowest KLD, of equals the smaller.
+
+    Where none that fits was measured: the largest that fits. None where nothing fits.
+    """
+    fitting = [form for form in forms if form.bytes <= room(memory)]
+    measured = [form for form in fitting if form.loss is not None]
+    if measured:
+        return min(measured, key=_by_loss)
+    return min(fitting, key=lambda form: (-form.bytes, form.name), default=None)
+
+
+def by_memory(groups: list[list[Form]]) -> list[tuple[list[int], list[Form | None]]]:
+    """For the usual sizes of memory, in GB, the best form of each group of forms.
+
+    Neighbouring sizes with the same answers are one entry: (sizes, a form or None for each group).
+    """
+    entries: list[tuple[list[int], list[Form | None]]] = []
+    for memory in MEMORY_SIZES:
+        picks = [recommend(forms, memory) for forms in groups]
+        if entries and entries[-1][1] == picks:
+            entries[-1][0].append(memory)
+        else:
+            entries.append(([memory], picks))
+    return entries
+
+
+def memory_text(sizes: list[int]) -> str:
+    """The sizes of an entry of `by_memory`: 8 GB; 12 to 24 GB; 48 GB and more."""
+    if sizes[-1] == MEMORY_SIZES[-1]:
+        return f"{sizes[0]} GB and more"
+    return f"{sizes[0]} to {sizes[-1]} GB" if len(sizes) > 1 else f"{sizes[0]} GB"
+
+
+def twins(forms: list[Form]) -> list[list[Form]]:
+    """The forms that are byte for byte the same, in groups of two and more."""
+    groups: dict[str, list[Form]] = {}
+    for form in forms:
+        if form.sha256:
+            groups.setdefault(form.sha256, []).append(form)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def twin_lines(forms: list[Form]) -> list[str]:
+    """A sentence for each of these groups."""
+    return [
+        f"{', '.join(form.name for form in group[:-1])} and {group[-1].name} are the same file, "
+        "byte for byte"
+        for group in twins(forms)
+    ]
+
+
+def _by_loss(form: Form) -> tuple[float, int, str]:
+    return form.loss, form.bytes, form.name
