@@ -101,19 +101,19 @@ def pretend_built(session: Session) -> int:
     """Write every artifact and its record as if it had been built. The number of artifacts."""
     done: dict[str, recipes.Record] = {}
 
-    def build(made) -> recipes.Record:
-        if made.path in done:
-            return done[made.path]
-        inputs = {role: build(up).sha256 for role, up in made.inputs.items()}
-        for up in made.uses.values():
+    def build(artifact) -> recipes.Record:
+        if artifact.path in done:
+            return done[artifact.path]
+        inputs = {role: build(up).sha256 for role, up in artifact.inputs.items()}
+        for up in artifact.uses.values():
             build(up)
-        for path in made.outputs:
-            text = f"{path} {made.digest}".encode()
+        for path in artifact.outputs:
+            text = f"{path} {artifact.digest}".encode()
             record = recipes.Record(
-                path, made.recipe, made.digest, len(text), sha256(text), inputs=inputs
+                path, artifact.recipe, artifact.digest, len(text), sha256(text), inputs=inputs
             )
             file = Path(path)
-            if made.directory:
+            if artifact.directory:
                 file, record.files = file / "file", {"file": [len(text), sha256(text)]}
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(text)
@@ -123,11 +123,11 @@ def pretend_built(session: Session) -> int:
                 **{f: getattr(record, f) for f in record.__slots__},
             }
             Path(recipes.path_of(path)).write_text(json.dumps(data, indent=1, sort_keys=True))
-            done.setdefault(made.path, record)
-        return done[made.path]
+            done.setdefault(artifact.path, record)
+        return done[artifact.path]
 
-    for made in session.graph:
-        build(made)
+    for artifact in session.graph:
+        build(artifact)
     session.contents.save()
     return len(done)
 
@@ -139,8 +139,8 @@ def sha256(data: bytes) -> str:
 def write_others(session: Session) -> None:
     """The same graph for make, ninja, DVC and plain Snakemake: a rule an artifact, `touch` as its command."""
     rules = []
-    for made in session.graph:
-        rules.append((made.path, sorted({up.path for up in made.inputs.values()})))
+    for artifact in session.graph:
+        rules.append((artifact.path, sorted({up.path for up in artifact.inputs.values()})))
     known = {path for path, _ in rules}
     rules = [
         (path, [up if up in known else f"resources/{'m' if 'models' in up else 'c'}" for up in ups])

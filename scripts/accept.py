@@ -36,7 +36,7 @@ def main() -> None:
         sys.exit(str(error))
     if answer.retold:
         retell(answer.retold, arguments)
-    if any(str(Path(word)) == made.path for made, _ in answer.refused for word in named):
+    if any(str(Path(word)) == artifact.path for artifact, _ in answer.refused for word in named):
         sys.exit(1)
 
 
@@ -56,7 +56,7 @@ def shown(session: Session, answer: Acceptance) -> list[str]:
     """What is accepted, what differs, and what cannot be."""
     lines = by_reason(answer.adopted)
     if answer.adopted:
-        records = [session.plan.record(made) for made, _ in answer.adopted]
+        records = [session.plan.record(artifact) for artifact, _ in answer.adopted]
         size = human(sum(record.bytes for record in records))
         lines += ["", f"{count(answer.adopted)} accepted, {size} that need not be built again."]
     if answer.refused:
@@ -71,9 +71,9 @@ def count(artifacts: list) -> str:
 def by_reason(found: list[tuple[Artifact, list[str]]], indent: str = "") -> list[str]:
     """Artifacts under what they have in common, what differs in themselves before what only follows."""
     groups: dict[tuple[str, ...], list[Artifact]] = {}
-    for made, reasons in found:
+    for artifact, reasons in found:
         own = [reason for reason in reasons if not reason.startswith(MADE_FROM)]
-        groups.setdefault(tuple(own or [ONLY_MADE_FROM]), []).append(made)
+        groups.setdefault(tuple(own or [ONLY_MADE_FROM]), []).append(artifact)
     return [
         f"{indent}{line}"
         for reasons, group in groups.items()
@@ -85,7 +85,7 @@ def retell(artifacts: list[Artifact], arguments: argparse.Namespace) -> None:
     """Make reports and cards anew: they tell what was accepted."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", arguments.snakefile]
     command += ["--cores", arguments.cores, "--configfile", arguments.config, "--quiet", "all"]
-    command += ["--", *(made.path for made in artifacts)]
+    command += ["--", *(artifact.path for artifact in artifacts)]
     if subprocess.run(list(map(str, command))).returncode:
         sys.exit("accept: the reports could not be made anew; see above")
 

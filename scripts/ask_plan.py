@@ -35,12 +35,14 @@ def main() -> None:
 def table(outlook: Outlook) -> list[str]:
     """A line a file, under its model; a line a model where there are many."""
     groups: dict[str, list[Artifact]] = {}
-    for made in outlook.artifacts:
-        groups.setdefault(f"results/{made.model}" if made.model else "", []).append(made)
+    for artifact in outlook.artifacts:
+        groups.setdefault(f"results/{artifact.model}" if artifact.model else "", []).append(
+            artifact
+        )
     rows = []
     for place, group in groups.items():
         if len(outlook.artifacts) > SHOWN and place:
-            size = sum(outlook.sizes[made.path].bytes for made in group)
+            size = sum(outlook.sizes[artifact.path].bytes for artifact in group)
             rows.append(
                 (
                     f"{place}/",
@@ -51,20 +53,20 @@ def table(outlook: Outlook) -> list[str]:
             )
             continue
         rows.append((f"{place}/" if place else "shared", "", "", ""))
-        rows += [row(outlook, made) for made in group]
+        rows += [row(outlook, artifact) for artifact in group]
     return columns([("what will be made", "step", "size", "time"), *rows], right=(2, 3), indent="")
 
 
-def row(outlook: Outlook, made: Artifact) -> tuple[str, ...]:
-    size = outlook.sizes[made.path]
+def row(outlook: Outlook, artifact: Artifact) -> tuple[str, ...]:
+    size = outlook.sizes[artifact.path]
     text = MARKS[size.source] + human(size.bytes)
-    if not size.bytes and (made.links or made.rule == "split"):
-        text = "links" if made.directory and made.links else "link"
+    if not size.bytes and (artifact.links or artifact.rule == "split"):
+        text = "links" if artifact.directory and artifact.links else "link"
     return (
-        f"  {short(made)}" + ("  *" if made.temporary else ""),
-        made.rule,
+        f"  {short(artifact)}" + ("  *" if artifact.temporary else ""),
+        artifact.rule,
         text,
-        duration(outlook.seconds[made.path]),
+        duration(outlook.seconds[artifact.path]),
     )
 
 
@@ -73,7 +75,9 @@ def totals(outlook: Outlook, cores: int) -> list[str]:
     sizes, peak = outlook.sizes.values(), outlook.peak
     about = " (~: not known exactly)" if any(MARKS[size.source] for size in sizes) else ""
     lines = [f"{count(len(sizes), 'artifact')}, {human(sum(size.bytes for size in sizes))}{about}"]
-    temporary = [outlook.sizes[made.path].bytes for made in outlook.artifacts if made.temporary]
+    temporary = [
+        outlook.sizes[artifact.path].bytes for artifact in outlook.artifacts if artifact.temporary
+    ]
     if temporary:
         lines.append(
             f"*     {human(sum(temporary))} of them are deleted as soon as nothing needs them"
@@ -83,7 +87,7 @@ def totals(outlook: Outlook, cores: int) -> list[str]:
     lines += [f"disk  {human(peak.bytes)} more than now at the fullest, while {peak.at} is made;"]
     lines += [f"      {end}; {human(outlook.free)} are free: {fits}"]
     unknown = sorted(
-        {made.rule for made in outlook.artifacts if outlook.seconds[made.path] is None}
+        {artifact.rule for artifact in outlook.artifacts if outlook.seconds[artifact.path] is None}
     )
     known = [seconds for seconds in outlook.seconds.values() if seconds is not None]
     if unknown:
@@ -104,10 +108,10 @@ def totals(outlook: Outlook, cores: int) -> list[str]:
 def fallbacks(outlook: Outlook) -> list[str]:
     """What llama-quantize will not store as a quant's name says, a sentence a model."""
     models: dict[str, dict[str, Fallbacks | None]] = {}
-    for made in outlook.artifacts:
-        if made.rule == "quantize":
-            name = PurePosixPath(made.path).stem.removeprefix(f"{made.model}-")
-            models.setdefault(made.model, {})[name] = outlook.predicted.fallbacks(made)
+    for artifact in outlook.artifacts:
+        if artifact.rule == "quantize":
+            name = PurePosixPath(artifact.path).stem.removeprefix(f"{artifact.model}-")
+            models.setdefault(artifact.model, {})[name] = outlook.predicted.fallbacks(artifact)
     said = {model: sentence(quants) for model, quants in models.items()}
     return [
         line
@@ -123,7 +127,7 @@ def fallbacks(outlook: Outlook) -> list[str]:
 
 def spent(outlook: Outlook, group: list[Artifact]) -> float | None:
     """Seconds of a group, one after the other; None where one is not known."""
-    seconds = [outlook.seconds[made.path] for made in group]
+    seconds = [outlook.seconds[artifact.path] for artifact in group]
     return None if None in seconds else sum(seconds)
 
 

@@ -36,12 +36,12 @@ def table(session: Session) -> list[str]:
         states: Counter = Counter()
         reclaimed: Counter = Counter()
         made_of_model = session.graph.of(name).values()
-        for made in made_of_model:
-            state = session.plan.state(made)
-            states[made.rule, state] += 1
-            record = session.plan.record(made)
-            if state is State.ABSENT and record and record.fits(made.digest):
-                reclaimed[made.rule] += 1
+        for artifact in made_of_model:
+            state = session.plan.state(artifact)
+            states[artifact.rule, state] += 1
+            record = session.plan.record(artifact)
+            if state is State.ABSENT and record and record.fits(artifact.digest):
+                reclaimed[artifact.rule] += 1
             if state is State.FRESH and record and not record.is_link:
                 size += record.bytes
         cells = []

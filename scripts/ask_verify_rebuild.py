@@ -97,18 +97,18 @@ def rebuild(scratch: Path, arguments: argparse.Namespace, exl2: bool) -> None:
 def compare(session: Session, name: str, scratch: Path, exl2: bool) -> list[tuple[str, str]]:
     """(artifact, verdict) of everything of the model that was built here."""
     rows, adopted = [], False  # whether anything was accepted as it is, of which cards then tell
-    for made in session.graph.of(name).values():
-        if made.rule.startswith("exl2") and not exl2:
+    for artifact in session.graph.of(name).values():
+        if artifact.rule.startswith("exl2") and not exl2:
             continue
-        for path in made.outputs:
+        for path in artifact.outputs:
             record = recipes.read(path)
             if record is None:
                 continue
             again = recipes.read(path, scratch)
-            text = verdict(made, path, record, again, scratch)
-            if made.describes and adopted:
+            text = verdict(artifact, path, record, again, scratch)
+            if artifact.describes and adopted:
                 text = "within what was accepted, of which it tells"
-            if accepted := record.acceptance(made.digest):
+            if accepted := record.acceptance(artifact.digest):
                 adopted = True
                 text += (
                     f" (accepted by {accepted['by']}, although: {'; '.join(accepted['differs'])})"
@@ -118,16 +118,20 @@ def compare(session: Session, name: str, scratch: Path, exl2: bool) -> list[tupl
 
 
 def verdict(
-    made: Artifact, path: str, record: recipes.Record, again: recipes.Record | None, scratch: Path
+    artifact: Artifact,
+    path: str,
+    record: recipes.Record,
+    again: recipes.Record | None,
+    scratch: Path,
 ) -> str:
     """identical; within tolerance; or different, and where."""
     if again is None:
         return "not built again"
     if not record.fits(again.digest):
         return "not comparable: it was built from another recipe than the config wants now (snakemake why)"
-    if made.rule == "exl2_evaluate":
+    if artifact.rule == "exl2_evaluate":
         return by_quality(path, scratch)
-    if not made.reproducible:
+    if not artifact.reproducible:
         return "within tolerance if its evaluation is (EXL2 never comes out the same twice)"
     if not os.path.lexists(path):
         return (
@@ -135,7 +139,7 @@ def verdict(
             if again.sha256 == record.sha256
             else "different from its record; the file itself is gone"
         )
-    if made.directory:
+    if artifact.directory:
         return directory_difference(Path(path), scratch / path, again)
     return (
         "identical"

@@ -23,8 +23,10 @@ def main() -> None:
 def report(session: Session) -> list[str]:
     """What is stale, by reason."""
     plan, asked = session.plan, chosen(session)
-    stale = [made for made in plan.builds(asked) if plan.state(made) is State.STALE]
-    on_the_way = [made for made in plan.builds(asked) if plan.state(made) is State.ABSENT]
+    stale = [artifact for artifact in plan.builds(asked) if plan.state(artifact) is State.STALE]
+    on_the_way = [
+        artifact for artifact in plan.builds(asked) if plan.state(artifact) is State.ABSENT
+    ]
     if not stale:
         return ["Nothing is stale: everything that the config declares is there as it is wanted."]
     lines = [f"{len(stale)} of {len(everything(session))} artifacts {is_are(len(stale))} stale."]
@@ -33,32 +35,32 @@ def report(session: Session) -> list[str]:
             f"{count} of these {'differs' if count == 1 else 'differ'} in code or tools alone: "
             "`snakemake accept` shows and takes them."
         )
-    roots = [made for made in stale if not follows(plan, made)]
+    roots = [artifact for artifact in stale if not follows(plan, artifact)]
     reasons: dict[tuple[str, ...], list[Artifact]] = {}
-    for made in roots:
+    for artifact in roots:
         own = tuple(
-            reason for reason in plan.verdict(made).reasons if not reason.startswith(MADE_FROM)
+            reason for reason in plan.verdict(artifact).reasons if not reason.startswith(MADE_FROM)
         )
-        reasons.setdefault(own, []).append(made)
+        reasons.setdefault(own, []).append(artifact)
     for texts, group in reasons.items():
         lines += ["", *texts, *listed(group)]
-    following = [made for made in stale if follows(plan, made)]
+    following = [artifact for artifact in stale if follows(plan, artifact)]
     if following:
         lines += ["", "made from these:"]
-        lines += [follower(made, origins(plan, made)) for made in following[:SHOWN]]
+        lines += [follower(artifact, origins(plan, artifact)) for artifact in following[:SHOWN]]
         if len(following) > SHOWN:
             lines.append(f"    and {len(following) - SHOWN} more")
     if on_the_way:
         lines += ["", "not there, and needed on the way:"]
-        for made in on_the_way[:SHOWN]:
+        for artifact in on_the_way[:SHOWN]:
             users = [
-                short(user) if user.model == made.model else user.path
+                short(user) if user.model == artifact.model else user.path
                 for user in stale + on_the_way
-                if made in [*user.inputs.values(), *user.uses.values()]
+                if artifact in [*user.inputs.values(), *user.uses.values()]
             ]
             text = f"  for {users[0]}" if users else ""
             text += f" and {len(users) - 1} more" if len(users) > 1 else ""
-            lines.append(f"    {made.path}{text}")
+            lines.append(f"    {artifact.path}{text}")
         if len(on_the_way) > SHOWN:
             lines.append(f"    and {len(on_the_way) - SHOWN} more")
     return [*lines, "", *next_run(plan, stale)]
@@ -67,7 +69,7 @@ def report(session: Session) -> list[str]:
 def next_run(plan: Plan, stale: list[Artifact]) -> list[str]:
     """What the next run does about it."""
     lines = ["`snakemake --cores all` builds this; `snakemake plan` says how large and how long."]
-    if any(plan.verdict(made).damaged for made in stale):
+    if any(plan.verdict(artifact).damaged for artifact in stale):
         lines.append("What is damaged is replaced: move it away first if the change was meant.")
     return lines
 
@@ -75,57 +77,61 @@ def next_run(plan: Plan, stale: list[Artifact]) -> list[str]:
 def each(session: Session) -> list[str]:
     """The state of every artifact that is named, with its reasons."""
     lines = []
-    for made in chosen(session):
-        verdict, record = session.plan.verdict(made), session.plan.record(made)
-        lines.append(f"{made.path}  ({made.rule})")
+    for artifact in chosen(session):
+        verdict, record = session.plan.verdict(artifact), session.plan.record(artifact)
+        lines.append(f"{artifact.path}  ({artifact.rule})")
         if verdict.state is State.FRESH:
             size = f", {human(record.bytes)}" if record else ""
             lines.append(f"    fresh: as its recipe says{size}")
-            if accepted := record and record.acceptance(made.digest):
+            if accepted := record and record.acceptance(artifact.digest):
                 lines.append(f"    accepted by {accepted['by']} on {accepted['at']}, although:")
                 lines += [f"        {line}" for line in accepted["differs"]]
         elif verdict.state is State.ABSENT:
-            gone = "not there" if not os.path.lexists(made.path) else "no longer as it is wanted"
+            gone = (
+                "not there" if not os.path.lexists(artifact.path) else "no longer as it is wanted"
+            )
             lines.append(
                 f"    {gone}, and not needed: it is made again when something stale is made from it"
             )
             lines += [f"    {reason}" for reason in verdict.reasons if reason != "it is not there"]
-            lines.append(f"    again: snakemake --cores all {shlex.quote(made.path)}")
+            lines.append(f"    again: snakemake --cores all {shlex.quote(artifact.path)}")
         else:
             lines += [f"    stale: {reason}" for reason in verdict.reasons]
             if verdict.damaged:
                 lines.append(
                     "    what was made from it is stale too; the next run replaces all of it"
                 )
-            lines.append(f"    again: snakemake --cores all {shlex.quote(made.path)}")
+            lines.append(f"    again: snakemake --cores all {shlex.quote(artifact.path)}")
     return lines
 
 
-def follows(plan: Plan, made: Artifact) -> bool:
+def follows(plan: Plan, artifact: Artifact) -> bool:
     """Whether all that has changed is what it is made from. What only describes others follows whatever they do."""
-    reasons = plan.verdict(made).reasons
-    if made.describes and origins(plan, made):
+    reasons = plan.verdict(artifact).reasons
+    if artifact.describes and origins(plan, artifact):
         return True
     return all(reason.startswith(MADE_FROM) or FROM_DAMAGED in reason for reason in reasons)
 
 
-def origins(plan: Plan, made: Artifact) -> list[str]:
+def origins(plan: Plan, artifact: Artifact) -> list[str]:
     """What has changed of what it is made from; nearest first."""
-    record = plan.record(made)
+    record = plan.record(artifact)
     before = record.recipe.get("inputs", {}) if record else {}
     changed = [
         up
-        for role, up in made.inputs.items()
+        for role, up in artifact.inputs.items()
         if before.get(role) != up.digest or plan.verdict(up).damaged
     ]
-    return list(dict.fromkeys(short(up) if up.model == made.model else up.path for up in changed))
+    return list(
+        dict.fromkeys(short(up) if up.model == artifact.model else up.path for up in changed)
+    )
 
 
-def follower(made: Artifact, names: list[str]) -> str:
+def follower(artifact: Artifact, names: list[str]) -> str:
     """A line: an artifact, and as many names of what it is made from as it holds."""
     for count in range(len(names), 0, -1):
         more = [f"{len(names) - count} more"] if count < len(names) else []
-        line = f"    {made.path}  from {', '.join([*names[:count], *more])}"
+        line = f"    {artifact.path}  from {', '.join([*names[:count], *more])}"
         if len(line) <= 98:
             break
     return line

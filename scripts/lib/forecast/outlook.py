@@ -56,40 +56,42 @@ class Outlook:
 def look(graph: Graph, building: Iterable[Artifact], cores: int) -> Outlook:
     """The outlook of building these artifacts, which are in the order of the build."""
     artifacts = list(building)
-    paths = {made.path for made in artifacts}
+    paths = {artifact.path for artifact in artifacts}
     sizes = Sizes(graph, graph.lock)
     times = Times(graph, sizes)
     found = {
-        made.path: Size(0, "tensors") if made.rule == "source_gguf" else sizes.of(made)  # a link
-        for made in artifacts
+        artifact.path: Size(0, "tensors")
+        if artifact.rule == "source_gguf"
+        else sizes.of(artifact)  # a link
+        for artifact in artifacts
     }
-    seconds = {made.path: times.seconds(made) for made in artifacts}
+    seconds = {artifact.path: times.seconds(artifact) for artifact in artifacts}
     jobs = []
-    for made in artifacts:
-        size, reads = found[made.path].bytes, times.reads(made)
+    for artifact in artifacts:
+        size, reads = found[artifact.path].bytes, times.reads(artifact)
         guess = max(1.0, (size + reads) / 100e6)
         jobs.append(
             Job(
-                made.path,
+                artifact.path,
                 size,
-                replaces=_on_disk(made),
-                scratch=round(reads * 1.1) if made.rule == "exl2_quantize" else 0,
+                replaces=_on_disk(artifact),
+                scratch=round(reads * 1.1) if artifact.rule == "exl2_quantize" else 0,
                 reads=reads,
-                inputs=tuple(up.path for up in made.inputs.values() if up.path in paths),
-                temporary=made.temporary,
-                threads=_threads(made.rule, reads),
-                seconds=seconds[made.path] or guess,
+                inputs=tuple(up.path for up in artifact.inputs.values() if up.path in paths),
+                temporary=artifact.temporary,
+                threads=_threads(artifact.rule, reads),
+                seconds=seconds[artifact.path] or guess,
             )
         )
     free = shutil.disk_usage(".").free
     return Outlook(artifacts, sizes, found, seconds, peak(jobs, cores), free)
 
 
-def _on_disk(made: Artifact) -> int:
+def _on_disk(artifact: Artifact) -> int:
     """Bytes of the old version, which goes when the new one is there."""
-    if made.links or not os.path.exists(made.path):
+    if artifact.links or not os.path.exists(artifact.path):
         return 0
-    record = recipes.read(made.path)
+    record = recipes.read(artifact.path)
     return record.bytes if record and not record.is_link else 0
 
 

@@ -91,36 +91,38 @@ class Sizes:
     _tensors: dict[str, dict[str, Dims]] = field(default_factory=dict)
     _headers: dict[str, int] = field(default_factory=dict)
 
-    def of(self, made: Artifact, built: bool = True) -> Size:
+    def of(self, artifact: Artifact, built: bool = True) -> Size:
         """The size of an artifact: as its record says if it is not to be built, else as predicted."""
-        if made.path not in self._sizes:
-            self._sizes[made.path] = self._measured(made) if not built else self._predicted(made)
-        return self._sizes[made.path]
+        if artifact.path not in self._sizes:
+            self._sizes[artifact.path] = (
+                self._measured(artifact) if not built else self._predicted(artifact)
+            )
+        return self._sizes[artifact.path]
 
-    def _measured(self, made: Artifact) -> Size:
-        record = recipes.read(made.path)
-        return Size(record.bytes, "made") if record else self._predicted(made)
+    def _measured(self, artifact: Artifact) -> Size:
+        record = recipes.read(artifact.path)
+        return Size(record.bytes, "made") if record else self._predicted(artifact)
 
-    def _predicted(self, made: Artifact) -> Size:
-        answer = getattr(self, f"_{made.rule}", lambda made: None)(made)
+    def _predicted(self, artifact: Artifact) -> Size:
+        answer = getattr(self, f"_{artifact.rule}", lambda artifact: None)(artifact)
         if answer is not None:
             return answer
-        if made.rule in SMALL:
-            return Size(SMALL[made.rule], "guess")
-        record = recipes.read(made.path)
+        if artifact.rule in SMALL:
+            return Size(SMALL[artifact.rule], "guess")
+        record = recipes.read(artifact.path)
         return Size(record.bytes, "last time") if record else Size(0, "guess")
 
     # one method a rule; None where nothing is known
 
-    def _llama_cpp(self, made: Artifact) -> Size:
+    def _llama_cpp(self, artifact: Artifact) -> Size:
         return Size(0, "tensors")  # links into the cache
 
-    def _source(self, made: Artifact) -> Size | None:
-        return Size(self._download(made), "lock")
+    def _source(self, artifact: Artifact) -> Size | None:
+        return Size(self._download(artifact), "lock")
 
-    def _download(self, made: Artifact) -> int:
+    def _download(self, artifact: Artifact) -> int:
         """Bytes that are still to be fetched from the hub, into its cache; 0 for a directory of the user's own."""
-        entry = self.lock.get(_reference(made))
+        entry = self.lock.get(_reference(artifact))
         if entry is None:
             return 0
         home = os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser()
@@ -128,78 +130,78 @@ class Sizes:
         cached = Path(hub, f"models--{entry.repo.replace('/', '--')}", "snapshots", entry.commit)
         return sum(file.size for name, file in entry.files.items() if not (cached / name).exists())
 
-    def _corpus(self, made: Artifact) -> Size | None:
-        corpus = self.graph.config.corpora[Path(made.path).stem]
+    def _corpus(self, artifact: Artifact) -> Size | None:
+        corpus = self.graph.config.corpora[Path(artifact.path).stem]
         try:
             return Size(os.path.getsize(corpus.path), "tensors") if corpus.path else None
         except OSError:
-            return Size(400_000, "guess") if made.inputs else None
+            return Size(400_000, "guess") if artifact.inputs else None
 
-    def _demo_base(self, made: Artifact) -> Size:
-        return self._directory(made)
+    def _demo_base(self, artifact: Artifact) -> Size:
+        return self._directory(artifact)
 
     _demo_finetune = _demo_base
 
-    def _merge(self, made: Artifact) -> Size | None:
-        return self._directory(made)
+    def _merge(self, artifact: Artifact) -> Size | None:
+        return self._directory(artifact)
 
-    def _directory(self, made: Artifact) -> Size | None:
-        weights = self.weights(made)
+    def _directory(self, artifact: Artifact) -> Size | None:
+        weights = self.weights(artifact)
         if weights is None:
-            size = self._files_size(made)
+            size = self._files_size(artifact)
             return Size(size, "lock") if size else None
         return Size(
             round(weights.parameters * weights.bytes_per_weight) + weights.side_files, "tensors"
         )
 
-    def _source_gguf(self, made: Artifact) -> Size:
-        return Size(os.path.getsize(made.file), "tensors")
+    def _source_gguf(self, artifact: Artifact) -> Size:
+        return Size(os.path.getsize(artifact.file), "tensors")
 
-    def _imatrix_file(self, made: Artifact) -> Size:
-        return Size(os.path.getsize(made.file), "tensors")
+    def _imatrix_file(self, artifact: Artifact) -> Size:
+        return Size(os.path.getsize(artifact.file), "tensors")
 
     _exl2_measurement_file = _imatrix_file
 
-    def _convert(self, made: Artifact) -> Size | None:
-        bits = OUTTYPE_BITS.get(made.options["outtype"], 16.0)
-        weights = self.weights(made.inputs["model"])
+    def _convert(self, artifact: Artifact) -> Size | None:
+        bits = OUTTYPE_BITS.get(artifact.options["outtype"], 16.0)
+        weights = self.weights(artifact.inputs["model"])
         if weights is None:
-            size = self._files_size(made.inputs["model"])
+            size = self._files_size(artifact.inputs["model"])
             return Size(round(size * bits / 16), "lock") if size else None
-        tensors = self.tensors(made.inputs["model"])
+        tensors = self.tensors(artifact.inputs["model"])
         data = sum(
             math.prod(dims) * (bits if _is_matrix(name, dims) else 32) / 8
             for name, dims in tensors.items()
         )
         return Size(round(data) + header_bytes(weights, len(tensors)), "tensors")
 
-    def _quantize(self, made: Artifact) -> Size | None:
-        return self._dry_run(made) or self._by_mixture(made)
+    def _quantize(self, artifact: Artifact) -> Size | None:
+        return self._dry_run(artifact) or self._by_mixture(artifact)
 
-    def _by_mixture(self, made: Artifact) -> Size | None:
-        conversion = made.inputs["gguf"]
-        type_, options = made.options["type"], made.options
-        material = self._material(made)
+    def _by_mixture(self, artifact: Artifact) -> Size | None:
+        conversion = artifact.inputs["gguf"]
+        type_, options = artifact.options["type"], artifact.options
+        material = self._material(artifact)
         if material is None:
             size = self._files_size(conversion.inputs["model"])
             return Size(round(size / 2 * QUANT_TYPES[type_].bpw / 8), "lock") if size else None
         tensors, shape, header, bits = material
-        types = quant_types(tensors, shape, type_, options, "imatrix" in made.inputs)
+        types = quant_types(tensors, shape, type_, options, "imatrix" in artifact.inputs)
         return Size(quant_bytes(tensors, types, bits.items()) + header, "tensors")
 
     def _material(
-        self, made: Artifact
+        self, artifact: Artifact
     ) -> tuple[dict[str, Dims], Shape, int, dict[str, float]] | None:
         """Of a quant: tensors by name, the model's shape, bytes of the header, bits per weight unquantized.
 
         None where nothing but the size of the model's files is known.
         """
-        conversion = made.inputs["gguf"]
+        conversion = artifact.inputs["gguf"]
         if conversion.rule == "source_gguf":
             from lib.formats.gguf_file import read_gguf
 
             file = read_gguf(Path(conversion.file))
-            tensors, shape = self._quantized(made, conversion), shape_of(file.metadata)
+            tensors, shape = self._quantized(artifact, conversion), shape_of(file.metadata)
             header = min(tensor.offset for tensor in file.tensors)
             bits = {tensor.name: 8 * tensor.size / tensor.elements for tensor in file.tensors}
             return tensors, shape, header, bits
@@ -207,33 +209,33 @@ class Sizes:
         weights = self.weights(model)
         if weights is None:
             return None
-        tensors = self._quantized(made, model)
+        tensors = self._quantized(artifact, model)
         wide = OUTTYPE_BITS.get(conversion.options["outtype"], 16.0)
         bits = {name: wide if _is_matrix(name, dims) else 32.0 for name, dims in tensors.items()}
         return tensors, weights.shape, header_bytes(weights, len(tensors)), bits
 
-    def _quantized(self, made: Artifact, model: Artifact) -> dict[str, Dims]:
+    def _quantized(self, artifact: Artifact, model: Artifact) -> dict[str, Dims]:
         """The tensors of a quant: those of its model without the layers that it leaves out."""
-        pruned = {f"blk.{layer}." for layer in made.options.get("prune_layers", ())}
+        pruned = {f"blk.{layer}." for layer in artifact.options.get("prune_layers", ())}
         return {
             name: dims
             for name, dims in self.tensors(model).items()
             if name[: name.find(".", 4) + 1] not in pruned
         }
 
-    def fallbacks(self, made: Artifact) -> Fallbacks | None:
+    def fallbacks(self, artifact: Artifact) -> Fallbacks | None:
         """Tensors of a quant that will have other types than its mixture's; None: none, unknown."""
-        material = self._material(made)
+        material = self._material(artifact)
         if material is None:
             return None
         tensors, shape, _, _ = material
-        options = made.options
-        return planned(tensors, shape, options["type"], options, "imatrix" in made.inputs)
+        options = artifact.options
+        return planned(tensors, shape, options["type"], options, "imatrix" in artifact.inputs)
 
-    def _dry_run(self, made: Artifact) -> Size | None:
+    def _dry_run(self, artifact: Artifact) -> Size | None:
         """What llama-quantize says, where all that it reads lies there."""
-        gguf, tool = made.inputs["gguf"].path, Path(self.tools, "llama-quantize")
-        imatrix = made.inputs.get("imatrix")
+        gguf, tool = artifact.inputs["gguf"].path, Path(self.tools, "llama-quantize")
+        imatrix = artifact.inputs.get("imatrix")
         needed = [gguf, tool, *([imatrix.path] if imatrix else [])]
         if not all(map(os.path.isfile, needed)):
             return None
@@ -242,9 +244,9 @@ class Sizes:
             str(tool),
             "--dry-run",
             *flags,
-            *quantize_flags(made.options),
+            *quantize_flags(artifact.options),
             gguf,
-            made.options["type"],
+            artifact.options["type"],
         ]
         try:
             said = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -260,8 +262,8 @@ class Sizes:
             self._headers[gguf] = min(tensor.offset for tensor in tensors)
         return Size(round(float(found[1]) * 2**20) + self._headers[gguf], "dry run")
 
-    def _imatrix(self, made: Artifact) -> Size | None:
-        model = _weights_of(made.inputs["gguf"])
+    def _imatrix(self, artifact: Artifact) -> Size | None:
+        model = _weights_of(artifact.inputs["gguf"])
         if model.rule != "source_gguf" and self.weights(model) is None:
             return None
         rows = [
@@ -272,82 +274,84 @@ class Sizes:
         floats = sum(dims[0] * (dims[2] if len(dims) > 2 else 1) for _, dims in rows)
         return Size(4 * floats + 34 * len(rows), "tensors")
 
-    def _split(self, made: Artifact) -> Size:
-        whole = self._label(made)
-        limit = made.options["split_max_size"]
+    def _split(self, artifact: Artifact) -> Size:
+        whole = self._label(artifact)
+        limit = artifact.options["split_max_size"]
         if whole.bytes <= int(limit[:-1]) * {"M": 10**6, "G": 10**9}[limit[-1]]:
             return Size(0, whole.source)  # a link to it
         return whole
 
-    def _label(self, made: Artifact) -> Size:
-        return self.of(made.inputs["gguf"], built=not _is_there(made.inputs["gguf"]))
+    def _label(self, artifact: Artifact) -> Size:
+        return self.of(artifact.inputs["gguf"], built=not _is_there(artifact.inputs["gguf"]))
 
-    def _base_logits(self, made: Artifact) -> Size | None:
-        conversion = made.inputs["gguf"]
+    def _base_logits(self, artifact: Artifact) -> Size | None:
+        conversion = artifact.inputs["gguf"]
         model = _weights_of(conversion)
         vocabulary = 128_256  # of a model that is not fetched yet
         if model.rule == "source_gguf" or self.weights(model) is not None:
             tensors = self.tensors(model)
             vocabulary = tensors.get("token_embd.weight", (0, vocabulary))[1]
-        context, chunks = made.options["context"], made.options.get("chunks")
-        text = made.inputs["corpus"]
+        context, chunks = artifact.options["context"], artifact.options.get("chunks")
+        text = artifact.inputs["corpus"]
         per_token = next(size for limit, size in BYTES_PER_TOKEN if vocabulary < limit)
         available = self.of(text, built=not _is_there(text)).bytes / per_token / context
         chunks = max(1, min(chunks or math.inf, math.floor(available)))
         return Size(
             base_logits_bytes(chunks, context, vocabulary),
-            "tensors" if made.options.get("chunks") else "guess",
+            "tensors" if artifact.options.get("chunks") else "guess",
         )
 
-    def _exl2_quantize(self, made: Artifact) -> Size | None:
-        weights = self.weights(made.inputs["model"])
+    def _exl2_quantize(self, artifact: Artifact) -> Size | None:
+        weights = self.weights(artifact.inputs["model"])
         if weights is None:
-            size = self._files_size(made.inputs["model"])
-            return Size(round(size / 16 * made.options["bits"]), "lock") if size else None
-        tensors = self.tensors(made.inputs["model"])
+            size = self._files_size(artifact.inputs["model"])
+            return Size(round(size / 16 * artifact.options["bits"]), "lock") if size else None
+        tensors = self.tensors(artifact.inputs["model"])
         embedding = math.prod(tensors.get("token_embd.weight", (0,)))
         body = weights.parameters - embedding
         head = math.prod(tensors["output.weight"]) if "output.weight" in tensors else 0
         bits = (
-            16 * embedding + made.options["head_bits"] * head + made.options["bits"] * (body - head)
+            16 * embedding
+            + artifact.options["head_bits"] * head
+            + artifact.options["bits"] * (body - head)
         )
         return Size(round(bits / 8) + weights.side_files, "tensors")
 
     # what a model directory holds
 
-    def tensors(self, made: Artifact) -> dict[str, Dims]:
+    def tensors(self, artifact: Artifact) -> dict[str, Dims]:
         """{GGUF's name: shape, the row's width first} of the weights of a model that is known."""
-        if made.path not in self._tensors and made.rule == "source_gguf":
+        if artifact.path not in self._tensors and artifact.rule == "source_gguf":
             from lib.formats.gguf_file import read_gguf
 
-            tensors = read_gguf(Path(made.file)).tensors
-            self._tensors[made.path] = {tensor.name: tensor.shape for tensor in tensors}
-        elif made.path not in self._tensors:
-            weights = self.weights(made)
-            self._tensors[made.path] = dict(gguf_tensors(weights))
-        return self._tensors[made.path]
+            tensors = read_gguf(Path(artifact.file)).tensors
+            self._tensors[artifact.path] = {tensor.name: tensor.shape for tensor in tensors}
+        elif artifact.path not in self._tensors:
+            weights = self.weights(artifact)
+            self._tensors[artifact.path] = dict(gguf_tensors(weights))
+        return self._tensors[artifact.path]
 
-    def weights(self, made: Artifact) -> Weights | None:
+    def weights(self, artifact: Artifact) -> Weights | None:
         """The tensors of a model directory, from itself or from what it is to be made from; None if unknown."""
-        if made.path not in self._weights:
-            self._weights[made.path] = self._find_weights(made)
-        return self._weights[made.path]
+        if artifact.path not in self._weights:
+            self._weights[artifact.path] = self._find_weights(artifact)
+        return self._weights[artifact.path]
 
-    def _find_weights(self, made: Artifact) -> Weights | None:
-        if made.rule == "merge":
-            return self._merged(made)
-        places = [Path(made.path)]
-        if made.rule == "source" and _reference(made).startswith((".", "/", "~")):
-            places.insert(0, Path(_reference(made)))
+    def _find_weights(self, artifact: Artifact) -> Weights | None:
+        if artifact.rule == "merge":
+            return self._merged(artifact)
+        places = [Path(artifact.path)]
+        if artifact.rule == "source" and _reference(artifact).startswith((".", "/", "~")):
+            places.insert(0, Path(_reference(artifact)))
         for place in places:
             if (place / "config.json").is_file():
                 return read_weights(place)
-        return llama_weights(**DEMO) if made.rule.startswith("demo_") else None
+        return llama_weights(**DEMO) if artifact.rule.startswith("demo_") else None
 
-    def _merged(self, made: Artifact) -> Weights | None:
-        merge = made.options["merge"]
+    def _merged(self, artifact: Artifact) -> Weights | None:
+        merge = artifact.options["merge"]
         first = merge_references(merge)[0].parts[0]
-        up = made.inputs.get(f"model {first}")
+        up = artifact.inputs.get(f"model {first}")
         like = self.weights(up) if up else None
         if like is None:
             return None
@@ -359,13 +363,13 @@ class Sizes:
             shape = Shape(layers, shape.sharing, shape.experts, shape.family)
         return Weights(tensors, shape, wide, like.tokenizer, like.side_files)
 
-    def _files_size(self, made: Artifact) -> int:
+    def _files_size(self, artifact: Artifact) -> int:
         """Bytes of weights in the lock, of a model or of what a merge is like; 0 if unknown."""
-        if made.rule == "merge":
-            first = merge_references(made.options["merge"])[0].parts[0]
-            up = made.inputs.get(f"model {first}")
+        if artifact.rule == "merge":
+            first = merge_references(artifact.options["merge"])[0].parts[0]
+            up = artifact.inputs.get(f"model {first}")
             return self._files_size(up) if up else 0
-        entry = self.lock.get(_reference(made)) if made.rule == "source" else None
+        entry = self.lock.get(_reference(artifact)) if artifact.rule == "source" else None
         if entry is None:
             return 0
         return sum(
@@ -514,10 +518,10 @@ def _weights_of(conversion: Artifact) -> Artifact:
     return conversion.inputs.get("model", conversion)
 
 
-def _is_there(made: Artifact) -> bool:
-    return os.path.exists(made.path)
+def _is_there(artifact: Artifact) -> bool:
+    return os.path.exists(artifact.path)
 
 
-def _reference(made: Artifact) -> str:
+def _reference(artifact: Artifact) -> str:
     """What a source stands for, as the config writes it."""
-    return next(iter(made.sources), "").removeprefix("model ")
+    return next(iter(artifact.sources), "").removeprefix("model ")

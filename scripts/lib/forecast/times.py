@@ -16,42 +16,42 @@ class Times:
     sizes: Sizes
     _found: dict[tuple[str, str], list[tuple[float, int]]] | None = field(default=None)
 
-    def seconds(self, made: Artifact) -> float | None:
+    def seconds(self, artifact: Artifact) -> float | None:
         """None where no earlier run tells."""
         if self._found is None:
             self._found = {}
             self._read()
-        runs = self._found.get(_kind(made)) or self._found.get((made.rule, ""))
+        runs = self._found.get(_kind(artifact)) or self._found.get((artifact.rule, ""))
         if not runs:
             return None
         # Starting a tool takes time whatever it reads: a small run says nothing about a byte's time.
         seconds, read = map(sum, zip(*runs, strict=True))
-        reads = self.reads(made)
+        reads = self.reads(artifact)
         return max(
             seconds / len(runs) if reads * len(runs) >= read else 0.5,
             seconds * reads / read if read else 0.0,
         )
 
-    def reads(self, made: Artifact) -> int:
+    def reads(self, artifact: Artifact) -> int:
         """Bytes that a step reads."""
         return sum(
             self.sizes.of(up, built=not os.path.exists(up.path)).bytes
-            for up in made.inputs.values()
+            for up in artifact.inputs.values()
         )
 
     def _read(self) -> None:
-        for made in self.graph:
-            path = f"benchmarks/{made.path.removeprefix('results/')}.tsv"
+        for artifact in self.graph:
+            path = f"benchmarks/{artifact.path.removeprefix('results/')}.tsv"
             try:
                 with Path(path).open(encoding="utf-8") as file:
                     header, row = (line.rstrip("\n").split("\t") for line in file.readlines()[:2])
                 seconds = float(row[header.index("s")])
             except (OSError, ValueError):
                 continue
-            read = self.reads(made)
-            for kind in {_kind(made), (made.rule, "")}:
+            read = self.reads(artifact)
+            for kind in {_kind(artifact), (artifact.rule, "")}:
                 self._found.setdefault(kind, []).append((seconds, read))
 
 
-def _kind(made: Artifact) -> tuple[str, str]:
-    return made.rule, str(made.options.get("type", ""))
+def _kind(artifact: Artifact) -> tuple[str, str]:
+    return artifact.rule, str(artifact.options.get("type", ""))

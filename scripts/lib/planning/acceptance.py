@@ -37,61 +37,62 @@ def judge(plan: Plan, asked: Iterable[Artifact]) -> Acceptance:
         str, bool
     ] = {}  # path: whether it is as it is wanted, or will be once it is accepted
 
-    def visit(made: Artifact) -> bool:
-        if made.path not in sound:
-            sound[made.path] = False
-            above = {role: visit(up) for role, up in made.inputs.items()}
-            sound[made.path] = _look(made, above)
-        return sound[made.path]
+    def visit(artifact: Artifact) -> bool:
+        if artifact.path not in sound:
+            sound[artifact.path] = False
+            above = {role: visit(up) for role, up in artifact.inputs.items()}
+            sound[artifact.path] = _look(artifact, above)
+        return sound[artifact.path]
 
-    def _look(made: Artifact, above: dict[str, bool]) -> bool:
-        record, verdict = plan.record(made), plan.verdict(made)
-        if record and record.fits(made.digest):
+    def _look(artifact: Artifact, above: dict[str, bool]) -> bool:
+        record, verdict = plan.record(artifact), plan.verdict(artifact)
+        if record and record.fits(artifact.digest):
             if verdict.state is State.STALE:
-                answer.refused.append((made, verdict.reasons))
+                answer.refused.append((artifact, verdict.reasons))
             return verdict.state is not State.STALE and not verdict.damaged
-        if made.describes:
-            if all(above.values()) and not made.on_demand:
-                answer.retold.append(made)
+        if artifact.describes:
+            if all(above.values()) and not artifact.on_demand:
+                answer.retold.append(artifact)
             return all(above.values())
-        reasons = _obstacles(plan, made, record, above)
+        reasons = _obstacles(plan, artifact, record, above)
         if not reasons:
-            answer.adopted.append((made, plan.changes(made, record)))
+            answer.adopted.append((artifact, plan.changes(artifact, record)))
         elif verdict.state is State.STALE or record:
-            answer.refused.append((made, reasons))
+            answer.refused.append((artifact, reasons))
         return not reasons
 
-    for made in asked:
-        visit(made)
+    for artifact in asked:
+        visit(artifact)
     return answer
 
 
 def _obstacles(
-    plan: Plan, made: Artifact, record: Record | None, above: dict[str, bool]
+    plan: Plan, artifact: Artifact, record: Record | None, above: dict[str, bool]
 ) -> list[str]:
     """Why an artifact cannot be accepted, a line each."""
     if record is None:
         return ["no record says how it was made"]
-    there = not made.intermediate or os.path.lexists(made.path)
-    if there and (wrong := plan.damage(made, record)):
+    there = not artifact.intermediate or os.path.lexists(artifact.path)
+    if there and (wrong := plan.damage(artifact, record)):
         return wrong
-    old, new = record.recipe, made.recipe
+    old, new = record.recipe, artifact.recipe
     lines = recipes.difference(old.get("options"), new["options"])
     lines += recipes.difference(old.get("sources"), new["sources"], "sources")
     if old.get("step") != new["step"]:
         lines.append(f"made by {old.get('step')}, now by {new['step']}")
     before = old.get("inputs", {})
-    for role in sorted(before.keys() | made.inputs.keys()):
-        if role not in before or role not in made.inputs:
+    for role in sorted(before.keys() | artifact.inputs.keys()):
+        if role not in before or role not in artifact.inputs:
             lines.append(f"{role}: {'no longer' if role in before else 'now'} an input")
         elif (
-            before[role] == made.inputs[role].digest and not plan.verdict(made.inputs[role]).damaged
+            before[role] == artifact.inputs[role].digest
+            and not plan.verdict(artifact.inputs[role]).damaged
         ):
             continue
         elif not above[role]:
-            lines.append(f"{made.inputs[role].path}, from which it is made, is not acceptable")
-        elif not _same_input(plan, made.inputs[role], before[role], record.inputs.get(role)):
-            lines.append(f"{made.inputs[role].path} is not the one from which this was made")
+            lines.append(f"{artifact.inputs[role].path}, from which it is made, is not acceptable")
+        elif not _same_input(plan, artifact.inputs[role], before[role], record.inputs.get(role)):
+            lines.append(f"{artifact.inputs[role].path} is not the one from which this was made")
     return lines
 
 
@@ -109,9 +110,9 @@ def _same_input(plan: Plan, up: Artifact, digest: str, sha256: str | None) -> bo
 def adopt(answer: Acceptance) -> None:
     """Write into the records who has accepted what, and when. How it was really made stays in them."""
     at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    for made, lines in answer.adopted:
-        entry = {"digest": made.digest, "by": _user(), "at": at, "differs": lines}
-        for path in made.outputs:
+    for artifact, lines in answer.adopted:
+        entry = {"digest": artifact.digest, "by": _user(), "at": at, "differs": lines}
+        for path in artifact.outputs:
             record = recipes.read(path)
             record.accepted.append(entry)
             recipes.write(record)

@@ -72,7 +72,7 @@ class Artifact:
         return {
             "step": self.rule,
             "options": recipes.normalise(self.options),
-            "inputs": {role: made.digest for role, made in self.inputs.items()},
+            "inputs": {role: artifact.digest for role, artifact in self.inputs.items()},
             "sources": recipes.normalise({name: ask() for name, ask in self.sources.items()}),
             "tools": self.tools,
             "code": code_digest(self.rule),
@@ -109,15 +109,17 @@ class Graph:
         """{path: artifact} of one model."""
         if name not in self._models:
             self._models[name] = {}  # a merge may ask for the weights of a model of the same graph
-            self._models[name] = {made.path: made for made in self._build(name)}
+            self._models[name] = {artifact.path: artifact for artifact in self._build(name)}
         return self._models[name]
 
     def find(self, path: str) -> Artifact | None:
         """The artifact that has this path among its outputs, or None when the config declares none."""
         parts = PurePosixPath(path).parts
         if len(parts) > 2 and parts[0] == "results":
-            made = self.of(parts[1]) if parts[1] in self.config.models else {}
-            return made.get(path) or next((a for a in made.values() if path in a.outputs), None)
+            artifact = self.of(parts[1]) if parts[1] in self.config.models else {}
+            return artifact.get(path) or next(
+                (a for a in artifact.values() if path in a.outputs), None
+            )
         if path not in self._shared:
             self._declare_shared()
         return self._shared.get(path)
@@ -245,7 +247,7 @@ class Graph:
             options["allow_pickle"] = True
         intermediate = model.gguf is not None or model.exl2 is not None
         published = model.publish is not None and model.publish.safetensors is not None
-        made = Artifact(
+        artifact = Artifact(
             path,
             "merge",
             name,
@@ -256,8 +258,8 @@ class Graph:
             intermediate=intermediate,
             temporary="safetensors" in self.config.reclaim and intermediate and not published,
         )
-        self._shared[path] = made
-        return made
+        self._shared[path] = artifact
+        return artifact
 
     def _build(self, name: str) -> Iterator[Artifact]:
         model = self.config.models[name]
@@ -313,8 +315,8 @@ class Graph:
             yield imatrix
 
         for quant in quants:
-            forms[quant.name] = made = self._quant(name, quant, conversion, imatrix)
-            yield made
+            forms[quant.name] = artifact = self._quant(name, quant, conversion, imatrix)
+            yield artifact
         for form in [outtype] * kept + [quant.name for quant in quants]:
             finished = forms[form]
             if gguf.metadata:
@@ -397,13 +399,13 @@ class Graph:
             temporary=True,
         )
         yield base
-        for form, made in forms.items():
+        for form, artifact in forms.items():
             evaluations[form] = Artifact(
                 f"{here}/{form}.json",
                 "evaluate",
                 name,
                 {"corpus": wanted.corpus, **options},
-                inputs={"gguf": made, "base": base},
+                inputs={"gguf": artifact, "base": base},
                 **self._by_llama_cpp(),
             )
             yield evaluations[form]
@@ -441,10 +443,10 @@ class Graph:
                 **common,
             )
         yield measurement
-        made = {}
+        artifact = {}
         for bits in wanted.bits:
             form = f"{float(bits)}bpw"
-            made[form] = Artifact(
+            artifact[form] = Artifact(
                 f"{here}/{form}",
                 "exl2_quantize",
                 name,
@@ -453,10 +455,10 @@ class Graph:
                 directory=True,
                 **common,
             )
-            yield made[form]
-        forms.update(made)
+            yield artifact[form]
+        forms.update(artifact)
         if model.evaluate is not None:
-            for form, directory in made.items():
+            for form, directory in artifact.items():
                 evaluations[form] = Artifact(
                     f"results/{name}/evaluation/{form}.json",
                     "exl2_evaluate",
@@ -474,15 +476,15 @@ class Graph:
     def _report(self, name, weights, forms, evaluations) -> Artifact:
         here = f"results/{name}/report"
         outputs = tuple(f"{here}/quality.{kind}" for kind in ("csv", "svg", "html"))
-        inputs = {f"form {form}": made for form, made in forms.items()}
-        inputs |= {f"evaluation {form}": made for form, made in evaluations.items()}
+        inputs = {f"form {form}": artifact for form, artifact in forms.items()}
+        inputs |= {f"evaluation {form}": artifact for form, artifact in evaluations.items()}
         # An intermediate is not needed to write about it: its record tells its size, even when it is reclaimed.
-        inputs = {role: made for role, made in inputs.items() if not made.intermediate}
+        inputs = {role: artifact for role, artifact in inputs.items() if not artifact.intermediate}
         described = {
-            form: {"file": made.path, "rule": made.rule, "evaluation": form in evaluations}
-            | ({"type": made.options["type"]} if "type" in made.options else {})
-            | ({"imatrix": "imatrix" in made.inputs} if made.rule == "quantize" else {})
-            for form, made in forms.items()
+            form: {"file": artifact.path, "rule": artifact.rule, "evaluation": form in evaluations}
+            | ({"type": artifact.options["type"]} if "type" in artifact.options else {})
+            | ({"imatrix": "imatrix" in artifact.inputs} if artifact.rule == "quantize" else {})
+            for form, artifact in forms.items()
         }
         return Artifact(
             outputs[0],
@@ -511,7 +513,7 @@ class Graph:
             inputs = {"report": report, **report.inputs}
             # A repository's card counts the parts of each file; the model's own only says where they are.
             if published and FAMILIES[said["families"][0]].has_shards:
-                inputs |= {f"shards {form}": made for form, made in shards.items()}
+                inputs |= {f"shards {form}": artifact for form, artifact in shards.items()}
             yield Artifact(
                 path,
                 "card",

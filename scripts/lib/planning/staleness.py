@@ -37,102 +37,107 @@ class Verdict:
 class Plan:
     """Judges artifacts one by one, each once, as they are asked about."""
 
-    def __init__(self, graph: Graph, forced: Callable[[Artifact], bool] = lambda made: False):
+    def __init__(self, graph: Graph, forced: Callable[[Artifact], bool] = lambda artifact: False):
         self.graph = graph
         self._forced = forced
         self._verdicts: dict[str, Verdict] = {}
         self._records: dict[str, recipes.Record | None] = {}
         self._downstream_of_forced: dict[str, bool] = {}
 
-    def record(self, made: Artifact) -> recipes.Record | None:
+    def record(self, artifact: Artifact) -> recipes.Record | None:
         """The record on disk, read once."""
-        if made.path not in self._records:
-            self._records[made.path] = recipes.read(made.path)
-        return self._records[made.path]
+        if artifact.path not in self._records:
+            self._records[artifact.path] = recipes.read(artifact.path)
+        return self._records[artifact.path]
 
-    def state(self, made: Artifact) -> State:
+    def state(self, artifact: Artifact) -> State:
         """Fresh, stale or absent."""
-        return self.verdict(made).state
+        return self.verdict(artifact).state
 
-    def verdict(self, made: Artifact) -> Verdict:
+    def verdict(self, artifact: Artifact) -> Verdict:
         """The state of an artifact, with the reasons."""
-        if made.path not in self._verdicts:
-            self._verdicts[made.path] = self._judge(made)
-        return self._verdicts[made.path]
+        if artifact.path not in self._verdicts:
+            self._verdicts[artifact.path] = self._judge(artifact)
+        return self._verdicts[artifact.path]
 
     def stale(self, artifacts: Iterable[Artifact]) -> list[Artifact]:
         """Those that have to be built."""
         return [
-            made for made in artifacts if not made.on_demand and self.state(made) is State.STALE
+            artifact
+            for artifact in artifacts
+            if not artifact.on_demand and self.state(artifact) is State.STALE
         ]
 
-    def needs(self, made: Artifact) -> dict[str, Artifact]:
+    def needs(self, artifact: Artifact) -> dict[str, Artifact]:
         """What has to be there while an artifact is built: its inputs; nothing where it is not built."""
-        return {} if self.state(made) is State.FRESH else made.inputs
+        return {} if self.state(artifact) is State.FRESH else artifact.inputs
 
-    def _judge(self, made: Artifact) -> Verdict:
-        if self.forced(made):
+    def _judge(self, artifact: Artifact) -> Verdict:
+        if self.forced(artifact):
             return Verdict(State.STALE, ["forced"])
-        record = self.record(made)
-        if record and any(recipes.read(path) is None for path in made.outputs[1:]):
+        record = self.record(artifact)
+        if record and any(recipes.read(path) is None for path in artifact.outputs[1:]):
             record = None
         # The link to a GGUF source is there while it leads somewhere.
-        exists = os.path.exists if made.links and not made.directory else os.path.lexists
-        there = all(map(exists, made.outputs))
-        idle = made.intermediate and (not there or made.temporary)
+        exists = os.path.exists if artifact.links and not artifact.directory else os.path.lexists
+        there = all(map(exists, artifact.outputs))
+        idle = artifact.intermediate and (not there or artifact.temporary)
         if record is None:
             if idle:
                 return Verdict(State.ABSENT, ["it is not there"])
             reason = "its recipe is missing or damaged" if there else "it is missing"
             return Verdict(State.STALE, [reason])
-        if not record.fits(made.digest):
-            reasons = self.changes(made, record)
+        if not record.fits(artifact.digest):
+            reasons = self.changes(artifact, record)
             return Verdict(State.ABSENT if idle else State.STALE, reasons)
-        tainted = self._tainted(made)
+        tainted = self._tainted(artifact)
         if not there:
             return Verdict(
-                State.ABSENT if made.intermediate else State.STALE, ["it is missing"], bool(tainted)
+                State.ABSENT if artifact.intermediate else State.STALE,
+                ["it is missing"],
+                bool(tainted),
             )
-        if made.links:
-            whole = all(os.path.exists(f"{made.path}/{name}") for name in record.files)
+        if artifact.links:
+            whole = all(os.path.exists(f"{artifact.path}/{name}") for name in record.files)
             return Verdict(
                 State.FRESH if whole else State.ABSENT, [] if whole else ["a link leads nowhere"]
             )
-        if wrong := self._wrong_size(made, record):
+        if wrong := self._wrong_size(artifact, record):
             return Verdict(State.STALE, wrong, damaged=True)
         if tainted:
             return Verdict(State.STALE, tainted, damaged=True)
-        if other := self._other_bytes(made, record):
+        if other := self._other_bytes(artifact, record):
             return Verdict(State.STALE, other)
         return Verdict(State.FRESH, [])
 
-    def forced(self, made: Artifact) -> bool:
+    def forced(self, artifact: Artifact) -> bool:
         """Asked for by -F, -R or --forcerun, or made from something that is."""
         known = self._downstream_of_forced
-        if made.path not in known:
-            upstream = (self.forced(up) for up in made.inputs.values())
-            known[made.path] = self._forced(made) or any(upstream)
-        return known[made.path]
+        if artifact.path not in known:
+            upstream = (self.forced(up) for up in artifact.inputs.values())
+            known[artifact.path] = self._forced(artifact) or any(upstream)
+        return known[artifact.path]
 
-    def damage(self, made: Artifact, record: recipes.Record) -> list[str]:
+    def damage(self, artifact: Artifact, record: recipes.Record) -> list[str]:
         """What is missing of an artifact, or has another size than when it was made, a line each."""
-        if not all(map(os.path.lexists, made.outputs)):
+        if not all(map(os.path.lexists, artifact.outputs)):
             return ["it is missing"]
-        return [] if made.links else self._wrong_size(made, record)
+        return [] if artifact.links else self._wrong_size(artifact, record)
 
-    def _wrong_size(self, made: Artifact, record: recipes.Record) -> list[str]:
-        if made.directory:
+    def _wrong_size(self, artifact: Artifact, record: recipes.Record) -> list[str]:
+        if artifact.directory:
             try:
-                sizes = {name: os.stat(f"{made.path}/{name}").st_size for name in record.files}
+                sizes = {name: os.stat(f"{artifact.path}/{name}").st_size for name in record.files}
             except OSError as error:
                 return [f"{error.filename} is missing"]
             wrong = [name for name, size in sizes.items() if size != record.files[name][0]]
             return [
-                f"{made.path}/{name} has another size than when it was made" for name in wrong[:3]
+                f"{artifact.path}/{name} has another size than when it was made"
+                for name in wrong[:3]
             ]
         lines = []
-        for path in made.outputs:
-            own = record if path == made.path else recipes.read(path)
+        for path in artifact.outputs:
+            own = record if path == artifact.path else recipes.read(path)
             if own is None or own.digest != record.digest:
                 lines.append(f"the recipe of {path} is missing or damaged")
             elif os.stat(path).st_size != own.bytes:
@@ -140,15 +145,17 @@ class Plan:
                 lines.append(f"{path} has {size} bytes; {own.bytes} were made")
         return lines
 
-    def _tainted(self, made: Artifact) -> list[str]:
+    def _tainted(self, artifact: Artifact) -> list[str]:
         return [
-            f"{up.path}{FROM_DAMAGED}" for up in made.inputs.values() if self.verdict(up).damaged
+            f"{up.path}{FROM_DAMAGED}"
+            for up in artifact.inputs.values()
+            if self.verdict(up).damaged
         ]
 
-    def _other_bytes(self, made: Artifact, record: recipes.Record) -> list[str]:
+    def _other_bytes(self, artifact: Artifact, record: recipes.Record) -> list[str]:
         """An input was built again since, from the same recipe, and came out different."""
         lines = []
-        for role, up in made.inputs.items():
+        for role, up in artifact.inputs.items():
             if self.state(up) is State.STALE and not up.reproducible:
                 lines.append(f"{up.path} is built again, and never comes out the same twice")
                 continue
@@ -161,20 +168,20 @@ class Plan:
         """All that a run builds when it is asked for these, each after what it is made from."""
         found: dict[str, Artifact] = {}
 
-        def visit(made: Artifact) -> None:
-            if made.path in found or self.state(made) is State.FRESH:
+        def visit(artifact: Artifact) -> None:
+            if artifact.path in found or self.state(artifact) is State.FRESH:
                 return
-            for up in (*made.uses.values(), *made.inputs.values()):
+            for up in (*artifact.uses.values(), *artifact.inputs.values()):
                 visit(up)
-            found[made.path] = made
+            found[artifact.path] = artifact
 
-        for made in asked:
-            visit(made)
+        for artifact in asked:
+            visit(artifact)
         return list(found.values())
 
-    def changes(self, made: Artifact, record: recipes.Record) -> list[str]:
+    def changes(self, artifact: Artifact, record: recipes.Record) -> list[str]:
         """The difference between the recipe that an artifact was built from and the wanted one, for people."""
-        old, new = record.recipe, made.recipe
+        old, new = record.recipe, artifact.recipe
         lines = recipes.difference(old.get("options"), new["options"])
         for name, before, now in _pairs(old, new, "sources"):
             lines.append(f"{name}: {_content_change(before, now)}")
@@ -183,17 +190,19 @@ class Plan:
         if old.get("code") != new["code"]:
             lines.append("the code that makes it changed")
         lines += dict.fromkeys(
-            self._input_change(made, role, before, now)
+            self._input_change(artifact, role, before, now)
             for role, before, now in _pairs(old, new, "inputs")
         )
         return lines or ["its record's digest does not fit its recipe"]
 
-    def _input_change(self, made: Artifact, role: str, before: str | None, now: str | None) -> str:
+    def _input_change(
+        self, artifact: Artifact, role: str, before: str | None, now: str | None
+    ) -> str:
         if now is None:
             return f"no longer made from its {role}"
         if before is None:
-            return f"now made from {made.inputs[role].path} too"
-        return f"{MADE_FROM}{made.inputs[role].path}, whose recipe changed"
+            return f"now made from {artifact.inputs[role].path} too"
+        return f"{MADE_FROM}{artifact.inputs[role].path}, whose recipe changed"
 
 
 FROM_DAMAGED = ", from which it is made, is damaged"
@@ -219,33 +228,33 @@ def _content_change(before: Any, now: Any) -> str:
     return f"content changed ({', '.join(names[:3])}{more})"
 
 
-def wanted_path(made: Artifact) -> Path:
+def wanted_path(artifact: Artifact) -> Path:
     """Where the wanted recipe of a stale artifact is left for the step that builds it.
 
     One for each recipe: a dry run with another config must not change what the steps of a run under way obey. Each in
     a directory of its own: Snakemake (9.27.1) lists a directory once, and takes a file that comes into it later for
     missing.
     """
-    return RUN_STATE / "wanted" / made.path / made.digest[:16] / "recipe.json"
+    return RUN_STATE / "wanted" / artifact.path / artifact.digest[:16] / "recipe.json"
 
 
-def leave_wanted(made: Artifact) -> str:
+def leave_wanted(artifact: Artifact) -> str:
     """Write the wanted recipe, as a file that is newer than any output, so that Snakemake runs the step.
 
     `commit` sets its mtime back when the artifact is there, because Snakemake checks that outputs are newer.
     `left` makes its content another one each time: Snakemake does not run a step again for an input file that has the
     checksum that it had when the step ran last.
     """
-    path = wanted_path(made)
+    path = wanted_path(artifact)
     wanted: dict[str, Any] = {
-        "artifact": made.path,
-        "outputs": list(made.outputs),
-        "directory": made.directory,
-        "links": made.links,
-        "rule": made.rule,
-        "digest": made.digest,
-        "recipe": made.recipe,
-        "inputs": {role: [up.path, up.digest] for role, up in made.inputs.items()},
+        "artifact": artifact.path,
+        "outputs": list(artifact.outputs),
+        "directory": artifact.directory,
+        "links": artifact.links,
+        "rule": artifact.rule,
+        "digest": artifact.digest,
+        "recipe": artifact.recipe,
+        "inputs": {role: [up.path, up.digest] for role, up in artifact.inputs.items()},
     }
     try:
         old = json.loads(path.read_text())

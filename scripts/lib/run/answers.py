@@ -17,14 +17,14 @@ NOTHING_FORCED = SimpleNamespace(forcerun=(), forcetargets=False, forceall=False
 
 def parser(doc: str, builds: bool = False) -> argparse.ArgumentParser:
     """The command line of such a script. builds: it starts a build of its own."""
-    made = argparse.ArgumentParser(description=doc)
-    made.add_argument(
+    options = argparse.ArgumentParser(description=doc)
+    options.add_argument(
         "--config", type=Path, required=True, help="the config as JSON, with its options"
     )
     if builds:
-        made.add_argument("--snakefile", type=Path, required=True, help="of this workflow")
-        made.add_argument("--cores", type=int, default=1, help="for the build")
-    return made
+        options.add_argument("--snakefile", type=Path, required=True, help="of this workflow")
+        options.add_argument("--cores", type=int, default=1, help="for the build")
+    return options
 
 
 def open_session(config: Path, **options) -> Session:
@@ -40,9 +40,11 @@ def chosen(session: Session) -> list[Artifact]:
     """What `--config target=…` names, by file, rule or model; without it what `snakemake` alone would build."""
     words = session.options.target
     if not words:
-        return [made for made in session.plan.stale(session.graph) if not made.temporary]
-    known = {path: made for made in everything(session) for path in made.outputs}
-    rules = {made.rule for made in known.values()}
+        return [
+            artifact for artifact in session.plan.stale(session.graph) if not artifact.temporary
+        ]
+    known = {path: artifact for artifact in everything(session) for path in artifact.outputs}
+    rules = {artifact.rule for artifact in known.values()}
     found: dict[str, Artifact] = {}
     for word in words:
         path = str(Path(word))
@@ -51,7 +53,7 @@ def chosen(session: Session) -> list[Artifact]:
         elif word in session.graph.names:
             named = list(session.graph.of(word).values())
         elif word in rules:
-            named = [made for made in known.values() if made.rule == word]
+            named = [artifact for artifact in known.values() if artifact.rule == word]
         elif word == "all":
             named = list(session.graph)
         else:
@@ -59,7 +61,7 @@ def chosen(session: Session) -> list[Artifact]:
                 f"target: {word} is no model of the config, no rule that makes something, and no file that follows "
                 "from the config"
             )
-        found |= {made.path: made for made in named}
+        found |= {artifact.path: artifact for artifact in named}
     return list(found.values())
 
 
@@ -67,25 +69,29 @@ def everything(session: Session) -> list[Artifact]:
     """All artifacts of the chosen models, and what they are made from, each after that."""
     found: dict[str, Artifact] = {}
 
-    def visit(made: Artifact) -> None:
-        if made.path not in found:
-            for up in (*made.uses.values(), *made.inputs.values()):
+    def visit(artifact: Artifact) -> None:
+        if artifact.path not in found:
+            for up in (*artifact.uses.values(), *artifact.inputs.values()):
                 visit(up)
-            found[made.path] = made
+            found[artifact.path] = artifact
 
-    for made in session.graph:
-        visit(made)
+    for artifact in session.graph:
+        visit(artifact)
     return list(found.values())
 
 
-def is_built(session: Session, made: Artifact) -> bool:
+def is_built(session: Session, artifact: Artifact) -> bool:
     """Whether it is there as the config wants it, or was, and nothing needs it now."""
-    return session.plan.state(made) is not State.STALE
+    return session.plan.state(artifact) is not State.STALE
 
 
-def short(made: Artifact) -> str:
+def short(artifact: Artifact) -> str:
     """A path without results/MODEL/."""
-    return made.path.removeprefix(f"results/{made.model}/") if made.model else made.path
+    return (
+        artifact.path.removeprefix(f"results/{artifact.model}/")
+        if artifact.model
+        else artifact.path
+    )
 
 
 def columns(
@@ -122,14 +128,14 @@ def wrapped(words: Iterable[str], indent: str, width: int = 98) -> list[str]:
 def listed(group: list[Artifact]) -> list[str]:
     """Paths, those of one model on shared lines."""
     lines, models = [], {}
-    for made in group:
-        models.setdefault(made.model, []).append(made)
+    for artifact in group:
+        models.setdefault(artifact.model, []).append(artifact)
     for model, of_model in models.items():
         if len(of_model) == 1:
             lines.append(f"    {of_model[0].path}")
             continue
         lines.append(f"    results/{model}/" if model else "    resources/")
-        names = [short(made).removeprefix("resources/") for made in of_model]
+        names = [short(artifact).removeprefix("resources/") for artifact in of_model]
         more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
         lines += wrapped([*names[:SHOWN], *more], "        ")
     return lines

@@ -24,8 +24,10 @@ def summary(graph: Graph) -> str:
     """A few lines: for each model the weights that there are now, and the page to open."""
     lines = []
     for name in graph.names:
-        forms = [made for made in graph.of(name).values() if made.rule in FORMS]
-        records = [recipes.read(made.path) for made in forms if os.path.exists(made.path)]
+        forms = [artifact for artifact in graph.of(name).values() if artifact.rule in FORMS]
+        records = [
+            recipes.read(artifact.path) for artifact in forms if os.path.exists(artifact.path)
+        ]
         sizes = [record.bytes for record in records if record and not record.is_link]
         if sizes:
             lines.append(

@@ -103,52 +103,58 @@ class Session:
             if model.own_gguf and os.path.islink(link) and not os.path.exists(link):
                 os.unlink(link)
 
-    def _is_forced(self, made: Artifact) -> bool:
+    def _is_forced(self, artifact: Artifact) -> bool:
         settings = self._settings()
         named = set(settings.forcerun)
         if settings.forcetargets:
             named |= set(settings.targets)
-        return settings.forceall or made.rule in named or not named.isdisjoint(made.outputs)
+        return settings.forceall or artifact.rule in named or not named.isdisjoint(artifact.outputs)
 
     def find(self, path: str) -> Artifact:
         """The artifact of a path that a rule's pattern has matched."""
-        made = self.graph.find(path)
-        if made is None:
+        artifact = self.graph.find(path)
+        if artifact is None:
             raise ConfigError([f"{path}: nothing of this name follows from the config"])
-        return made
+        return artifact
 
-    def is_stale(self, made: Artifact, wildcards=None) -> bool:
+    def is_stale(self, artifact: Artifact, wildcards=None) -> bool:
         """Whether this run builds the artifact, if anything asks for it."""
         if self.main:
-            return self.plan.state(made) is not State.FRESH
+            return self.plan.state(artifact) is not State.FRESH
         # A cluster's job builds what it was sent for, even if a job of an earlier run has just built it: then
         # `commit` has set the mark back, and `begin` finds it ready.
         return wildcards is not None and any(
-            target.rulename.removesuffix("_reclaimed") == made.rule
+            target.rulename.removesuffix("_reclaimed") == artifact.rule
             and target.wildcards_dict == dict(wildcards.items())
             for target in self._settings().target_jobs
         )
 
-    def wanted(self, made: Artifact) -> str:
+    def wanted(self, artifact: Artifact) -> str:
         """The wanted recipe of a stale artifact, as a file."""
         if self.main:
             self.contents.save()
-            self._building[made.path] = made
-            return leave_wanted(made)
-        return str(wanted_path(made))
+            self._building[artifact.path] = artifact
+            return leave_wanted(artifact)
+        return str(wanted_path(artifact))
 
     @plainly
     def asked(self, *rules: str) -> list[str]:
         """What a target asks for: all that is stale; of named rules also the intermediates that are not there."""
         if not rules:
-            return [made.path for made in self.plan.stale(self.graph) if not made.temporary]
-        wanted = (made for made in self.graph if made.rule in rules)
-        return [made.path for made in wanted if self.plan.state(made) is not State.FRESH]
+            return [
+                artifact.path for artifact in self.plan.stale(self.graph) if not artifact.temporary
+            ]
+        wanted = (artifact for artifact in self.graph if artifact.rule in rules)
+        return [
+            artifact.path for artifact in wanted if self.plan.state(artifact) is not State.FRESH
+        ]
 
     def every(self, *rules: str) -> list[str]:
         """All files of some rules, fresh or stale; those that are built on demand only are left out."""
-        wanted = (made for made in self.graph if made.rule in rules and not made.on_demand)
-        return [path for made in wanted for path in made.outputs]
+        wanted = (
+            artifact for artifact in self.graph if artifact.rule in rules and not artifact.on_demand
+        )
+        return [path for artifact in wanted for path in artifact.outputs]
 
     def _leave(self, name: str, request: Any) -> str:
         """Leave what a script is asked as a file, and return its path."""
@@ -181,17 +187,23 @@ class Session:
 
     def manifest_file(self) -> str:
         """What scripts/publish.py is asked: what belongs on the hub."""
-        made = {name: list(self.graph.of(name).values()) for name in self.graph.names}
-        return self._leave("publish", manifest(self.config, made))
+        artifact = {name: list(self.graph.of(name).values()) for name in self.graph.names}
+        return self._leave("publish", manifest(self.config, artifact))
 
     @plainly
     def repository_cards(self) -> list[str]:
         """The stale cards of the repositories: they alone depend on how a model is published."""
-        return [made.path for made in self.graph if made.on_demand and self.is_stale(made)]
+        return [
+            artifact.path
+            for artifact in self.graph
+            if artifact.on_demand and self.is_stale(artifact)
+        ]
 
     def _preflight(self, local: bool) -> None:
         """Say what would make this build fail later, where it is long enough to be worth asking."""
-        models = {made.model for made in self._building.values() if made.rule in LONG_STEPS}
+        models = {
+            artifact.model for artifact in self._building.values() if artifact.rule in LONG_STEPS
+        }
         if models and not self.options.ignore_preflight:
             script = Path(__file__).parents[2] / "ask_preflight.py"
             request = self.preflight_file(local, sorted(models), publish=False)
@@ -261,8 +273,12 @@ class Session:
         """A regular expression for the merges' models or the conversions' names that are deleted once nothing needs them."""
         if not self.config.reclaim:
             return "(?!)"
-        found = [made for made in self.graph if made.rule == rule and made.temporary]
-        names = [made.model if rule == "merge" else Path(made.path).stem for made in found]
+        found = [
+            artifact for artifact in self.graph if artifact.rule == rule and artifact.temporary
+        ]
+        names = [
+            artifact.model if rule == "merge" else Path(artifact.path).stem for artifact in found
+        ]
         return "|".join(map(re.escape, names)) or "(?!)"
 
     def conversion_names(self, own: bool = False) -> str:
@@ -299,16 +315,18 @@ class Pattern:
     @plainly
     def wanted(self, wildcards) -> list[str]:
         """The wanted recipe; nothing where the artifact is fresh."""
-        made = self.made(wildcards)
-        return [self._session.wanted(made)] if self._session.is_stale(made, wildcards) else []
+        artifact = self.made(wildcards)
+        return (
+            [self._session.wanted(artifact)] if self._session.is_stale(artifact, wildcards) else []
+        )
 
     @plainly
     def inputs(self, wildcards, *roles: str) -> list[Artifact]:
         """What a stale artifact is made from, in these roles (`model` is every role that begins with it)."""
-        made = self.made(wildcards)
-        if not self._session.is_stale(made, wildcards):
+        artifact = self.made(wildcards)
+        if not self._session.is_stale(artifact, wildcards):
             return []
-        needed = {**made.inputs, **made.uses}
+        needed = {**artifact.inputs, **artifact.uses}
         return [up for role, up in needed.items() if role.split(" ")[0] in roles]
 
     def option(self, name: str) -> Callable:
