@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 
-from lib.forecast.sizes import Weights, base_logits_bytes, gguf_tensors, llama_weights
+from lib.forecast.sizes import base_logits_bytes
 from lib.formats.fallbacks import planned
 from lib.formats.mixture import Shape, quant_bytes, quant_types
 from lib.formats.quants import QUANT_TYPES
+from lib.formats.weights import Weights, gguf_tensors, llama_weights
 
 LLAMA_1B = {
     "layers": 16,

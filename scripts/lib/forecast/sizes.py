@@ -5,39 +5,33 @@ and shapes (the headers of the model's safetensors) and the mixture of its type 
 was not fetched yet, the size of its files in the lock and the type's usual bits per weight; else what it was last time.
 """
 
-import json
 import math
 import os
 import re
-import struct
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lib.flags.quantize import quantize_flags
 from lib.formats.fallbacks import Fallbacks, planned, shape_of
 from lib.formats.merge_references import merge_references
 from lib.formats.mixture import Dims, Shape, quant_bytes, quant_types
 from lib.formats.quants import QUANT_TYPES
+from lib.formats.weights import (
+    DTYPE_BYTES,
+    Weights,
+    gguf_tensors,
+    header_bytes,
+    is_matrix,
+    layer_ranges,
+    llama_weights,
+    read_weights,
+    stacked,
+)
 from lib.hub.lock import Lock
 from lib.planning.graph import Artifact, Graph
 from lib.record import recipe as recipes
 
-BYTES = {
-    "F64": 8,
-    "F32": 4,
-    "BF16": 2,
-    "F16": 2,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I64": 8,
-    "I32": 4,
-    "U8": 1,
-    "I8": 1,
-}
-DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 OUTTYPE_BITS = {"f32": 32.0, "q8_0": 8.5}
 # What has no formula, and is small.
 SMALL = {
@@ -51,24 +45,6 @@ SMALL |= {"demo_text": 4_200_000, "exl2_measure": 1_000_000}
 DEMO = {"layers": 4, "hidden": 256, "ffn": 768, "vocabulary": 2048, "heads": 4, "kv_heads": 2}
 # Characters of one token: vocabularies of 2,000 words cut finer than those of 100,000.
 BYTES_PER_TOKEN = ((10_000, 2.4), (60_000, 3.3), (math.inf, 3.8))
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A model directory's tensors by their Hugging Face names, outermost dimension first; what else decides sizes.
-
-    tokenizer: bytes that the tokenizer takes in a GGUF header.
-    """
-
-    tensors: dict[str, tuple[int, ...]]
-    shape: Shape
-    bytes_per_weight: float = 2
-    tokenizer: int = 0
-    side_files: int = 0
-
-    @property
-    def parameters(self) -> int:
-        return sum(map(math.prod, self.tensors.values()))
 
 
 @dataclass(frozen=True)
@@ -170,7 +146,7 @@ class Sizes:
             return Size(round(size * bits / 16), "lock") if size else None
         tensors = self.tensors(artifact.inputs["model"])
         data = sum(
-            math.prod(dims) * (bits if _is_matrix(name, dims) else 32) / 8
+            math.prod(dims) * (bits if is_matrix(name, dims) else 32) / 8
             for name, dims in tensors.items()
         )
         return Size(round(data) + header_bytes(weights, len(tensors)), "tensors")
@@ -211,7 +187,7 @@ class Sizes:
             return None
         tensors = self._quantized(artifact, model)
         wide = OUTTYPE_BITS.get(conversion.options["outtype"], 16.0)
-        bits = {name: wide if _is_matrix(name, dims) else 32.0 for name, dims in tensors.items()}
+        bits = {name: wide if is_matrix(name, dims) else 32.0 for name, dims in tensors.items()}
         return tensors, weights.shape, header_bytes(weights, len(tensors)), bits
 
     def _quantized(self, artifact: Artifact, model: Artifact) -> dict[str, Dims]:
@@ -358,8 +334,8 @@ class Sizes:
         wide = DTYPE_BYTES.get(merge.get("out_dtype") or merge.get("dtype"), like.bytes_per_weight)
         tensors, shape = like.tensors, like.shape
         if merge.get("slices"):
-            tensors = dict(_stacked(merge["slices"], tensors))
-            layers = sum(b - a for a, b in _ranges(merge["slices"]))
+            tensors = dict(stacked(merge["slices"], tensors))
+            layers = sum(b - a for a, b in layer_ranges(merge["slices"]))
             shape = Shape(layers, shape.sharing, shape.experts, shape.family)
         return Weights(tensors, shape, wide, like.tokenizer, like.side_files)
 
@@ -381,136 +357,6 @@ def base_logits_bytes(chunks: int, context: int, vocabulary: int) -> int:
     """What llama-perplexity --kl-divergence-base writes: of the second half of each chunk all logits in 16 bits."""
     scored = context - 1 - context // 2
     return chunks * (scored * (2 * ((vocabulary + 1) // 2) + 4) * 2 + 4 * context) + 20
-
-
-def header_bytes(weights: Weights, tensors: int) -> int:
-    """A GGUF header: fields, the tokenizer, and where each tensor lies."""
-    return 2_000 + weights.tokenizer + 70 * tensors
-
-
-def read_weights(directory: Path) -> Weights:
-    """What a model directory holds, from its config and the headers of its safetensors."""
-    config = json.loads((directory / "config.json").read_text())
-    config = config.get("text_config") or config
-    tensors, sizes = {}, 0
-    for path in sorted(directory.glob("*.safetensors")):
-        for name, tensor in _header(path).items():
-            if name != "__metadata__":
-                tensors[name] = tuple(tensor["shape"])
-                sizes += math.prod(tensor["shape"]) * BYTES.get(tensor["dtype"], 2)
-    if config.get("tie_word_embeddings"):
-        tensors.pop("lm_head.weight", None)
-    layers = config.get("num_hidden_layers") or config.get("n_layer") or 1
-    heads = config.get("num_attention_heads") or 1
-    experts = (
-        config.get("num_local_experts")
-        or config.get("num_experts")
-        or config.get("n_routed_experts")
-        or 0
-    )
-    sharing = heads // (config.get("num_key_value_heads") or heads)
-    shape = Shape(layers, sharing, experts, str(config.get("model_type") or "llama"))
-    parameters = sum(map(math.prod, tensors.values())) or 1
-    side = sum(
-        f.stat().st_size
-        for f in directory.iterdir()
-        if f.suffix in (".json", ".model", ".jinja", ".txt")
-    )
-    return Weights(tensors, shape, sizes / parameters, _tokenizer_bytes(directory, config), side)
-
-
-def llama_weights(
-    layers: int, hidden: int, ffn: int, vocabulary: int, heads: int, kv_heads: int
-) -> Weights:
-    """A Llama of these sizes, in 16 bits, that is not there yet."""
-    tensors = {
-        "model.embed_tokens.weight": (vocabulary, hidden),
-        "lm_head.weight": (vocabulary, hidden),
-    }
-    tensors["model.norm.weight"] = (hidden,)
-    shared = hidden // heads * kv_heads
-    for layer in range(layers):
-        rows = {"q_proj": hidden, "k_proj": shared, "v_proj": shared, "o_proj": hidden}
-        tensors |= {
-            f"model.layers.{layer}.self_attn.{name}.weight": (n, hidden) for name, n in rows.items()
-        }
-        tensors |= {
-            f"model.layers.{layer}.mlp.{name}.weight": (ffn, hidden)
-            for name in ("gate_proj", "up_proj")
-        }
-        tensors[f"model.layers.{layer}.mlp.down_proj.weight"] = (hidden, ffn)
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"model.layers.{layer}.{norm}.weight"] = (hidden,)
-    return Weights(tensors, Shape(layers, heads // kv_heads), 2, 22 * vocabulary, 90 * vocabulary)
-
-
-def gguf_tensors(weights: Weights) -> Iterator[tuple[str, Dims]]:
-    """(GGUF's name, shape with the row's width first); the experts of a layer are one tensor."""
-    from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
-
-    families = {
-        name.replace("-", "").replace("_", ""): arch for arch, name in MODEL_ARCH_NAMES.items()
-    }
-    plain = weights.shape.family.replace("-", "").replace("_", "").removesuffix("text")
-    names = get_tensor_name_map(families.get(plain, MODEL_ARCH.LLAMA), weights.shape.layers)
-    experts: dict[str, list[tuple[int, ...]]] = {}
-    for name, dims in weights.tensors.items():
-        name = name.replace("language_model.", "")
-        stacked = re.sub(r"\.experts\.\d+\.", ".experts.", name)
-        if stacked != name:
-            experts.setdefault(stacked, []).append(dims)
-            continue
-        yield names.get_name(name, try_suffixes=(".weight", ".bias")) or name, dims[::-1]
-    for name, parts in experts.items():
-        found = names.get_name(name, try_suffixes=(".weight",))
-        found = found or names.get_name(
-            re.sub(r"block_sparse_moe", "feed_forward", name.removeprefix("model.")), (".weight",)
-        )
-        yield found or name, (*parts[0][::-1], len(parts))
-
-
-def _stacked(
-    slices: list[dict[str, Any]], tensors: dict[str, tuple[int, ...]]
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The tensors of a stack of layer ranges."""
-    layered = re.compile(r"(.*\blayers\.)(\d+)(\..*)")
-    by_layer: dict[int, list[tuple[str, str, tuple[int, ...]]]] = {}
-    for name, dims in tensors.items():
-        if found := layered.fullmatch(name):
-            by_layer.setdefault(int(found[2]), []).append((found[1], found[3], dims))
-        else:
-            yield name, dims
-    number = 0
-    for first, last in _ranges(slices):
-        for layer in range(first, last):
-            for before, after, dims in by_layer.get(layer) or by_layer.get(0) or []:
-                yield f"{before}{number}{after}", dims
-            number += 1
-
-
-def _ranges(slices: list[dict[str, Any]]) -> list[tuple[int, int]]:
-    return [tuple(part["sources"][0]["layer_range"]) for part in slices]
-
-
-def _tokenizer_bytes(directory: Path, config: dict[str, Any]) -> int:
-    """Bytes of the tokenizer in a GGUF header: for each token its text and length, its type, its score or merge."""
-    vocabulary = config.get("vocab_size") or 32_000
-    model = directory / "tokenizer.model"
-    if model.is_file():
-        return model.stat().st_size + 8 * vocabulary
-    return 37 * vocabulary  # BPE: 8 + 7 bytes of text, 4 of type, and a merge of about 18
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: {tensor: {dtype, shape, data_offsets}}."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return json.loads(file.read(length))
-
-
-def _is_matrix(name: str, dims: Dims) -> bool:
-    """What the converter leaves in 16 bits; norms and biases become F32."""
-    return len(dims) > 1 and not name.endswith("_norm.weight") and "ffn_gate_inp" not in name
 
 
 def _weights_of(conversion: Artifact) -> Artifact:
