@@ -25,7 +25,8 @@ from lib.flags.imatrix import imatrix_flags
 from lib.flags.quantize import quantize_flags
 from lib.formats.merge_references import substitute_references
 from lib.hub.lock import Lock
-from lib.planning.graph import Artifact, Graph
+from lib.planning.graph import Graph
+from lib.record.artifact import Artifact
 from lib.record.contents import Contents
 
 ROOT = Path(__file__).resolve().parent.parent

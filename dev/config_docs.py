@@ -7,31 +7,19 @@ python dev/config_docs.py --check    # exit 1 if one is not what would be writte
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 from lib.config.schema import Config, Options
 from lib.formats.quants import QUANT_TYPES, TENSOR_BITS
+from lib.keys.section import Section, within
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "config"
 BEGIN = "<!-- keys: made by dev/config_docs.py, do not edit -->"
 END = "<!-- keys end -->"
-# A section's place in the config, in the order of the README.
-PLACES = {
-    "Config": "Top level",
-    "LlamaCpp": "`llama_cpp`",
-    "Corpus": "`corpora.NAME`",
-    "Model": "`models.NAME`",
-    "Gguf": "`models.NAME.gguf`",
-    "Imatrix": "`models.NAME.gguf.imatrix`",
-    "Quant": "`models.NAME.gguf.quants[]`",
-    "Exl2": "`models.NAME.exl2`",
-    "Evaluate": "`models.NAME.evaluate`",
-    "Publish": "`models.NAME.publish`",
-    "Options": "On the command line: `--config KEY=VALUE`",
-}
 
 
 def schema() -> dict[str, Any]:
@@ -43,6 +31,15 @@ def schema() -> dict[str, Any]:
         **_without_titles(document),
         "title": "Quantmill configuration",
     }
+
+
+def places(section: type[Section], at: str = "") -> Iterator[tuple[str, str]]:
+    """(name of a section's model, its place in the config), each before those that it holds."""
+    yield section.__name__, f"`{at}`" if at else "Top level"
+    for key, field in section.model_fields.items():
+        if found := within(field.annotation):
+            many = {dict: ".NAME", list: "[]"}.get(get_origin(field.annotation), "")
+            yield from places(found, f"{at}.{key}{many}".lstrip("."))
 
 
 def _without_titles(value: Any) -> Any:
@@ -60,7 +57,8 @@ def tables() -> str:
     options = _without_titles(Options.model_json_schema(mode="validation"))
     sections = {"Config": document, **document["$defs"], "Options": options}
     parts = []
-    for name, place in PLACES.items():
+    found = dict(places(Config)) | {"Options": "On the command line: `--config KEY=VALUE`"}
+    for name, place in found.items():
         section = sections[name]
         rows = [
             f"| `{key}` | {_kind(value)} | {_default(key, section)} | {_description(value)} |"

@@ -22,7 +22,8 @@ if workflow.is_main_process:
     packages.insist(packages.PLANNING if with_conda else None)
 
 from lib.run.console import is_news
-from lib.run.session import Session, needs_of, size_of
+from lib.run.pattern import Pattern
+from lib.run.session import Session
 
 # The conda environment's Python where there is one, else the one that runs Snakemake.
 python = "python" if with_conda else quote(sys.executable)
@@ -42,7 +43,7 @@ logger.addFilter(is_news)
 
 session = Session(config, lambda: workflow.dag_settings, workflow.is_main_process)
 
-pattern = session.pattern
+pattern = partial(Pattern, session)
 
 
 wildcard_constraints:
@@ -61,19 +62,26 @@ def made_from(made, *roles):
     return lambda wildcards: [up.path for up in made.inputs(wildcards, *roles)]
 
 
-def needs(step):
-    """Memory, time and scratch disk of a step, from the size of its input and the attempt; see lib/stages/resources.py."""
-    return {
-        name: partial(needs_of, name, step) for name in ("mem_mb", "runtime", "disk_mb")
-    }
+def needs(made):
+    """Memory, time and scratch disk of a step, from its stage, the size of its input and the attempt."""
+
+    def asked(name):
+        return lambda wildcards, input, attempt, rulename: made.need(
+            name, wildcards, input, attempt, has_gpu(rulename)
+        )
+
+    return {name: asked(name) for name in ("mem_mb", "runtime", "disk_mb")}
 
 
-def threads_for(wildcards, input):
-    """Two small quants side by side beat one with two threads; a large one is worth eight."""
-    size = size_of(input)
-    return 1 if size < 1e9 else 4 if size < 2e10 else 8
+def has_gpu(rule):
+    """Whether the command line or a profile gives a rule's jobs GPUs: set-resources: {RULE: {gpu: 1}}."""
+    given = workflow.resource_settings.overwrite_resources or {}
+    return str(given.get(rule, {}).get("gpu", 0)) != "0"
 
 
-def stale(*rules):
-    """The input function of a target: the stale artifacts of some rules. Without any, one file that is just there."""
-    return lambda wildcards: session.asked(*rules) or [workflow.snakefile]
+def stale(*columns):
+    """The input function of a target: the stale artifacts of columns of `snakemake status`, or all of them.
+
+    Where nothing is stale it is a file that is just there.
+    """
+    return lambda wildcards: session.asked(*columns) or [workflow.snakefile]

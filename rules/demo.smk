@@ -44,7 +44,7 @@ rule demo_base:
         DEMO_BASE.benchmark
     conda:
         "../envs/quantmill.yaml"
-    threads: 2
+    threads: DEMO_BASE.threads
     shell:
         r"""
         begin {input.recipe:q} {log:q}
@@ -70,7 +70,7 @@ rule demo_finetune:
         domain="code|prose",
     conda:
         "../envs/quantmill.yaml"
-    threads: 2
+    threads: DEMO_FINETUNE.threads
     shell:
         r"""
         begin {input.recipe:q} {log:q}

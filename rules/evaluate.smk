@@ -26,9 +26,9 @@ rule base_logits:
         BASE_LOGITS.benchmark
     conda:
         "../envs/quantmill.yaml"
-    threads: threads_for
+    threads: BASE_LOGITS.threads
     resources:
-        **needs("base_logits"),
+        **needs(BASE_LOGITS),
         gpu=0,
     params:
         flags=BASE_LOGITS.flags(context_flags),
@@ -66,9 +66,9 @@ rule evaluate:
         EVALUATION.benchmark
     conda:
         "../envs/quantmill.yaml"
-    threads: threads_for
+    threads: EVALUATION.threads
     resources:
-        **needs("evaluate"),
+        **needs(EVALUATION),
         gpu=0,
     params:
         corpus=EVALUATION.option("corpus"),

@@ -5,6 +5,7 @@ needs: the model directory, a calibration text in parquet or exllamav2's own set
 makes: results/MODEL/exl2/measurement.json, results/MODEL/exl2/5.0bpw/, results/MODEL/evaluation/5.0bpw.json
 """
 
+from lib.run.wildcards import models_where
 from lib.flags.context import context_flags
 from lib.flags.exl2 import exl2_flags
 
@@ -33,7 +34,7 @@ rule exl2_measure:
     conda:
         "../envs/quantmill.yaml"
     resources:
-        **needs("exl2_measure"),
+        **needs(EXL2_MEASUREMENT),
         gpu=1,
     params:
         flags=EXL2_MEASUREMENT.flags(exl2_flags),
@@ -49,7 +50,7 @@ rule exl2_measure:
             --model {input.model:q} \
             {params.calibration:q} \
             {params.flags:q} \
-            --work resources/exl2/{wildcards.model:q}/measurement \
+            --work resources/work/exl2/{wildcards.model:q}/measurement \
             --recipe-digest {params.digest:q} \
             --output "$OUT"
         commit
@@ -69,11 +70,13 @@ rule exl2_measurement_file:
     benchmark:
         EXL2_MEASUREMENT.benchmark
     wildcard_constraints:
-        model=session.models_with("own_measurement"),
+        model=models_where(
+            session.config, lambda model: model.exl2 and model.exl2.measurement
+        ),
     conda:
         "../envs/quantmill.yaml"
     resources:
-        **needs("fetch"),
+        **needs(EXL2_MEASUREMENT),
     params:
         file=lambda wildcards: EXL2_MEASUREMENT.made(wildcards).file,
     shell:
@@ -108,7 +111,7 @@ rule exl2_quantize:
     conda:
         "../envs/quantmill.yaml"
     resources:
-        **needs("exl2_quantize"),
+        **needs(EXL2),
         gpu=1,
     params:
         flags=EXL2.flags(exl2_flags),
@@ -125,7 +128,7 @@ rule exl2_quantize:
             --measurement {input.measurement:q} \
             {params.calibration:q} \
             {params.flags:q} \
-            --work resources/exl2/{wildcards.model:q}/{wildcards.bits:q}bpw \
+            --work resources/work/exl2/{wildcards.model:q}/{wildcards.bits:q}bpw \
             --recipe-digest {params.digest:q} \
             --output "$OUT"
         commit
@@ -149,7 +152,7 @@ rule exl2_evaluate:
     conda:
         "../envs/quantmill.yaml"
     resources:
-        **needs("exl2_evaluate"),
+        **needs(EXL2_EVALUATION),
         gpu=1,
     params:
         corpus=EXL2_EVALUATION.option("corpus"),

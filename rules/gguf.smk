@@ -4,6 +4,8 @@ needs: a model directory, or a GGUF file
 makes: results/MODEL/gguf/MODEL-OUTTYPE.gguf
 """
 
+from lib.run.wildcards import conversions, reclaimed, stem
+
 CONVERSION = pattern("results/{model}/gguf/{conversion}.gguf")
 
 
@@ -21,11 +23,11 @@ rule convert:
     benchmark:
         CONVERSION.benchmark
     wildcard_constraints:
-        conversion=session.conversion_names(),
+        conversion=conversions(session.config, own=False),
     conda:
         "../envs/quantmill.yaml"
     resources:
-        **needs("convert"),
+        **needs(CONVERSION),
     params:
         outtype=CONVERSION.option("outtype"),
     shell:
@@ -49,7 +51,7 @@ use rule convert as convert_reclaimed with:
         gguf=temp(CONVERSION.path),
         recipe=CONVERSION.record,
     wildcard_constraints:
-        conversion=session.reclaimed("convert"),
+        conversion=reclaimed(session.graph, "convert", stem),
 
 
 ruleorder: convert_reclaimed > convert
@@ -68,11 +70,11 @@ rule source_gguf:
     benchmark:
         CONVERSION.benchmark
     wildcard_constraints:
-        conversion=session.conversion_names(own=True),
+        conversion=conversions(session.config, own=True),
     conda:
         "../envs/quantmill.yaml"
     resources:
-        **needs("convert"),
+        **needs(CONVERSION),
     params:
         file=lambda wildcards: CONVERSION.made(wildcards).file,
     shell:

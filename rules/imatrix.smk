@@ -4,6 +4,7 @@ needs: the unquantized GGUF, a calibration text or a matrix that is there alread
 makes: results/MODEL/imatrix.dat (or imatrix.gguf)
 """
 
+from lib.run.wildcards import models_where
 from lib.flags.imatrix import imatrix_flags
 
 IMATRIX = pattern("results/{model}/imatrix.{format}")
@@ -27,9 +28,9 @@ rule imatrix:
         format="dat|gguf",
     conda:
         "../envs/quantmill.yaml"
-    threads: threads_for
+    threads: IMATRIX.threads
     resources:
-        **needs("imatrix"),
+        **needs(IMATRIX),
         gpu=0,
     params:
         flags=IMATRIX.flags(imatrix_flags),
@@ -69,12 +70,17 @@ rule imatrix_file:
     benchmark:
         IMATRIX.benchmark
     wildcard_constraints:
-        model=session.models_with("own_imatrix"),
+        model=models_where(
+            session.config,
+            lambda model: model.gguf
+            and model.gguf.imatrix
+            and model.gguf.imatrix.file,
+        ),
         format="dat|gguf",
     conda:
         "../envs/quantmill.yaml"
     resources:
-        **needs("fetch"),
+        **needs(IMATRIX),
     params:
         file=lambda wildcards: IMATRIX.made(wildcards).file,
     shell:

@@ -4,6 +4,8 @@ needs: the model directories that the merge names, other merges among them
 makes: results/MODEL/safetensors/
 """
 
+from lib.run.wildcards import model_name, reclaimed
+
 MERGE = pattern("results/{model}/safetensors")
 
 
@@ -21,9 +23,9 @@ rule merge:
         MERGE.benchmark
     conda:
         "../envs/quantmill.yaml"
-    threads: 4
+    threads: MERGE.threads
     resources:
-        **needs("merge"),
+        **needs(MERGE),
         gpu=0,
     params:
         seed=lambda wildcards: MERGE.option("random_seed")(wildcards) or 0,
@@ -55,7 +57,7 @@ use rule merge as merge_reclaimed with:
         model=temp(directory(MERGE.path)),
         recipe=MERGE.record,
     wildcard_constraints:
-        model=session.reclaimed("merge"),
+        model=reclaimed(session.graph, "merge", model_name),
 
 
 ruleorder: merge_reclaimed > merge

@@ -34,9 +34,9 @@ rule quantize:
         QUANT.benchmark
     conda:
         "../envs/quantmill.yaml"
-    threads: threads_for
+    threads: QUANT.threads
     resources:
-        **needs("quantize"),
+        **needs(QUANT),
     params:
         flags=QUANT.flags(quantize_flags),
         imatrix=lambda wildcards, input: [
@@ -72,7 +72,7 @@ rule label:
     conda:
         "../envs/quantmill.yaml"
     resources:
-        **needs("split"),
+        **needs(LABELLED),
     params:
         fields=lambda wildcards: json.dumps(
             LABELLED.made(wildcards).options["metadata"]
@@ -101,7 +101,7 @@ rule split:
     conda:
         "../envs/quantmill.yaml"
     resources:
-        **needs("split"),
+        **needs(SHARDS),
     params:
         max_size=SHARDS.option("split_max_size"),
     shell:

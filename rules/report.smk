@@ -50,10 +50,12 @@ rule report:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
+        check describe_families.py >"$STAGE/families.json"
         script describe_forms.py {input.recipe:q} >"$STAGE/forms.json"
         script report.py \
             --model {wildcards.model:q} \
             --forms "$STAGE/forms.json" \
+            --families "$STAGE/families.json" \
             --page "$QM_SCRIPTS/templates/quality.html.j2" \
             --page-script "$QM_SCRIPTS/templates/quality.js" \
             --csv "$STAGE/quality.csv" \
@@ -82,10 +84,12 @@ rule card:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
+        check describe_families.py >"$STAGE/families.json"
         script describe_forms.py {input.recipe:q} >"$STAGE/forms.json"
         script describe_card.py {input.recipe:q} >"$STAGE/about.json"
         script card.py \
             --forms "$STAGE/forms.json" \
+            --families "$STAGE/families.json" \
             --about "$STAGE/about.json" \
             --template "$QM_SCRIPTS/templates/card.md.j2" \
             --output "$OUT"

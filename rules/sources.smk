@@ -5,6 +5,8 @@ makes: resources/models/REFERENCE/, links to just the files that a step may read
        resources/corpora/NAME.txt or .parquet
 """
 
+from lib.stages.sources import corpus_origin
+
 SOURCE = pattern("resources/models/{source}")
 CORPUS = pattern("resources/corpora/{corpus}")
 
@@ -31,7 +33,7 @@ rule source:
     conda:
         "../envs/quantmill.yaml"
     resources:
-        **needs("fetch"),
+        **needs(SOURCE),
     shell:
         r"""
         begin {input.recipe:q} {log:q}
@@ -58,7 +60,9 @@ rule corpus:
     conda:
         "../envs/quantmill.yaml"
     params:
-        origin=lambda wildcards: session.corpus_origin(wildcards.corpus),
+        origin=lambda wildcards: corpus_origin(
+            session.config.corpora[wildcards.corpus.rpartition(".")[0]]
+        ),
         suffix=CORPUS.option("from"),
     shell:
         r"""

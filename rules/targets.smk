@@ -1,4 +1,7 @@
-"""What can be asked for by name. Each target is what is stale of it; nothing fresh is in the graph of jobs."""
+"""What can be asked for by name: what is stale of a column of `snakemake status`.
+
+Nothing fresh is in the graph of jobs.
+"""
 
 
 localrules:
@@ -20,37 +23,37 @@ rule merges:
 rule gguf:
     """Every unquantized GGUF, also those that were reclaimed."""
     input:
-        stale("convert", "source_gguf"),
+        stale("gguf"),
 
 
 rule imatrices:
     """Every importance matrix."""
     input:
-        stale("imatrix", "imatrix_file"),
+        stale("imatrix"),
 
 
 rule quants:
     """Every quant."""
     input:
-        stale("quantize"),
+        stale("quants"),
 
 
 rule shards:
     """The shards of every quant."""
     input:
-        stale("split"),
+        stale("shards"),
 
 
 rule evaluations:
     """KL divergence, perplexity and agreement of every form."""
     input:
-        stale("evaluate", "exl2_evaluate"),
+        stale("evaluated"),
 
 
 rule reports:
     """Every report and model card; with --report FILE.html, also what is fresh, in Snakemake's own report."""
     input:
-        lambda wildcards: session.every("report", "card") or [workflow.snakefile],
+        lambda wildcards: session.every("report") or [workflow.snakefile],
 
 
 onstart:

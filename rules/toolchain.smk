@@ -20,7 +20,7 @@ rule llama_cpp:
         LLAMA_CPP.benchmark
     conda:
         "../envs/quantmill.yaml"
-    threads: 16
+    threads: LLAMA_CPP.threads
     shell:
         r"""
         begin {input.recipe:q} {log:q}

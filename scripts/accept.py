@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from lib.planning.acceptance import Acceptance, adopt, judge
-from lib.planning.graph import Artifact
+from lib.record.artifact import Artifact
 from lib.record.recipe import MADE_FROM, ONLY_MADE_FROM
 from lib.run.answers import chosen, listed, open_session, parser
 from lib.run.hold import Busy, held_directory

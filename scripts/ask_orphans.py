@@ -45,7 +45,7 @@ def main() -> None:
     )
     arguments = options.parse_args()
     # Whatever models and forms this run is about: what the whole config declares is no orphan.
-    session = open_session(arguments.config, model=[], exl2="build")
+    session = open_session(arguments.config, model=[], skip=[])
     orphans = list(find(session))
     strangers = list(unknown(orphans))
     print("\n".join(shown(orphans, strangers)))

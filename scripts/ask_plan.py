@@ -3,10 +3,11 @@
 import textwrap
 from pathlib import PurePosixPath
 
-from lib.forecast.outlook import Outlook, look
+from lib.forecast.outlook import Outlook, forecast
 from lib.formats.fallbacks import Fallbacks, sentence
-from lib.planning.graph import Artifact
+from lib.record.artifact import Artifact
 from lib.run.answers import chosen, columns, open_session, parser, short, wrapped
+from lib.stages.registry import STAGES
 from lib.units import count, human
 
 MARKS = {"tensors": "", "dry run": "", "made": "", "lock": "~", "last time": "", "guess": "~"}
@@ -25,7 +26,7 @@ def main() -> None:
             "Nothing is to be built: everything that the config declares is there as it is wanted."
         )
         return
-    outlook = look(session.graph, building, arguments.cores)
+    outlook = forecast(session.graph, building, arguments.cores)
     said = [*table(outlook), "", *totals(outlook, arguments.cores), *fallbacks(outlook)]
     print("\n".join(said))
     if not outlook.fits:
@@ -60,7 +61,7 @@ def table(outlook: Outlook) -> list[str]:
 def row(outlook: Outlook, artifact: Artifact) -> tuple[str, ...]:
     size = outlook.sizes[artifact.path]
     text = MARKS[size.source] + human(size.bytes)
-    if not size.bytes and (artifact.links or artifact.rule == "split"):
+    if not size.bytes and STAGES[artifact.rule].links(artifact):
         text = "links" if artifact.directory and artifact.links else "link"
     return (
         f"  {short(artifact)}" + ("  *" if artifact.temporary else ""),
@@ -109,9 +110,9 @@ def fallbacks(outlook: Outlook) -> list[str]:
     """What llama-quantize will not store as a quant's name says, a sentence a model."""
     models: dict[str, dict[str, Fallbacks | None]] = {}
     for artifact in outlook.artifacts:
-        if artifact.rule == "quantize":
+        if found := STAGES[artifact.rule].fallbacks(artifact, outlook.predicted):
             name = PurePosixPath(artifact.path).stem.removeprefix(f"{artifact.model}-")
-            models.setdefault(artifact.model, {})[name] = outlook.predicted.fallbacks(artifact)
+            models.setdefault(artifact.model, {})[name] = found
     said = {model: sentence(quants) for model, quants in models.items()}
     return [
         line

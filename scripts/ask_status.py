@@ -9,19 +9,10 @@ from ask_orphans import held
 from lib.planning.staleness import State
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
+from lib.stages.registry import STAGES
 from lib.units import count, human
 
-KINDS = {
-    "merge": ("merge",),
-    "gguf": ("convert", "source_gguf"),
-    "imatrix": ("imatrix", "imatrix_file"),
-    "quants": ("quantize",),
-    "labelled": ("label",),
-    "shards": ("split",),
-    "exl2": ("exl2_measure", "exl2_measurement_file", "exl2_quantize"),
-    "evaluated": ("evaluate", "exl2_evaluate"),
-    "report": ("report", "card", "card_of_kind"),
-}
+COLUMNS = list(dict.fromkeys(stage.column for stage in STAGES.values() if stage.column))
 
 
 def main() -> None:
@@ -30,36 +21,34 @@ def main() -> None:
 
 
 def table(session: Session) -> list[str]:
-    """A line a model: of each kind how many are as the config wants them, of how many."""
+    """A line a model: for each column, how many artifacts are as the config wants them, of how many.
+
+    A star marks intermediates that were made and, once used, deleted: they count as made.
+    """
     rows, there, declared, size = [], 0, 0, 0
     for name in session.graph.names:
-        states: Counter = Counter()
-        reclaimed: Counter = Counter()
-        made_of_model = session.graph.of(name).values()
-        for artifact in made_of_model:
-            state = session.plan.state(artifact)
-            states[artifact.rule, state] += 1
-            record = session.plan.record(artifact)
-            if state is State.ABSENT and record and record.fits(artifact.digest):
-                reclaimed[artifact.rule] += 1
+        all_, done, gone = Counter(), Counter(), Counter()
+        for artifact in session.graph.of(name).values():
+            column = STAGES[artifact.rule].column
+            state, record = session.plan.state(artifact), session.plan.record(artifact)
+            all_[column] += 1
+            reclaimed = state is State.ABSENT and record and record.fits(artifact.digest)
+            gone[column] += bool(reclaimed)
+            done[column] += bool(reclaimed) or state is State.FRESH
             if state is State.FRESH and record and not record.is_link:
                 size += record.bytes
-        cells = []
-        for rules in KINDS.values():
-            all_, done, gone = 0, 0, 0
-            for rule in rules:
-                all_ += sum(states[rule, state] for state in State)
-                done += states[rule, State.FRESH] + reclaimed[rule]
-                gone += reclaimed[rule]
-            there, declared = there + done, declared + all_
-            cells.append("" if not all_ else f"{done}/{all_}" + ("*" if gone else ""))
-        if made_of_model:
-            rows.append((name, *cells))
-    used = [i for i in range(1, len(KINDS) + 1) if any(row[i] for row in rows)]
-    head = ("model", *KINDS)
+        if all_:
+            cells = (f"{done[c]}/{all_[c]}" + "*" * bool(gone[c]) for c in COLUMNS)
+            rows.append(
+                (name, *(cell if all_[c] else "" for c, cell in zip(COLUMNS, cells, strict=True)))
+            )
+        there += sum(done[column] for column in COLUMNS)
+        declared += sum(all_[column] for column in COLUMNS)
+    used = [i for i in range(1, len(COLUMNS) + 1) if any(row[i] for row in rows)]
+    head = ("model", *COLUMNS)
     lines = columns(
         [tuple(row[i] for i in (0, *used)) for row in (head, *rows)],
-        right=range(1, len(KINDS) + 1),
+        right=range(1, len(COLUMNS) + 1),
         indent="",
     )
     lines += [

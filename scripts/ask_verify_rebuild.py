@@ -2,7 +2,7 @@
 
 Sources, texts and tools are the same (resources/ and all else in the working directory are linked); everything that
 the model is made of under results/ is built anew in .snakemake/quantmill/verify/MODEL, which is deleted when nothing differs.
-EXL2 never comes out the same twice: it is compared by its mean KLD. Exit status 1 if anything differs.
+What never comes out the same twice is compared by its mean KLD. Exit status 1 if anything differs.
 """
 
 import argparse
@@ -16,16 +16,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lib.planning.graph import Artifact
 from lib.planning.staleness import RUN_STATE
 from lib.record import recipe as recipes
+from lib.record.artifact import Artifact
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
+from lib.stages.registry import FAMILIES, STAGES
 from lib.units import count
 
-# What is not linked: what is built, and resources/exl2, where exllamav2 would find its old work and go on with it.
-OURS = {"results", "resources", "logs", "benchmarks", ".snakemake", "exl2"}
-# Two EXL2 builds of one model may differ so much in mean KLD: this share, or three standard errors.
+# What is not linked: what is built, and resources/work, where a tool would find its old work and go on with it.
+OURS = {"results", "resources", "logs", "benchmarks", ".snakemake", "work"}
+# Two builds that never are the same may differ so much in mean KLD: this share, or three standard errors.
 TOLERANCE = 0.1
 
 
@@ -35,13 +36,15 @@ def main() -> None:
     if len(session.options.model) != 1:
         sys.exit("verify_rebuild: which model? Say --config model=NAME, one name")
     (name,) = session.options.model
-    exl2 = session.config.models[name].exl2 is not None and session.options.exl2 == "build"
-    if exl2 and shutil.which("nvidia-smi") is None:
-        print("There is no GPU here: EXL2 is not built again and not compared.")
-        exl2 = False
+    skip = set(session.options.skip)
+    if shutil.which("nvidia-smi") is None:
+        model = session.config.models[name]
+        for family in (f for f in FAMILIES.values() if f.needs_gpu and f.own(model) is not None):
+            print(f"There is no GPU here: {family.title} is not built again and not compared.")
+            skip.add(family.name)
     scratch = prepare(name)
-    rebuild(scratch, arguments, exl2)
-    rows = compare(session, name, scratch, exl2)
+    rebuild(scratch, arguments, skip)
+    rows = compare(session, name, scratch, skip)
     print("\n".join(columns(rows)))
     different = [row for row in rows if not row[1].startswith(("identical", "within"))]
     if different:
@@ -64,12 +67,9 @@ def prepare(name: str) -> Path:
     return scratch
 
 
-def rebuild(scratch: Path, arguments: argparse.Namespace, exl2: bool) -> None:
+def rebuild(scratch: Path, arguments: argparse.Namespace, skip: set[str]) -> None:
     """Build there, and delete nothing on the way."""
-    raw = json.loads(arguments.config.read_text()) | {
-        "reclaim": [],
-        "exl2": "build" if exl2 else "skip",
-    }
+    raw = json.loads(arguments.config.read_text()) | {"reclaim": [], "skip": sorted(skip)}
     config = Path.cwd() / scratch / "verify.json"
     config.write_text(json.dumps(raw))
     command = [
@@ -94,11 +94,14 @@ def rebuild(scratch: Path, arguments: argparse.Namespace, exl2: bool) -> None:
         sys.exit(f"verify_rebuild: the build in {scratch} failed; see above")
 
 
-def compare(session: Session, name: str, scratch: Path, exl2: bool) -> list[tuple[str, str]]:
+def compare(session: Session, name: str, scratch: Path, skip: set[str]) -> list[tuple[str, str]]:
     """(artifact, verdict) of everything of the model that was built here."""
     rows, adopted = [], False  # whether anything was accepted as it is, of which cards then tell
+    skipped = [
+        made.artifacts for key, made in session.graph.model(name).families.items() if key in skip
+    ]
     for artifact in session.graph.of(name).values():
-        if artifact.rule.startswith("exl2") and not exl2:
+        if any(artifact in artifacts for artifacts in skipped):
             continue
         for path in artifact.outputs:
             record = recipes.read(path)
@@ -129,10 +132,12 @@ def verdict(
         return "not built again"
     if not record.fits(again.digest):
         return "not comparable: it was built from another recipe than the config wants now (snakemake why)"
-    if artifact.rule == "exl2_evaluate":
-        return by_quality(path, scratch)
     if not artifact.reproducible:
-        return "within tolerance if its evaluation is (EXL2 never comes out the same twice)"
+        return "within tolerance if its evaluation is (it never comes out the same twice)"
+    if STAGES[artifact.rule].measures and not all(
+        up.reproducible for up in artifact.inputs.values()
+    ):
+        return by_quality(path, scratch)
     if not os.path.lexists(path):
         return (
             "identical to its record"
@@ -149,7 +154,7 @@ def verdict(
 
 
 def by_quality(path: str, scratch: Path) -> str:
-    """Two evaluations of EXL2."""
+    """Two evaluations of what never comes out the same twice."""
     before, now = (json.loads((top / path).read_text())["kld"] for top in (Path(), scratch))
     allowed = max(TOLERANCE * before["mean"], 3 * (before.get("error") or 0.0))
     text = f"mean KLD {before['mean']:.5f}, again {now['mean']:.5f}"

@@ -7,8 +7,8 @@ import os
 import shlex
 
 from lib.planning.acceptance import judge
-from lib.planning.graph import Artifact
 from lib.planning.staleness import FROM_DAMAGED, Plan, State
+from lib.record.artifact import Artifact
 from lib.record.recipe import MADE_FROM
 from lib.run.answers import SHOWN, chosen, everything, listed, open_session, parser, short
 from lib.run.session import Session

@@ -4,7 +4,7 @@
 --about   JSON, which scripts/describe_card.py prints; only `model` and `families` must be there:
 
     model          name
-    families       names of lib/stages/families.py, a section each; the card of a repository has one
+    families       names of lib/cards/registry.py, a section each; the card of a repository has one
     merge          mergekit configuration as the user wrote it; null where it is no merge
     source         the reference that is quantized, where it is no merge
     bases          [{reference, hub: "org/name" or null, commit, license, license_name,
@@ -15,7 +15,7 @@
     publish        {license, license_name, license_link, language, tags, quantized_by} of the config
     imatrix        {file, corpus, sha256, chunks, context}, without corpus where it was not computed
                    here, or null
-    exl2           {corpus, sha256, rows, length} or null
+    FAMILY         what else the lines of a family read (lib/cards): exl2 {corpus, sha256, …}
     shards         {form: [file names]} of the forms that there are as shards (too)
     sharded        [forms of which there are shards], where the card does not count them
     too_large      [forms that are published as shards alone]
@@ -43,6 +43,8 @@ import jinja2
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from lib.cards.lines import Lines
+from lib.cards.registry import LINES
 from lib.formats import chat, fallbacks
 from lib.formats.gguf_file import GgufError
 from lib.hub import license as licenses
@@ -50,20 +52,22 @@ from lib.hub.license import License
 from lib.report import judge as judge
 from lib.report.figures import decimal, places, scaled, size_text
 from lib.report.judge import Figure, Model
-from lib.stages.families import FAMILIES, Family
+from lib.report.looks import Look, Looks
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
+# What a template gets of --about as it is.
+ABOUT = ("merge", "source", "versions", "plot", "recipes")
 SAMPLE = (("system", "{system_prompt}"), ("user", "{prompt}"))
 
 
-def front_matter(about: dict[str, Any]) -> dict[str, Any]:
+def front_matter(about: dict[str, Any], looks: Looks) -> dict[str, Any]:
     """What the hub reads of the card."""
-    families = [FAMILIES[name] for name in about["families"]]
+    families = [looks[name] for name in about["families"]]
     publish, repos = about.get("publish") or {}, about.get("repos") or {}
     merged = about.get("merge") is not None
     bases = [base["hub"] for base in about.get("bases") or [] if base.get("hub")]
     relation = "merge" if merged else "quantized"
-    quantized = any(family.quantized for family in families)
+    quantized = any(family.has_quants for family in families)
     if merged and quantized and repos.get("safetensors"):
         bases, relation = [repos["safetensors"]], "quantized"
     verdict = license_of(about)
@@ -80,7 +84,7 @@ def front_matter(about: dict[str, Any]) -> dict[str, Any]:
     facts |= {"library_name": families[0].library, "pipeline_tag": "text-generation"}
     tags = [tag for family in families for tag in family.tags]
     tags += ["mergekit", "merge"] if merged else []
-    tags += [tag for family in families for tag in family.tags_of(about)]
+    tags += [tag for name in about["families"] for tag in LINES[name].tags_of(about)]
     facts["tags"] = list(dict.fromkeys([*tags, "quantmill", *(publish.get("tags") or [])]))
     if publish.get("quantized_by") and quantized:
         facts["quantized_by"] = publish["quantized_by"]
@@ -135,7 +139,7 @@ def _raise(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def rows(model: Model, family: Family, about: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(model: Model, family: Lines, about: dict[str, Any]) -> list[dict[str, Any]]:
     """A family's table of files, the smallest first; paths as they are from the card."""
     hidden, repo = about.get("hidden") or [], (about.get("repos") or {}).get(family.name)
     forms = [f for f in model.forms if f.family == family.name and f.name not in hidden]
@@ -191,17 +195,18 @@ def by_memory(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def section(model: Model, family: Family, about: dict[str, Any]) -> dict[str, Any]:
+def section(model: Model, look: Look, about: dict[str, Any]) -> dict[str, Any]:
     """What a card says of one family."""
+    family = LINES[look.name]
     table, repo = rows(model, family, about), (about.get("repos") or {}).get(family.name)
     choices = by_memory(table) if table else []
     first = next(
         (choice["row"] for choice in choices if choice["row"]), table[0] if table else None
     )
-    usable = first is not None or not family.quantized
+    usable = first is not None or not look.has_quants
     forms = [row["form"] for row in table]
     return {
-        "title": family.title,
+        "title": look.title,
         "heading": family.heading(repo),
         "repo": repo,
         "rows": table,
@@ -219,15 +224,15 @@ def section(model: Model, family: Family, about: dict[str, Any]) -> dict[str, An
     }
 
 
-def render(model: Model, about: dict[str, Any], template: Path) -> str:
+def render(model: Model, about: dict[str, Any], template: Path, looks: Looks) -> str:
     """The card as Markdown."""
-    families = [FAMILIES[name] for name in about["families"]]
+    families = [looks[name] for name in about["families"]]
     sections = [section(model, family, about) for family in families]
     first = sections[0]
-    repos = dict.fromkeys(FAMILIES) | (about.get("repos") or {})
+    repos = dict.fromkeys(LINES) | (about.get("repos") or {})
     elsewhere = [
-        (family.title, place)
-        for name, family in FAMILIES.items()
+        (looks[name].title, place)
+        for name in LINES
         if repos[name] and name not in about["families"]
         for place in ([repos[name]] if isinstance(repos[name], str) else repos[name])
     ]
@@ -239,7 +244,7 @@ def render(model: Model, about: dict[str, Any], template: Path) -> str:
         value, sort_keys=False, allow_unicode=True, width=100
     )
     text = environment.from_string(template.read_text(encoding="utf-8")).render(
-        front_matter=front_matter(about),
+        front_matter=front_matter(about, looks),
         kind=about["families"][0],
         name=about["model"],
         phrase=" and".join(family.phrase for family in families),
@@ -261,7 +266,7 @@ def render(model: Model, about: dict[str, Any], template: Path) -> str:
         accepted=about.get("accepted") or [],
         **{
             key: about.get(key)
-            for key in ("merge", "source", "imatrix", "exl2", "versions", "plot", "recipes")
+            for key in (*ABOUT, *(key for lines in LINES.values() for key in lines.reads))
         },
     )
     return tidy(text)
@@ -287,19 +292,26 @@ def main() -> None:
     parser.add_argument("--forms", type=Path, required=True, help="forms.json")
     parser.add_argument("--about", type=Path, help="without it the card tells of the forms alone")
     parser.add_argument(
+        "--families",
+        type=Path,
+        help="JSON, as describe_families.py prints it; without it families"
+        " are called by their keys",
+    )
+    parser.add_argument(
         "--template", type=Path, default=TEMPLATE, help="used where --about names no other"
     )
     parser.add_argument("--output", type=Path, required=True, help="the card to write")
     args = parser.parse_args()
     template = args.template
     try:
-        model = judge.read(args.forms)
+        looks = Looks.read(args.families)
+        model = judge.read(args.forms, looks)
         families = dict.fromkeys(form.family for form in model.forms) or ["safetensors"]
         about = {"model": model.name, "families": list(families)}
         if args.about:
             about = json.loads(args.about.read_text(encoding="utf-8"))
         template = Path(about.get("template") or template)
-        args.output.write_text(render(model, about, template), encoding="utf-8")
+        args.output.write_text(render(model, about, template, looks), encoding="utf-8")
     except judge.FormsError as error:
         sys.exit(f"card: {error}")
     except (OSError, GgufError) as error:

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lib.cards.lines import command
+from lib.cards.registry import LINES
 from lib.record.origins import Origins
 from lib.record.recipe import MADE_FROM, ONLY_MADE_FROM, Record
-from lib.stages.families import FAMILIES, command
 
 
 def describe(wanted: dict[str, Any]) -> dict[str, Any]:
@@ -24,10 +25,10 @@ def describe(wanted: dict[str, Any]) -> dict[str, Any]:
         words = ["mergekit-yaml", "merge.yaml", name, "--random-seed", seed]
         about["commands"]["merge"].append(command(*words))
     made = {"the merge": merge} if merge else {}
-    for family in (FAMILIES[kind] for kind in about["families"]):
-        own = {f: r for f, r in records.items() if r.recipe["step"] in family.rules}
+    for name in about["families"]:
+        own = {f: r for f, r in records.items() if options["forms"][f]["family"] == name}
         own = {f: r for f, r in own.items() if about.get("form") in (None, f)}
-        family.describe(about, own, origins)
+        LINES[name].describe(about, own, origins)
         made |= own
     about["versions"] = versions(made.values())
     about["accepted"] = accepted(made, origins)

@@ -14,7 +14,6 @@ from lib.formats import fallbacks
 from lib.formats.gguf_file import read_gguf
 from lib.record.origins import Origins
 from lib.record.recipe import Record
-from lib.stages.families import family_of
 
 
 def describe(wanted: dict[str, Any]) -> dict[str, Any]:
@@ -36,9 +35,7 @@ def describe(wanted: dict[str, Any]) -> dict[str, Any]:
         if evaluated:
             measured = json.loads(Path(evaluations[form]).read_text())
             conditions |= {key: measured[key] for key in ("corpus", "context", "chunks")}
-        family = family_of(about["rule"])
-        quantized = family.rules[about["rule"]]
-        if not quantized and about["file"].endswith(".gguf"):
+        if not about["quantized"] and about["file"].endswith(".gguf"):
             parameters = record.notes.get("parameters")
             # A file of the user's own was made elsewhere: what has measured it tells the version.
             tools = record.recipe["tools"] or (evaluated.recipe["tools"] if evaluated else {})
@@ -47,8 +44,8 @@ def describe(wanted: dict[str, Any]) -> dict[str, Any]:
         forms.append(
             {
                 "form": form,
-                "family": family.name,
-                "quantized": quantized,
+                "family": about["family"],
+                "quantized": about["quantized"],
                 "file": about["file"],
                 "bytes": record.bytes,
                 "sha256": record.sha256,

@@ -18,11 +18,10 @@ import pandas
 from markupsafe import Markup
 
 from lib.formats import fallbacks
-from lib.report import judge as rules
-from lib.report import quality_plot
+from lib.report import judge, quality_plot
 from lib.report.figures import decimal, places, scaled, size_text
 from lib.report.judge import Figure, Form, Model
-from lib.stages.families import FAMILIES
+from lib.report.looks import Looks
 
 TEMPLATES = Path(__file__).parent / "templates"
 COLUMNS = (
@@ -133,7 +132,7 @@ def _answers(forms: list[Form]) -> list[dict[str, Any]]:
     """The summary's lines: title, form, what it costs and what it keeps, in words."""
     whole = max((form.bytes for form in forms if not form.quantized), default=None)
     answers = []
-    for choice in rules.choices(forms):
+    for choice in judge.choices(forms):
         form = choice.form
         facts = [size_text(form.bytes, forms)]
         if whole:
@@ -154,17 +153,15 @@ def _answers(forms: list[Form]) -> list[dict[str, Any]]:
 
 def _memory(forms: list[Form]) -> dict[str, Any]:
     """The recommendation table: neighbouring sizes with the same answers share a line."""
-    kinds = {
-        family.title: found
-        for name, family in FAMILIES.items()
-        if (found := [form for form in forms if form.family == name])
-    }
+    kinds: dict[str, list[Form]] = {}
+    for form in sorted(forms, key=lambda form: form.look.order):
+        kinds.setdefault(form.look.title, []).append(form)
     lines: list[dict[str, Any]] = [
-        {"sizes": sizes, "picks": picks} for sizes, picks in rules.by_memory(list(kinds.values()))
+        {"sizes": sizes, "picks": picks} for sizes, picks in judge.by_memory(list(kinds.values()))
     ]
     for line in lines:
-        line["label"] = rules.memory_text(line["sizes"])
-        rooms = [f"{rules.room(size) / 1e9:.1f}" for size in line["sizes"]]
+        line["label"] = judge.memory_text(line["sizes"])
+        rooms = [f"{judge.room(size) / 1e9:.1f}" for size in line["sizes"]]
         line["room"] = " to ".join(rooms[:1] + rooms[1:][-1:]) + " GB"
         line["cells"] = [
             pick
@@ -175,13 +172,13 @@ def _memory(forms: list[Form]) -> dict[str, Any]:
             }
             for pick in line["picks"]
         ]
-    first = rules.MEMORY_SIZES[0]
+    first = judge.MEMORY_SIZES[0]
     return {
         "kinds": list(kinds),
         "lines": lines,
         "first": first,
         "smallest": size_text(forms[0].bytes, forms),
-        "all_fit": all(form.bytes <= rules.room(first) for form in forms),
+        "all_fit": all(form.bytes <= judge.room(first) for form in forms),
     }
 
 
@@ -199,7 +196,7 @@ def _conditions(model: Model) -> list[dict[str, Any]]:
         entries.append(
             {
                 "count": len(forms),
-                "kinds": sorted({FAMILIES[form.family].title for form in forms}),
+                "kinds": sorted({form.look.title for form in forms}),
                 "engine": engine,
                 "corpus": corpus,
                 "context": context,
@@ -223,7 +220,7 @@ def page(model: Model, template: str, script: str) -> str:
         keep_trailing_newline=True,
     )
     forms = model.forms
-    front = rules.pareto_front(forms)
+    front = judge.pareto_front(forms)
     measured = [form for form in forms if form.loss is not None]
     conditions = _conditions(model)
     return environment.from_string(template).render(
@@ -233,23 +230,22 @@ def page(model: Model, template: str, script: str) -> str:
         measured=len(measured),
         sizes=[size_text(form.bytes, forms) for form in (forms[:1] + forms[1:][-1:])],
         answers=_answers(forms),
-        lossless=rules.nearly_lossless(forms),
+        lossless=judge.nearly_lossless(forms),
         unquantized=next((form for form in forms if not form.quantized), None),
         memory=_memory(forms) if forms else None,
         rows=_rows(forms, front),
         has_p99=any(form.kld_p99 is not None for form in forms),
-        families=FAMILIES,
-        shown=[family for name, family in FAMILIES.items() if any(f.family == name for f in forms)],
+        shown=quality_plot.looks_of(forms),
         fallbacks=fallbacks.sentence({form.name: form.fallbacks for form in forms}),
-        twins=rules.twin_lines(forms),
+        twins=judge.twin_lines(forms),
         conditions=conditions,
         same_text=len({(c["corpus"], c["context"], c["chunks"]) for c in conditions}) <= 1,
-        small_bits=rules.SMALL_BITS,
-        lossless_kld=rules.LOSSLESS_KLD,
-        lossless_ratio=rules.LOSSLESS_RATIO,
+        small_bits=judge.SMALL_BITS,
+        lossless_kld=judge.LOSSLESS_KLD,
+        lossless_ratio=judge.LOSSLESS_RATIO,
         wide=Markup(quality_plot.draw(model.name, forms, *WIDE, standalone=False)),
         narrow=Markup(quality_plot.draw(model.name, forms, *NARROW, standalone=False)),
-        plot_style=Markup(quality_plot.style()),
+        plot_style=Markup(quality_plot.style(quality_plot.looks_of(forms))),
         script=Markup(script),
         script_hash=_script_hash(script),
     )
@@ -259,6 +255,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="the model's name, as --forms has it")
     parser.add_argument("--forms", type=Path, required=True, help="JSON, see lib/report/judge.py")
+    parser.add_argument(
+        "--families",
+        type=Path,
+        help="JSON, as describe_families.py prints it; without it families"
+        " are called by their keys",
+    )
     parser.add_argument(
         "--page", type=Path, default=TEMPLATES / "quality.html.j2", help="the page's template"
     )
@@ -270,8 +272,8 @@ def main() -> None:
     parser.add_argument("--html", type=Path, required=True, help="page to write")
     args = parser.parse_args()
     try:
-        model = rules.read(args.forms)
-    except rules.FormsError as error:
+        model = judge.read(args.forms, Looks.read(args.families))
+    except judge.FormsError as error:
         sys.exit(f"report: {error}")
     if model.name != args.model:
         sys.exit(f"report: {args.forms}: is of model {model.name!r}, not {args.model!r}")

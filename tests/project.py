@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
-from lib.planning.graph import Artifact
 from lib.planning.staleness import State
 from lib.record import recipe as recipes
+from lib.record.artifact import Artifact
 from lib.run.session import Session
 from tiny_models import TEXT, make_llama, make_sentencepiece
 

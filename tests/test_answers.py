@@ -246,7 +246,7 @@ def test_orphans_are_shown_then_deleted_and_nothing_else(project):
     assert mine.read_text() == "mine"
     assert not list(project.path.glob("logs/Mix/*/*static*"))
     # The option that leaves out a form for one run does not make orphans of it.
-    assert "No orphans" in ask(project, "orphans", "--config", "exl2=skip", "model=Plain")
+    assert "No orphans" in ask(project, "orphans", "--config", "skip=exl2", "model=Plain")
 
 
 def test_a_model_that_is_brought_back_is_as_fresh_as_it_was(project):

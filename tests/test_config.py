@@ -19,7 +19,8 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from pyarrow import parquet
 
 from lib.config import merges
-from lib.config.load import Config, ConfigError, Options, load
+from lib.config.load import ConfigError, load
+from lib.config.schema import Config, Options
 from lib.formats.merge_references import merge_references, substitute_references
 
 ROOT = Path(__file__).parent.parent
@@ -259,17 +260,17 @@ def test_defaults_are_those_of_the_documentation(workdir):
     assert (model.exl2.head_bits, model.exl2.rows, model.exl2.corpus) == (6, 100, "default")
     assert (model.evaluate.corpus, model.evaluate.context) == ("evaluation", 512)
     assert model.publish is None and config.reclaim == [] and config.llama_cpp.cuda == "auto"
-    assert options.models() is None and options.exl2 == "build" and not options.ignore_disk
+    assert options.models() is None and options.skip == [] and not options.ignore_disk
 
 
 def test_options_of_the_command_line_are_no_part_of_the_config(workdir):
     raw = yaml.safe_load("models: {A: {source: a/b}, B: {source: a/b}, C: {source: a/b}}")
     plain, _ = load(raw, workdir)
     config, options = load(
-        OrderedDict(raw, model="A, C", exl2="skip", only="org/x", ignore_disk=1), workdir
+        OrderedDict(raw, model="A, C", skip="exl2", only="org/x", ignore_disk=1), workdir
     )
     assert config == plain
-    assert (options.models(), options.exl2, options.only) == (["A", "C"], "skip", ["org/x"])
+    assert (options.models(), options.skip, options.only) == (["A", "C"], ["exl2"], ["org/x"])
     assert options.ignore_disk is True
 
 

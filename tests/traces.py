@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.planning.graph import Artifact
 from lib.record import recipe as recipes
+from lib.record.artifact import Artifact
 from lib.run.answers import everything
 from lib.run.session import Session
 

@@ -11,7 +11,7 @@ from hubtest import MODEL, ROOT
 from pyarrow import parquet
 from safetensors.numpy import save
 
-from lib.planning.graph import slug
+from lib.stages.sources import slug
 
 
 @pytest.mark.parametrize("rows", [[], [None, "", " "]], ids=["no rows", "empty rows"])

@@ -292,7 +292,7 @@ class TestStatus:
 
 
 class TestResources:
-    """scripts/lib/stages/resources.py: what jobs ask for follows from the model's size."""
+    """What jobs ask for follows from the model's size."""
 
     def test_a_merge_of_70b_models_and_a_quant_of_1b_do_not_ask_for_the_same(self):
         merge, quant = 3 * 140 * resources.GB, 2 * resources.GB

@@ -7,53 +7,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lib.config.checks import BAD_QUANT, Checks
+from lib.config.checks import BAD, Checks
 from lib.config.merge_files import ADDED, read_merge_files
-from lib.config.schema import (
-    Config,
-    Corpus,
-    Evaluate,
-    Exl2,
-    Gguf,
-    Imatrix,
-    LlamaCpp,
-    Model,
-    Options,
-    Publish,
-    Quant,
-    Section,
-)
-from lib.formats.merge_references import merge_references, substitute_references
+from lib.config.schema import WITH_SECTIONS, Config, Options, section_at
+from lib.keys.section import Section
 from lib.keys.values import show, suggestion
 
-__all__ = [
-    "Config",
-    "ConfigError",
-    "Corpus",
-    "Evaluate",
-    "Exl2",
-    "Gguf",
-    "Imatrix",
-    "LlamaCpp",
-    "Model",
-    "Options",
-    "Publish",
-    "Quant",
-    "load",
-    "merge_references",
-    "substitute_references",
-]
-
 KeyPath = tuple[Any, ...]
-SECTIONS: dict[str, type[Section]] = {
-    "llama_cpp": LlamaCpp,
-    "gguf": Gguf,
-    "exl2": Exl2,
-    "evaluate": Evaluate,
-    "publish": Publish,
-    "imatrix": Imatrix,
-    "quants": Quant,
-}
 # What pydantic puts into a path besides keys: the tags of schema.py.
 TAGS = ("<imatrix>", "<false>")
 # Its names for a key that is not text, which it writes into the path as another key.
@@ -201,7 +161,7 @@ def _leave_out(tree: dict[str, Any], path: KeyPath) -> None:
         following = value.get(key) if isinstance(value, dict) else None
         if isinstance(following, list):
             if key == "quants":  # their numbers are part of what is reported
-                following[path[depth + 1]] = {"type": "COPY", "name": BAD_QUANT}
+                following[path[depth + 1]] = {"type": "COPY", "name": BAD}
             else:
                 del value[key]
             return
@@ -227,15 +187,11 @@ def _explain(model: type[Section], fault: Mapping[str, Any], path: KeyPath) -> t
 
 
 def _unknown_key(model: type[Section], path: KeyPath) -> str:
-    options = []
-    if len(path) == 1:
-        section = model
-        options = [key for key in Options.model_fields if model is Config]
-    elif len(path) == 3 and path[0] in ("corpora", "models"):
-        section = Corpus if path[0] == "corpora" else Model
-    else:
-        section = SECTIONS[next(key for key in reversed(path[:-1]) if key in SECTIONS)]
-    known = list(section.model_fields)
+    if len(path) == 1 and path[0] in WITH_SECTIONS:
+        family = path[0]
+        return f"belongs under a model; --config skip={family} leaves all {family} out of a run"
+    known = list(section_at(model, path[:-1]).model_fields)
+    options = [key for key in Options.model_fields if model is Config and len(path) == 1]
     listed = ", ".join(known)
     if options:
         listed += f"; with --config also {', '.join(options)}"

@@ -1,105 +1,40 @@
 """The config as pydantic models: every key with its type, default, limits and description.
 
-The descriptions are the documentation: dev/config_docs.py makes config/schema.json and the
-tables of config/README.md from them. How single values are read is in values.py; what concerns
-several keys at once is checked in checks.py.
-A key with nothing after it is as if left out; a section with nothing in it has its defaults.
+The descriptions are the documentation: dev/config_docs.py makes config/schema.json and the tables
+of config/README.md from them. A family's section is declared in its own module (lib/stages). How
+single values are read is in lib/keys; what concerns several keys at once is checked in checks.py.
 """
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_origin
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PrivateAttr,
-    Tag,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, create_model
 
-from lib.formats.quants import QUANT_TYPES, TENSOR_BITS
+from lib.formats.gguf_source import GgufSource
+from lib.formats.merge_references import merge_references
 from lib.keys import values
+from lib.keys.section import (
+    Choice,
+    FileSize,
+    Flag,
+    Number,
+    Read,
+    Section,
+    Sha256,
+    Text,
+    TextList,
+    Words,
+    repository,
+    within,
+)
+from lib.stages.registry import FAMILIES
 
 Cuda = Literal["auto", "on", "off"]
-Outtype = Literal["bf16", "f16", "f32", "q8_0", "tq1_0", "tq2_0", "auto"]
 Reclaimable = Literal["safetensors", "bf16"]
-Texts = str | list[str]
-
-
-def Read(type_: Any, read: Any, written: Any = None) -> Any:
-    """A value that one of the functions of values.py reads.
-
-    written: how it may be written, for the schema: a type or a JSON schema; as `type_` if None.
-    """
-    if isinstance(written, dict):
-        return Annotated[type_, BeforeValidator(read), WithJsonSchema(written)]
-    return Annotated[type_, BeforeValidator(read, json_schema_input_type=written or type_)]
-
-
-def Number(type_: type, low: float, high: float | None = None) -> Any:
-    """A finite number (int: a whole one) within limits, both included."""
-    read = partial(values.to_number, low=low, high=high, whole=type_ is int)
-    written = {"type": "integer" if type_ is int else "number", "minimum": low}
-    return Read(type_, read, written if high is None else {**written, "maximum": high})
-
-
-def Choice(literal: Any) -> Any:
-    """One of the words of a Literal, in any case."""
-    read = partial(values.to_choice, known=get_args(literal))
-    return Read(literal, read, bool | literal if "on" in get_args(literal) else literal)
-
-
-Text = Read(str, values.to_text)
-Flag = Read(bool, values.to_flag)
-Size = Read(str, values.to_size, {"type": "string", "pattern": "^[0-9]+[MG]$"})
-Sha256 = Read(str, values.to_sha256, {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"})
-Repository = Read(str, values.to_repository, {"type": "string", "pattern": "^[^/@]+/[^/@]+$"})
-Exl2Repository = Read(
-    str, values.to_exl2_repository, {"type": "string", "pattern": "^[^/@{}]+/[^/@]+$"}
-)
-QuantType = Read(str, values.to_quant_type, {"type": "string", "examples": list(QUANT_TYPES)})
-TensorType = Read(str, values.to_tensor_type, {"type": "string", "examples": list(TENSOR_BITS)})
-Words = Read(list[str], values.to_words, Texts)
-TextList = Read(list[Text], values.to_list, Texts)
-
-
-class Section(BaseModel):
-    """A mapping of the config: unknown keys are errors, a null is as if left out."""
-
-    # defer_build: only Config and Options are validated by themselves; saves a third of the import.
-    model_config = ConfigDict(extra="forbid", defer_build=True)
-    # Keys that hold sections themselves: with nothing after them they have their defaults.
-    sections: ClassVar[frozenset[str]] = frozenset()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, value: Any) -> Any:
-        if value is None:
-            return {}
-        if isinstance(value, Mapping):
-            return {
-                key: {} if entry is None else entry
-                for key, entry in value.items()
-                if entry is not None or key in cls.sections
-            }
-        keys = ", ".join(cls.model_fields)
-        raise ValueError(f"must be a mapping with keys of {keys}, not {values.show(value)}")
-
-
-class GgufSource(NamedTuple):
-    """What the header of a GGUF file says of the model in it."""
-
-    form: str
-    """Its type as forms are named: BF16, Q8_0."""
-    quantized: bool
-    """Not in floats alone."""
-    experts: int
-    """How many a layer has; 0 for a dense model."""
+WITH_SECTIONS = {name: family for name, family in FAMILIES.items() if family.section}
+PUBLISHED = {name: family for name, family in FAMILIES.items() if family.published}
+SKIPPABLE = tuple(WITH_SECTIONS)
+BY_FORM = [name for name, family in FAMILIES.items() if family.repository_by_form]
 
 
 class LlamaCpp(Section):
@@ -129,7 +64,7 @@ class Corpus(Section):
     sha256: Sha256 | None = Field(
         None, description="Digest of the file at `url`: 64 hexadecimal digits."
     )
-    hub: Repository | None = Field(
+    hub: repository(False, BY_FORM) | None = Field(
         None, description="A dataset on the Hugging Face hub, org/name; needs `file`."
     )
     file: Text | None = Field(None, description="The file within the `hub` dataset.")
@@ -146,159 +81,6 @@ class Corpus(Section):
         return f"{self.hub}@{self.revision}" if self.revision else str(self.hub)
 
 
-class Imatrix(Section):
-    """An importance matrix: a file of yours, or made by llama-imatrix of the unquantized model."""
-
-    file: Text | None = Field(
-        None,
-        description="A matrix that you have, .dat or .gguf, in place of a computed one; no other "
-        "key beside it.",
-    )
-    corpus: Text = Field("calibration", description="Name of the calibration text in `corpora`.")
-    chunks: Number(int, 1) | None = Field(
-        None, description="Number of chunks of the text to use; all if left out."
-    )
-    context: Number(int, 8) = Field(512, description="Tokens in a chunk.")
-    format: Choice(Literal["dat", "gguf"]) = Field(
-        "dat", description="File format, and the suffix of results/MODEL/imatrix.*."
-    )
-    process_output: Flag = Field(
-        False, description="Collect data for the output tensor too (--process-output)."
-    )
-    parse_special: Flag = Field(
-        False, description="Read special tokens in the text as such (--parse-special)."
-    )
-    batch_size: Number(int, 1) | None = Field(
-        None, description="Logical batch, in tokens (-b); the tool's own if left out."
-    )
-
-
-class Quant(Section):
-    """One quant: a type of llama-quantize and what deviates from its mixture.
-
-    In the list a type alone, such as `Q4_K_M`, stands for `{type: Q4_K_M}`.
-    """
-
-    name: Text = Field(
-        "", description="Name in file names and reports; the type as written if left out."
-    )
-    type: QuantType = Field(
-        description="A type that llama-quantize lists; `Q3_K`, `Q4_K` and `Q5_K` mean their `_M`."
-    )
-    imatrix: Flag = Field(True, description="Use the model's imatrix; false for a static quant.")
-    token_embedding_type: TensorType | None = Field(
-        None, description="Tensor type of the token embeddings (--token-embedding-type)."
-    )
-    output_tensor_type: TensorType | None = Field(
-        None, description="Tensor type of output.weight (--output-tensor-type)."
-    )
-    tensor_types: Read(list[str], values.to_tensor_types, dict[str, str] | Texts) = Field(
-        [],
-        description="Overrides `PATTERN=TYPE`, or a mapping of patterns to types: the first "
-        "pattern (a regular expression, in lower case) found in a tensor's name decides "
-        "(--tensor-type).",
-    )
-    leave_output_tensor: Flag = Field(
-        False, description="Leave output.weight unquantized (--leave-output-tensor)."
-    )
-    pure: Flag = Field(False, description="All tensors in the one type, no mixture (--pure).")
-    allow_requantize: Flag = Field(
-        False, description="Quantize from an `outtype` that is itself quantized."
-    )
-    exclude_weights: TextList = Field(
-        [], description="Tensors (parts of names) for which the imatrix is not used."
-    )
-    include_weights: TextList = Field(
-        [], description="The only tensors (parts of names) for which the imatrix is used."
-    )
-    override_kv: Read(list[str], values.to_override_kv, Texts) = Field(
-        [], description="Header values `KEY=TYPE:VALUE`; int, float, bool or str."
-    )
-    prune_layers: Read(list[int], values.to_layers, int | list[int]) = Field(
-        [], description="Numbers of layers to leave out of the model."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named_after_type(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping) or value.get("name"):
-            return value
-        type_ = value.get("type")
-        return {**value, "name": type_.upper()} if isinstance(type_, str) else value
-
-
-class Gguf(Section):
-    """The model as GGUF: the conversion, its imatrix, its quants and their shards."""
-
-    sections = frozenset({"imatrix"})
-
-    outtype: Choice(Outtype) = Field(
-        "bf16",
-        description="Type of the conversion that all quants are made from; the file is named after "
-        "it. `auto`: the 16-bit float type that loses least.",
-    )
-    imatrix: Annotated[
-        Annotated[Imatrix, Tag("<imatrix>")] | Annotated[Literal[False], Tag("<false>")],
-        Discriminator(lambda value: "<false>" if value is False else "<imatrix>"),
-        BeforeValidator(values.to_imatrix, json_schema_input_type=Imatrix | bool | None),
-    ] = Field(
-        False,
-        description="The importance matrix; `true` or nothing after the key means its defaults. "
-        "Left out or false: every quant is static.",
-    )
-    quants: list[Read(Quant, values.to_quant, str | Quant)] = Field(
-        [],
-        description="The quants: types, or mappings with the keys below. The conversion's own type "
-        "(BF16) among them means the conversion itself: it is kept, split and published.",
-    )
-    split_max_size: Size | None = Field(
-        None,
-        description="Make shards of at most this size besides the whole files: a whole number and "
-        "M or G (millions or thousands of millions of bytes). What fits into one is linked.",
-    )
-    metadata: Read(
-        dict[str, values.Scalar | list[values.Scalar]], values.to_metadata, dict[str, Any]
-    ) = Field(
-        {}, description="Header fields to set in the finished files, such as `general.license`."
-    )
-
-
-class Exl2(Section):
-    """The model as EXL2, by exllamav2's converter; needs a CUDA GPU."""
-
-    bits: Read(list[float], values.to_bits, float | list[float]) = Field(
-        description="Bits per weight, 2 to 8: one directory for each."
-    )
-    head_bits: Read(int, values.to_head_bits, {"enum": list(values.HEAD_BITS)}) = Field(
-        6, description="Bits per weight of the output layer."
-    )
-    measurement: Text | None = Field(
-        None,
-        description="A measurement.json that you have, in place of a computed one; no "
-        "`measurement_rows` or `measurement_length` beside it.",
-    )
-    corpus: Text = Field(
-        "default", description="exllamav2's own calibration set, or a .parquet text of `corpora`."
-    )
-    rows: Number(int, 1) = Field(
-        100, description="Rows of a corpus for quantizing; exllamav2's own set has its own number."
-    )
-    length: Number(int, 1) = Field(2048, description="Tokens in a row.")
-    measurement_rows: Number(int, 1) = Field(
-        16, description="Rows of a corpus for the measurement; the own set has its own number."
-    )
-    measurement_length: Number(int, 1) = Field(
-        2048, description="Tokens in a row of the measurement."
-    )
-    shard_size: Number(int, 1) = Field(8192, description="Largest file, in MB.")
-    rope_scale: Number(float, 0.01) | None = Field(
-        None, description="RoPE scaling factor; the model's own if left out."
-    )
-    rope_alpha: Number(float, 0.01) | None = Field(
-        None, description="RoPE alpha (NTK); the model's own if left out."
-    )
-
-
 class Evaluate(Section):
     """KL divergence, perplexity and top-token agreement of every form of the model."""
 
@@ -309,25 +91,29 @@ class Evaluate(Section):
     )
 
 
-class Publish(Section):
+_Repositories = create_model(
+    "_Repositories",
+    __base__=Section,
+    **{
+        name: (
+            repository(name in BY_FORM, BY_FORM) | None,
+            Field(None, description=family.published),
+        )
+        for name, family in PUBLISHED.items()
+    },
+)
+
+
+class Publish(_Repositories):
     """Where `snakemake publish` uploads the model's forms, and what its card says."""
 
-    gguf: Repository | None = Field(
-        None, description="Repository for the quants, shards and imatrix."
-    )
-    exl2: Exl2Repository | None = Field(
-        None,
-        description="Repository for EXL2: one branch for each bits value, or, with `{form}` (5.0bpw) "
-        "in its name, one repository for each.",
-    )
-    safetensors: Repository | None = Field(None, description="Repository for the merge.")
     private: Flag = Field(False, description="Make the repositories private.")
     max_kld: Read(dict[str, float], values.to_max_kld, float | dict[str, float]) = Field(
         {},
         description="Publish only if every form's mean KLD is at most this: a number for all, or a "
         "mapping of forms to numbers, with `*` for the rest.",
     )
-    max_file_size: Size = Field(
+    max_file_size: FileSize = Field(
         "50G", description="A whole file that is larger is published as its shards only."
     )
     license: Text | None = Field(
@@ -343,11 +129,7 @@ class Publish(Section):
     )
 
 
-class Model(Section):
-    """One model: a `merge` or a `source`, and the forms that are made of it."""
-
-    sections = frozenset({"gguf", "exl2", "evaluate", "publish"})
-
+class _Origin(Section):
     merge: Read(dict[str, Any], values.to_merge, dict[str, Any] | str) | None = Field(
         None,
         description="A mergekit configuration, verbatim, or the name of a file that holds one; "
@@ -365,12 +147,27 @@ class Model(Section):
     allow_pickle: Flag = Field(
         False, description="Take .bin and .pt weights, which can run code when loaded."
     )
-    gguf: Gguf | None = Field(None, description="Make GGUF files.")
-    exl2: Exl2 | None = Field(None, description="Make EXL2 directories.")
+
+
+_Forms = create_model(
+    "_Forms",
+    __base__=_Origin,
+    **{
+        name: (family.section | None, Field(None, description=family.made))
+        for name, family in WITH_SECTIONS.items()
+    },
+)
+
+
+class Model(_Forms):
+    """One model: a `merge` or a `source`, and the forms that are made of it."""
+
+    sections = frozenset({*WITH_SECTIONS, "evaluate", "publish"})
+
     evaluate: Evaluate | None = Field(None, description="Measure every form.")
     publish: Publish | None = Field(None, description="Where to publish, and how.")
 
-    # What the header of a GGUF `source` says (lib/formats/gguf_source.py); set when the config is checked.
+    # What the header of a GGUF `source` says; set when the config is checked.
     _own_gguf: GgufSource | None = PrivateAttr(None)
 
     @property
@@ -379,14 +176,22 @@ class Model(Section):
         return self._own_gguf
 
     @property
-    def own_imatrix(self) -> str | None:
-        """The user's own importance matrix; None where it is computed or there is none."""
-        return self.gguf.imatrix.file if self.gguf and self.gguf.imatrix else None
+    def has_forms(self) -> bool:
+        """Whether anything is made of it but its own weights."""
+        return any(family.own(self) is not None for family in WITH_SECTIONS.values())
 
-    @property
-    def own_measurement(self) -> str | None:
-        """The user's own EXL2 measurement; None where it is computed or there is none."""
-        return self.exl2.measurement if self.exl2 else None
+    def parts(self) -> list[str]:
+        """What it is made from: its source, or all that its merge names, each once."""
+        if self.merge is None:
+            return [self.source]
+        named = (part for found in merge_references(self.merge) for part in found.parts)
+        return list(dict.fromkeys(named))
+
+    def corpora(self) -> set[str]:
+        """The texts that its sections name."""
+        families = (family for family in WITH_SECTIONS.values() if family.own(self) is not None)
+        found = {corpus for family in families for corpus in family.corpora(self)}
+        return found | ({self.evaluate.corpus} if self.evaluate else set())
 
     @property
     def conversion(self) -> str | None:
@@ -419,8 +224,14 @@ class Options(Section):
     """What `--config key=value` may say for one run; none of it changes what is stale."""
 
     model: Words = Field([], description="Only these models: a name, or several with commas.")
-    exl2: Choice(Literal["build", "skip"]) = Field(
-        "build", description="`skip` leaves out EXL2, for machines without CUDA."
+    skip: Read(
+        list[str],
+        partial(values.to_known_words, known=SKIPPABLE),
+        list[Literal[SKIPPABLE]] | str,
+    ) = Field(
+        [],
+        description="Leave out these families: one, or several with commas. On machines "
+        "without CUDA, for instance.",
     )
     only: Words = Field([], description="Only these hub references, for `lock`.")
     target: Words = Field(
@@ -437,3 +248,14 @@ class Options(Section):
     def models(self) -> list[str] | None:
         """The models to look at; None for all."""
         return self.model or None
+
+
+def section_at(model: type[Section], path: tuple[Any, ...]) -> type[Section]:
+    """The section at a key path below `model`; names of entries and their numbers are no keys."""
+    is_name = False
+    for key in path:
+        field = None if is_name else model.model_fields.get(key)
+        found = within(field.annotation) if field else None
+        is_name = found is not None and get_origin(field.annotation) is dict
+        model = found or model
+    return model

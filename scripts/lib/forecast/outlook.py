@@ -6,15 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lib.forecast.schedule import Job, Peak, peak
-from lib.forecast.sizes import Size, Sizes
+from lib.forecast.sizes import Sizes
 from lib.forecast.times import Times
-from lib.planning.graph import Artifact, Graph
+from lib.planning.graph import Graph
 from lib.record import recipe as recipes
+from lib.record.artifact import Artifact
+from lib.stages.registry import STAGES
+from lib.stages.stage import Size
 from lib.units import human
 
 # Sizes are predicted within some per cent, and a disk that is full to the last byte stops more than this build.
 RESERVE = 0.03
-THREADED = {"imatrix", "quantize", "base_logits", "evaluate"}
 
 
 @dataclass(frozen=True)
@@ -53,21 +55,17 @@ class Outlook:
         return "\n".join(lines + [f"  {what:<30} {why}" for what, why in remedies.items()])
 
 
-def look(graph: Graph, building: Iterable[Artifact], cores: int) -> Outlook:
+def forecast(graph: Graph, building: Iterable[Artifact], cores: int) -> Outlook:
     """The outlook of building these artifacts, which are in the order of the build."""
     artifacts = list(building)
     paths = {artifact.path for artifact in artifacts}
     sizes = Sizes(graph, graph.lock)
     times = Times(graph, sizes)
-    found = {
-        artifact.path: Size(0, "tensors")
-        if artifact.rule == "source_gguf"
-        else sizes.of(artifact)  # a link
-        for artifact in artifacts
-    }
+    found = {artifact.path: _output(artifact, sizes) for artifact in artifacts}
     seconds = {artifact.path: times.seconds(artifact) for artifact in artifacts}
     jobs = []
     for artifact in artifacts:
+        stage = STAGES[artifact.rule]
         size, reads = found[artifact.path].bytes, times.reads(artifact)
         guess = max(1.0, (size + reads) / 100e6)
         jobs.append(
@@ -75,16 +73,23 @@ def look(graph: Graph, building: Iterable[Artifact], cores: int) -> Outlook:
                 artifact.path,
                 size,
                 replaces=_on_disk(artifact),
-                scratch=round(reads * 1.1) if artifact.rule == "exl2_quantize" else 0,
+                scratch=round(reads * stage.scratch),
                 reads=reads,
                 inputs=tuple(up.path for up in artifact.inputs.values() if up.path in paths),
                 temporary=artifact.temporary,
-                threads=_threads(artifact.rule, reads),
+                threads=stage.threads(reads),
                 seconds=seconds[artifact.path] or guess,
             )
         )
     free = shutil.disk_usage(".").free
     return Outlook(artifacts, sizes, found, seconds, peak(jobs, cores), free)
+
+
+def _output(artifact: Artifact, sizes: Sizes) -> Size:
+    """What it takes on the disk: a link to a file of the user's own takes nothing."""
+    if artifact.links and artifact.file:
+        return Size(0, "tensors")
+    return sizes.of(artifact)
 
 
 def _on_disk(artifact: Artifact) -> int:
@@ -93,10 +98,3 @@ def _on_disk(artifact: Artifact) -> int:
         return 0
     record = recipes.read(artifact.path)
     return record.bytes if record and not record.is_link else 0
-
-
-def _threads(rule: str, reads: int) -> int:
-    """As rules/ have it."""
-    if rule in THREADED:
-        return 1 if reads < 1e9 else 4 if reads < 2e10 else 8
-    return 4 if rule == "merge" else 2 if rule.startswith("demo_") else 1

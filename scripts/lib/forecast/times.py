@@ -1,11 +1,11 @@
 """How long a step will take, from what Snakemake measured of the same step before (benchmarks/)."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.forecast.sizes import Sizes
-from lib.planning.graph import Artifact, Graph
+from lib.planning.graph import Graph
+from lib.record.artifact import Artifact
 
 
 @dataclass
@@ -34,10 +34,7 @@ class Times:
 
     def reads(self, artifact: Artifact) -> int:
         """Bytes that a step reads."""
-        return sum(
-            self.sizes.of(up, built=not os.path.exists(up.path)).bytes
-            for up in artifact.inputs.values()
-        )
+        return sum(self.sizes.now(up).bytes for up in artifact.inputs.values())
 
     def _read(self) -> None:
         for artifact in self.graph:

@@ -2,11 +2,18 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from gguf.constants import GGML_QUANT_SIZES, LlamaFileType
 
-from lib.config.schema import GgufSource
-from lib.formats.gguf_file import GgufError, GgufFile, read_gguf
+class GgufSource(NamedTuple):
+    """What the header of a GGUF file says of the model in it."""
+
+    form: str
+    """Its type as forms are named: BF16, Q8_0."""
+    quantized: bool
+    """Not in floats alone."""
+    experts: int
+    """How many a layer has; 0 for a dense model."""
 
 
 def describe(path: Path) -> GgufSource:
@@ -14,6 +21,11 @@ def describe(path: Path) -> GgufSource:
 
     Raises GgufError for a file that is no GGUF, is cut off or holds no whole language model.
     """
+    # The config's schema imports this module, and these take 0.08 s, which few configs need.
+    from gguf.constants import GGML_QUANT_SIZES
+
+    from lib.formats.gguf_file import GgufError, read_gguf
+
     file = read_gguf(path)
     metadata = file.metadata
     shards = metadata.get("split.count", 0)
@@ -35,9 +47,11 @@ def describe(path: Path) -> GgufSource:
     return GgufSource(_form(file, quantized), quantized, experts)
 
 
-def _form(file: GgufFile, quantized: bool) -> str:
+def _form(file: Any, quantized: bool) -> str:
     """The type that most weights have; of a quantized file the mixture that it says it is."""
     if quantized:
+        from gguf.constants import LlamaFileType
+
         try:
             mixture = LlamaFileType(file.metadata["general.file_type"]).name
         except (KeyError, ValueError):

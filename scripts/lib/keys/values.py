@@ -12,7 +12,6 @@ from lib.formats.quants import QUANT_TYPES, TENSOR_BITS, canonical
 
 Scalar = bool | int | float | str
 RECLAIMABLE = ("bf16", "safetensors")
-HEAD_BITS = (2, 3, 4, 5, 6, 8)
 
 
 def show(value: Any) -> str:
@@ -93,6 +92,11 @@ def to_words(value: Any) -> list[str]:
     return [str(word).strip() for word in to_list(value) if str(word).strip()]
 
 
+def to_known_words(value: Any, known: tuple[str, ...]) -> list[str]:
+    """As `to_words`, of words that are known."""
+    return [to_choice(word, known) for word in to_words(value)]
+
+
 def to_size(value: Any) -> str:
     found = re.fullmatch(r"0*([1-9][0-9]{0,8})([MG])", str(value))
     if not found:
@@ -103,28 +107,35 @@ def to_size(value: Any) -> str:
     return found[1] + found[2]
 
 
+def bytes_of(size: str) -> int:
+    """Bytes of a size that `to_size` has read."""
+    return int(size[:-1]) * {"M": 10**6, "G": 10**9}[size[-1]]
+
+
 def to_sha256(value: Any) -> str:
     if isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F]{64}", value):
         return value.lower()
     raise ValueError(f"{show(value)} is not a sha256: 64 hexadecimal digits")
 
 
-def to_repository(value: Any) -> str:
+def to_repository(value: Any, by_form: Iterable[str] = ()) -> str:
+    """org/name. by_form: the families whose repositories may have {form} in the name."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", value):
         return value
-    hint = "; {form} is for exl2 alone" if "{form}" in str(value) else ""
+    allowed = f"; {{form}} is for {' and '.join(by_form)} alone"
+    hint = allowed if by_form and "{form}" in str(value) else ""
     raise ValueError(f"{show(value)} is not a repository on the hub: org/name{hint}")
 
 
-def to_exl2_repository(value: Any) -> str:
-    """A repository, or one for each bits value: `{form}` in the name stands for 5.0bpw."""
+def to_repository_by_form(value: Any) -> str:
+    """A repository, or one for each form: `{form}` in the name stands for what the form is called."""
     if not isinstance(value, str) or not re.search("[{}]", value):
         return to_repository(value)
     for word in re.findall(r"\{[^{}]*\}|[{}]", value):
         if word != "{form}":
             raise ValueError(f"{show(value)}: only {{form}} may stand there, not {word}")
     try:
-        to_repository(value.replace("{form}", "5.0bpw"))
+        to_repository(value.replace("{form}", "form"))
     except ValueError:
         raise ValueError(f"{show(value)} is not a repository on the hub: org/name") from None
     if "{form}" in value.partition("/")[0]:
@@ -184,26 +195,6 @@ def to_override_kv(value: Any) -> list[str]:
             )
         overrides.append(entry)
     return overrides
-
-
-def to_bits(value: Any) -> list[float]:
-    bits = [to_number(entry, 2, 8, whole=False) for entry in to_list(value)]
-    if not bits:
-        raise ValueError("names no bits per weight, such as [4.0, 5.0]")
-    for index, number in enumerate(bits):
-        if number in bits[:index]:
-            raise ValueError(f"{number} is there twice")
-    return bits
-
-
-def to_head_bits(value: Any) -> int:
-    try:
-        number = to_number(value, 2, 8, whole=True)
-    except ValueError:
-        number = None
-    if number not in HEAD_BITS:
-        raise ValueError(f"{show(value)} is not one of {', '.join(map(str, HEAD_BITS))}")
-    return number
 
 
 def to_layers(value: Any) -> list[int]:

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from lib.planning.graph import Artifact
 from lib.planning.staleness import Plan, State
 from lib.record import recipe as recipes
+from lib.record.artifact import Artifact
 from lib.record.recipe import Record
 
 

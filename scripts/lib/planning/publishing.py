@@ -2,80 +2,97 @@
 
 Only what the config says is told here; sizes, hashes and what was measured are read from the
 records when the card is written (describe_card.py) and when something is published (publish.py).
-Imported by the Snakefile: standard library, yaml and lib.config.schema's objects only.
 """
 
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from lib.config.repositories import Repository, repositories
 from lib.hub.license import combine, front_matter, of_facts
 from lib.hub.lock import Lock
-from lib.hub.references import parts
-from lib.stages.families import FAMILIES, families_of
+from lib.keys.values import bytes_of
+from lib.record.artifact import Artifact
+from lib.stages.family import Forms, entry
+from lib.stages.registry import FAMILIES, FULL_WEIGHTS
 
-UNQUANTIZED = ("convert", "source_gguf")
 CARD_FACTS = ("license", "license_name", "license_link", "language")
 PLOT, RECIPES = "quality.svg", "recipes"
 
 
 def card_options(
-    config: Any, lock: Lock, name: str, families: list[str], forms: dict, only: str | None = None
+    config: Any,
+    lock: Lock,
+    name: str,
+    families: dict[str, Forms],
+    only: tuple[str, str | None] | None = None,
 ) -> dict[str, Any]:
     """What the config says for a card: an option of its artifact, for describe_card.py.
 
-    families: those that it tells of. forms: {form: artifact}. Its intermediates are not published,
-    and so not listed. only: the one form that the card is about, where its repository holds no other.
+    families: {family: what it makes of the model}. Its intermediates are not published, and so not
+    listed. only: (family, form) of the repository that the card is of, form None for all of them;
+    None for the card of results/MODEL/.
     """
     model = config.models[name]
     publish = model.publish
+    told, form = ([only[0]], only[1]) if only else (_told(families), None)
+    forms = {form: up for made in families.values() for form, up in made.forms.items()}
     facts = (*CARD_FACTS, "tags", "quantized_by")
     about = {
-        "families": families,
+        "families": told,
         "model": name,
         "merge": model.merge,
         "random_seed": model.random_seed if model.merge else None,
         "source": model.source,
         "bases": bases(config, lock, name),
-        "repos": repository_names(model, only),
+        "repos": repository_names(model, form),
         "publish": {key: getattr(publish, key) for key in facts} if publish else {},
         "template": publish.card_template if publish else None,
-        "hidden": [
-            form for form, made in forms.items() if made.intermediate or only not in (None, form)
-        ],
-        "max_file_size": max_file_size(model) if publish else None,
+        "hidden": [key for key, up in forms.items() if up.intermediate or form not in (None, key)],
+        "max_file_size": bytes_of(publish.max_file_size) if publish else None,
         "evaluation": model.evaluate.corpus if model.evaluate else None,
         "plot": PLOT,
         "recipes": RECIPES,
     }
-    for family in families:
-        about |= FAMILIES[family].options(model, forms)
-    if only:
-        about["form"] = only
-    return about
+    for family in map(FAMILIES.get, told):
+        if family.own(model) is not None:
+            about |= family.card_options(model, forms)
+    return about | ({"form": form} if form else {})
+
+
+def _told(families: dict[str, Forms]) -> list[str]:
+    """The families of which a model's own card tells: those with forms that stay."""
+    kept = {
+        name
+        for name, made in families.items()
+        if not all(up.intermediate for up in made.forms.values())
+    }
+    return [name for name in FAMILIES if name in kept] or [FULL_WEIGHTS]
 
 
 def repository_names(model: Any, only: str | None) -> dict[str, str | list[str]]:
-    """{kind: name} of the model's repositories, a list where each form has its own, or that of `only`."""
+    """{family: name} of the model's repositories, a list where each form has its own.
+
+    only: the form whose own repository is named alone.
+    """
     found: dict[str, str | list[str]] = {}
     for repository in repositories(model):
         if repository.form in (None, only):
-            found[repository.kind] = repository.name
+            found[repository.family] = repository.name
         elif only is None:
-            found.setdefault(repository.kind, []).append(repository.name)
+            found.setdefault(repository.family, []).append(repository.name)
     return found
 
 
 def local_card_options(
-    config: Any, lock: Lock, name: str, forms: dict, plot: str, sharded: list[str]
+    config: Any, lock: Lock, name: str, families: dict[str, Forms], plot: str
 ) -> dict[str, Any]:
     """As `card_options`, for the card of results/MODEL/: publishing makes no difference to it.
 
-    plot: the plot's path from there. sharded: the forms of which there are shards.
+    plot: the plot's path from there.
     """
-    about = card_options(config, lock, name, families_of(forms), forms)
+    about = card_options(config, lock, name, families)
     private = {"repos": {}, "publish": {}, "template": None, "max_file_size": None}
+    sharded = sorted(form for made in families.values() for form in made.shards)
     return about | private | {"plot": plot, "recipes": None, "sharded": sharded}
 
 
@@ -85,7 +102,7 @@ def bases(config: Any, lock: Lock, name: str) -> list[dict[str, Any]]:
 
     def visit(reference: str) -> None:
         if reference in config.models:
-            for part in parts(config.models[reference]):
+            for part in config.models[reference].parts():
                 visit(part)
         elif reference not in found:
             found[reference] = base(reference, lock)
@@ -95,6 +112,7 @@ def bases(config: Any, lock: Lock, name: str) -> list[dict[str, Any]]:
 
 
 def base(reference: str, lock: Lock) -> dict[str, Any]:
+    """A model at a leaf: {reference, hub, commit, and what its card says of licence and language}."""
     entry = lock.get(reference)
     if entry:
         known = {"hub": entry.repo, "commit": entry.commit, **entry.card}
@@ -118,137 +136,58 @@ def license_note(config: Any, lock: Lock, name: str) -> str:
     return f"{name}: {note}" if note else ""
 
 
-def max_file_size(model: Any) -> int:
-    """Bytes; the config has 50G or 500M."""
-    size = model.publish.max_file_size
-    return int(size[:-1]) * {"M": 10**6, "G": 10**9}[size[-1]]
-
-
-def manifest(config: Any, models: dict[str, Iterable[Any]]) -> dict[str, Any]:
-    """What scripts/publish.py takes. models: {name: its artifacts}."""
+def manifest(graph: Any) -> dict[str, Any]:
+    """What scripts/publish.py takes, of all models of a planning/graph.Graph."""
     repos, forms = [], []
-    for name, artifacts in models.items():
-        model = config.models[name]
-        if model.publish is None:
-            continue
-        made = {artifact.path: artifact for artifact in artifacts}
+    for name in graph.names:
+        model, declared = graph.config.models[name], graph.model(name)
         for repository in repositories(model):
-            kind, branches = repository.kind, BRANCHES[repository.kind](name, made)
-            if repository.form:
-                own = FAMILIES[kind].branch(repository.form)
-                branches = {"main": branches["main"] + branches.get(own, [])}
-            if not any(branches.values()):  # left out of this run: --config exl2=skip
+            made = declared.families.get(repository.family)
+            if made is None:  # left out of this run: --config skip=…
                 continue
-            branches["main"] += support(name, repository, made)
+            family = FAMILIES[repository.family]
+            branches = family.branches(name, made)
+            if repository.form:
+                own = family.lines.branch(repository.form)
+                branches = {"main": branches["main"] + branches.get(own, [])}
+            branches["main"] += _support(name, repository, declared.by_path)
+            merge = declared.families.get(FULL_WEIGHTS, Forms()).artifacts
             repos.append(
                 {
                     "repo": repository.name,
                     "private": model.publish.private,
-                    "max_file_size": max_file_size(model),
+                    "max_file_size": bytes_of(model.publish.max_file_size),
                     "branches": branches,
-                    "recipes": origins(name, kind, made),
+                    "recipes": family.made_from(name, made, *merge),
                 }
             )
-            forms += gated(name, model, repository, made)
+            forms += _gated(name, model, repository, made)
     return {"repos": repos, "forms": forms}
 
 
-def gguf_branches(name: str, made: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    files = []
-    for path, artifact in made.items():
-        if is_published_gguf(artifact):
-            shards = f"results/{name}/shards/{form_of(name, path)}"
-            shards = shards if shards in made else None
-            file = PurePosixPath(path).name
-            finished = made.get(f"results/{name}/labelled/{file}", artifact)
-            files.append(entry(finished, file) | {"shards": shards})
-        elif artifact.rule in ("imatrix", "imatrix_file"):
-            files.append(entry(artifact, PurePosixPath(path).name))
-    return {"main": files}
-
-
-def exl2_branches(name: str, made: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The measurement on main; each bpw on a branch of its own."""
-    branches: dict[str, list[dict[str, Any]]] = {"main": []}
-    for path, artifact in made.items():
-        file = PurePosixPath(path).name
-        if artifact.rule in ("exl2_measure", "exl2_measurement_file"):
-            branches["main"].append(entry(artifact, file))
-        elif artifact.rule == "exl2_quantize":
-            branches[FAMILIES["exl2"].branch(file)] = [entry(artifact, "")]
-    return branches
-
-
-def safetensors_branches(name: str, made: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    return {"main": [entry(merge, "") for merge in made.values() if merge.rule == "merge"]}
-
-
-BRANCHES = {
-    "gguf": gguf_branches,
-    "exl2": exl2_branches,
-    "safetensors": safetensors_branches,
-}
-
-
-def support(name: str, repository: Repository, made: dict[str, Any]) -> list[dict[str, Any]]:
+def _support(
+    name: str, repository: Repository, by_path: dict[str, Artifact]
+) -> list[dict[str, Any]]:
     """The card and, beside quants, the plot."""
-    files = [entry(made[repository.card(name)], "README.md") | {"recipe": False}]
-    if repository.kind != "safetensors":
-        report = made[f"results/{name}/report/quality.csv"]
+    files = [entry(by_path[repository.card(name)], "README.md") | {"recipe": False}]
+    if FAMILIES[repository.family].has_quants:
+        report = by_path[f"results/{name}/report/quality.csv"]
         plot = {"artifact": f"results/{name}/report/{PLOT}", "recipe": False}
         files.append(entry(report, PLOT) | plot)
     return files
 
 
-def entry(artifact: Any, name: str) -> dict[str, Any]:
-    """A file of the manifest. `digest` is that of the wanted recipe: what is stale stays here."""
-    return {"artifact": artifact.path, "name": name, "digest": artifact.digest}
-
-
-def origins(name: str, kind: str, made: dict[str, Any]) -> dict[str, str]:
-    """{name in the repository: artifact} of what is not published there, but its recipe is."""
-    found = {}
-    for path, artifact in made.items():
-        if artifact.rule == "merge" and kind != "safetensors":
-            found[f"{name}-safetensors"] = path
-        elif artifact.rule in UNQUANTIZED and kind == "gguf":
-            found[PurePosixPath(path).name] = path
-    return found
-
-
-def gated(
-    name: str, model: Any, repository: Repository, made: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _gated(name: str, model: Any, repository: Repository, made: Forms) -> list[dict[str, Any]]:
     """The forms of a repository that must have been measured."""
-    found, kind = [], repository.kind
-    for path, artifact in made.items():
-        if kind == "gguf" and is_published_gguf(artifact):
-            form = form_of(name, path)
-        elif kind == "exl2" and artifact.rule == "exl2_quantize":
-            form = PurePosixPath(path).name
-        else:
-            continue
-        if repository.form not in (None, form):
-            continue
-        evaluation = f"results/{name}/evaluation/{form}.json"
-        limits = model.publish.max_kld
-        found.append(
-            {
-                "model": name,
-                "form": form,
-                "evaluation": evaluation if evaluation in made else None,
-                "max_kld": limits.get(form, limits.get("*")),
-                "quantized": artifact.rule not in UNQUANTIZED,
-            }
-        )
-    return found
-
-
-def is_published_gguf(artifact: Any) -> bool:
-    """Every quant; the conversion only where the config keeps it."""
-    unquantized = artifact.rule in UNQUANTIZED
-    return artifact.rule == "quantize" or (unquantized and not artifact.intermediate)
-
-
-def form_of(name: str, path: str) -> str:
-    return PurePosixPath(path).name.removeprefix(f"{name}-").removesuffix(".gguf")
+    family, limits = FAMILIES[repository.family], model.publish.max_kld
+    return [
+        {
+            "model": name,
+            "form": form,
+            "evaluation": made.evaluations[form].path if form in made.evaluations else None,
+            "max_kld": limits.get(form, limits.get("*")),
+            "quantized": family.quantized[artifact.rule],
+        }
+        for form, artifact in family.gated(made).items()
+        if repository.form in (None, form)
+    ]

@@ -9,8 +9,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from lib.planning.graph import Artifact, Graph
+from lib.planning.graph import Graph
 from lib.record import recipe as recipes
+from lib.record.artifact import Artifact
 from lib.record.recipe import MADE_FROM
 
 RUN_STATE = Path(".snakemake/quantmill")

@@ -10,7 +10,7 @@
                 "fallbacks": {"count": 180, "tensors": 272, "types": ["q5_0"], "block": 256},
                 "evaluation": "results/Demo/evaluation/Q4_K_M.json"}, ...]}
 
-`family` is one of lib/stages/families.py; `evaluation` is null where nothing was measured; `fallbacks`
+`family` is one of lib/cards/registry.py; `evaluation` is null where nothing was measured; `fallbacks`
 (see lib/formats/fallbacks.py) is null where the tool gave every tensor its type; a form may carry its own
 `parameters`. All else may be left out. Sizes are bytes, KLD is in nats a token, agreement is a
 fraction; an error is one standard error.
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.formats.fallbacks import Fallbacks
-from lib.stages.families import FAMILIES
+from lib.report.looks import Look, Looks
 
 MEMORY_SIZES = (8, 12, 16, 24, 48, 80)
 GIB = 2**30
@@ -49,7 +49,7 @@ class Form:
     """One form of a model: a quant, an EXL2 directory or the unquantized conversion."""
 
     name: str
-    family: str
+    look: Look
     quantized: bool
     file: str
     bytes: int
@@ -69,6 +69,11 @@ class Form:
     def bits_per_weight(self) -> float | None:
         """File size in bits over the model's parameters."""
         return self.bytes * 8 / self.parameters if self.parameters else None
+
+    @property
+    def family(self) -> str:
+        """The name of its family."""
+        return self.look.name
 
     @property
     def marker(self) -> str:
@@ -101,11 +106,15 @@ class Choice:
     also: list[str] = field(default_factory=list)
 
 
-def read(path: Path) -> Model:
-    """The model that forms.json describes, with every evaluation that it names."""
+def read(path: Path, looks: Looks | None = None) -> Model:
+    """The model that forms.json describes, with every evaluation that it names.
+
+    looks: how families are shown; None: by their keys.
+    """
+    looks = Looks() if looks is None else looks
     document = _read_json(path)
     try:
-        forms = [_form(entry, document, path) for entry in document["forms"]]
+        forms = [_form(entry, document, path, looks) for entry in document["forms"]]
         return Model(
             name=str(document["model"]),
             parameters=document.get("parameters"),
@@ -126,18 +135,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _form(entry: dict[str, Any], document: dict[str, Any], path: Path) -> Form:
+def _form(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: Looks) -> Form:
     name = str(entry["form"])
-    if entry["family"] not in FAMILIES:
+    if looks and entry["family"] not in looks:
         raise FormsError(
-            f"{path}: {name}: family is {entry['family']!r}, not one of {', '.join(FAMILIES)}"
+            f"{path}: {name}: family is {entry['family']!r}, not one of {', '.join(looks)}"
         )
     fallbacks = entry.get("fallbacks")
     if fallbacks:
         fallbacks = Fallbacks(**{**fallbacks, "types": tuple(fallbacks["types"])})
     form = {
         "name": name,
-        "family": entry["family"],
+        "look": looks[entry["family"]],
         "quantized": bool(entry.get("quantized", True)),
         "file": str(entry["file"]),
         "bytes": int(entry["bytes"]),

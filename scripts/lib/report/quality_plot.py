@@ -8,22 +8,21 @@ import html
 import itertools
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lib.report.figures import size_text, size_unit
 from lib.report.judge import Form, pareto_front
-from lib.stages.families import FAMILIES
+from lib.report.looks import Look
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 LIGHT = {
     "paper": "#ffffff", "ink": "#1b1f24", "muted": "#59636e", "line": "#d9dee3", "grid": "#eceff2",
     "front": "#8aa0b8", "unquantized": "#1f5fbf",
-    **{family.name: family.colours[0] for family in FAMILIES.values()},
 }  # fmt: skip
 DARK = {
     "paper": "#171b20", "ink": "#e9ecef", "muted": "#9ba6b2", "line": "#3a424b", "grid": "#252b32",
     "front": "#62748a", "unquantized": "#7fb0ff",
-    **{family.name: family.colours[1] for family in FAMILIES.values()},
 }  # fmt: skip
 # Where a decade may be ticked, from coarse to fine.
 TICKS = (
@@ -40,12 +39,23 @@ NEGLIGIBLE = 1e-7
 BEYOND = 1.25
 
 
-def style() -> str:
-    """The plot's style sheet: light, and dark where the reader's screen asks for it."""
-    return _rules(LIGHT) + "@media screen and (prefers-color-scheme: dark) {" + _rules(DARK) + "}"
+def style(looks: Iterable[Look]) -> str:
+    """The plot's style sheet: light, and dark where the reader's screen asks for it.
+
+    looks: of the families that the plot shows.
+    """
+    looks = list(looks)
+    light, dark = (_rules(LIGHT, looks, 0), _rules(DARK, looks, 1))
+    return light + "@media screen and (prefers-color-scheme: dark) {" + dark + "}"
 
 
-def _rules(colour: dict[str, str]) -> str:
+def looks_of(forms: Iterable[Form]) -> list[Look]:
+    """The looks of forms, each once, in the order of the families."""
+    found = {form.family: form.look for form in forms}
+    return sorted(found.values(), key=lambda look: look.order)
+
+
+def _rules(colour: dict[str, str], looks: list[Look], paper: int) -> str:
     rules = {
         "text": f"fill: {colour['ink']}; font-family: {FONT}",
         ".paper": f"fill: {colour['paper']}",
@@ -58,8 +68,8 @@ def _rules(colour: dict[str, str]) -> str:
         ".front": f"stroke: {colour['front']}; stroke-width: 1.6; fill: none",
         ".off": "opacity: 0.55",
     }
-    for name in FAMILIES:
-        rules[f".{name}"] = f"fill: {colour[name]}; stroke: {colour[name]}"
+    for look in looks:
+        rules[f".{look.name}"] = f"fill: {look.colours[paper]}; stroke: {look.colours[paper]}"
     ring = colour["unquantized"]
     rules[".unquantized"] = f"fill: {colour['paper']}; stroke: {ring}; stroke-width: 1.6"
     return "".join(f".quality-plot {name} {{ {rule} }}\n" for name, rule in rules.items())
@@ -168,7 +178,7 @@ def text_width(text: str, size: float) -> float:
 
 def _label(form: Form) -> str:
     name = form.name if len(form.name) <= 26 else form.name[:25] + "…"
-    return f"{FAMILIES[form.family].tag} {name}".strip()
+    return f"{form.look.tag} {name}".strip()
 
 
 def draw(title: str, forms: list[Form], width: int, height: int, standalone: bool) -> str:
@@ -186,7 +196,7 @@ def draw(title: str, forms: list[Form], width: int, height: int, standalone: boo
         + (f' width="{width}" height="{height}">' if standalone else ">"),
     ]
     if standalone:
-        out += [f"<title>{escape(name)}</title>", f"<style>{style()}</style>"]
+        out += [f"<title>{escape(name)}</title>", f"<style>{style(looks_of(forms))}</style>"]
     out.append(f'<rect class="paper" width="{width}" height="{height}"/>')
     if not measured:
         return "\n".join([*out, *_nothing(title, width, height, standalone), "</svg>", ""])
@@ -254,10 +264,10 @@ def _text(
     )
 
 
-def _shape(marker: str, x: float, y: float, css: str = "") -> str:
+def _shape(form: Form, x: float, y: float, css: str = "") -> str:
     """The marker of a family, a dot or a diamond, or a ring for the unquantized model."""
-    classes = f"{marker} {css}".strip()
-    if marker in FAMILIES and FAMILIES[marker].diamond:
+    classes = f"{form.marker} {css}".strip()
+    if form.quantized and form.look.diamond:
         r = MARKER + 1.2
         return (
             f'<path class="{classes}" d="M{x:.1f} {y - r:.1f}L{x + r:.1f} {y:.1f}'
@@ -266,10 +276,14 @@ def _shape(marker: str, x: float, y: float, css: str = "") -> str:
     return f'<circle class="{classes}" cx="{x:.1f}" cy="{y:.1f}" r="{MARKER:g}"/>'
 
 
+def _place_in_legend(form: Form) -> tuple[bool, int]:
+    return not form.quantized, form.look.order
+
+
 def _legend(forms: list[Form], inner: Box, narrow: bool, standalone: bool) -> list[str]:
-    names = {name: family.title for name, family in FAMILIES.items()}
-    names["unquantized"] = "unquantized"
-    kinds = [kind for kind in names if any(form.marker == kind for form in forms)]
+    # The quants' families in the order of the registry, then the unquantized model.
+    kinds = {form.marker: form for form in sorted(forms, key=_place_in_legend)}
+    names = {kind: form.look.title if form.quantized else kind for kind, form in kinds.items()}
     front = "Pareto front"
     y = 22 if standalone else 10
     widths = {kind: 16 + text_width(names[kind], LABEL_SIZE) + 14 for kind in kinds}
@@ -277,7 +291,7 @@ def _legend(forms: list[Form], inner: Box, narrow: bool, standalone: bool) -> li
     x = 4 if narrow else inner.x1 - total if standalone else inner.x0
     out = []
     for kind in kinds:
-        out += [_shape(kind, x + 6, y), _text(x + 16, y + 4, names[kind], css="quiet")]
+        out += [_shape(kinds[kind], x + 6, y), _text(x + 16, y + 4, names[kind], css="quiet")]
         x += widths[kind]
     out.append(f'<path class="front" d="M{x:.1f} {y:.1f}h20"/>')
     return [*out, _text(x + 26, y + 4, front, css="quiet")]
@@ -392,7 +406,7 @@ def _marker(point: Point, inner: Box, size: str) -> list[str]:
             f'<path class="{f"{form.marker} {css}".strip()}"'
             f' d="M{x:.1f} {point.high:.1f}V{point.low:.1f}{bars}"/>'
         )
-    return [*out, _shape(form.marker, x, point.y, css), "</g>"]
+    return [*out, _shape(form, x, point.y, css), "</g>"]
 
 
 def _leaders(labels: list[tuple[Point, Label]]) -> list[str]:

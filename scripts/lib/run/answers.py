@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
-from lib.planning.graph import Artifact
 from lib.planning.staleness import State
+from lib.record.artifact import Artifact
 from lib.run.session import Session, UserError
 
 SHOWN = 30  # files of one reason

@@ -5,9 +5,8 @@ import os
 
 from lib.planning.graph import Graph
 from lib.record import recipe as recipes
+from lib.stages.registry import STAGES
 from lib.units import count, human
-
-FORMS = ("merge", "convert", "source_gguf", "quantize", "label", "split", "exl2_quantize")
 
 
 def is_news(record: logging.LogRecord) -> bool:
@@ -24,7 +23,9 @@ def summary(graph: Graph) -> str:
     """A few lines: for each model the weights that there are now, and the page to open."""
     lines = []
     for name in graph.names:
-        forms = [artifact for artifact in graph.of(name).values() if artifact.rule in FORMS]
+        forms = [
+            artifact for artifact in graph.of(name).values() if STAGES[artifact.rule].is_weights
+        ]
         records = [
             recipes.read(artifact.path) for artifact in forms if os.path.exists(artifact.path)
         ]

@@ -8,28 +8,29 @@ processes that Snakemake starts for its jobs (on a cluster) the plan is not made
 import gc
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
 
-from lib.config.load import Config, ConfigError, Options, load
+from lib.config.load import ConfigError, load
+from lib.config.schema import Config, Options
 from lib.formats.model_files import ModelFilesError
 from lib.hub.lock import Lock, LockError, lock_missing
 from lib.hub.references import hub_sources
-from lib.planning.graph import Artifact, Graph
+from lib.planning.graph import Graph
 from lib.planning.publishing import manifest
 from lib.planning.staleness import RUN_STATE, Plan, State, leave_wanted, wanted_path
 from lib.record import recipe as recipes
+from lib.record.artifact import Artifact
 from lib.record.contents import Contents
 from lib.record.tools import ToolError
 from lib.run.console import summary
 from lib.run.hold import Busy, clear_abandoned, hold_directory
-from lib.stages import resources
+from lib.stages.registry import STAGES
 from lib.units import count, is_are
 
 
@@ -46,8 +47,6 @@ UserError = (Busy, ConfigError, DiskFull, NotReady, LockError, ModelFilesError, 
 ANSWERS = {"why", "plan", "verify", "orphans", "status", "lock", "preflight", "publish_plan"}
 # It takes the directory's lock itself, and gives it back to make reports anew.
 ANSWERS.add("accept")
-# Steps that take long enough to ask first what will go wrong.
-LONG_STEPS = {"merge", "convert", "exl2_measure", "exl2_quantize"}
 # Targets that do something else than build.
 ACTIONS = {"clean_orphans", "verify_rebuild", "publish"}
 
@@ -84,7 +83,7 @@ class Session:
             self.contents,
             Lock.read(),
             self.options.models(),
-            exl2=self.options.exl2 != "skip",
+            skip=self.options.skip,
         )
         # What Snakemake and its plugins have loaded stays: the collector need not go through it while the plan is made.
         gc.freeze()
@@ -97,11 +96,15 @@ class Session:
         return Plan(self.graph, self._is_forced)
 
     def _remove_dangling_links(self) -> None:
-        """Of GGUF sources: Snakemake (9.27.1) fails at asking what they lead to for its date."""
-        for name, model in self.config.models.items():
-            link = f"results/{name}/gguf/{name}-{model.conversion}.gguf"
-            if model.own_gguf and os.path.islink(link) and not os.path.exists(link):
-                os.unlink(link)
+        """Of files of the user's own: Snakemake (9.27.1) fails at asking what they lead to for its date."""
+        names = (name for name, model in self.config.models.items() if model.own_gguf)
+        for artifact in (artifact for name in names for artifact in self.graph.of(name).values()):
+            if (
+                artifact.links
+                and os.path.islink(artifact.path)
+                and not os.path.exists(artifact.path)
+            ):
+                os.unlink(artifact.path)
 
     def _is_forced(self, artifact: Artifact) -> bool:
         settings = self._settings()
@@ -138,23 +141,21 @@ class Session:
         return str(wanted_path(artifact))
 
     @plainly
-    def asked(self, *rules: str) -> list[str]:
-        """What a target asks for: all that is stale; of named rules also the intermediates that are not there."""
-        if not rules:
-            return [
-                artifact.path for artifact in self.plan.stale(self.graph) if not artifact.temporary
-            ]
-        wanted = (artifact for artifact in self.graph if artifact.rule in rules)
-        return [
-            artifact.path for artifact in wanted if self.plan.state(artifact) is not State.FRESH
-        ]
+    def asked(self, *columns: str) -> list[str]:
+        """What a target asks for: all that is stale.
 
-    def every(self, *rules: str) -> list[str]:
-        """All files of some rules, fresh or stale; those that are built on demand only are left out."""
-        wanted = (
-            artifact for artifact in self.graph if artifact.rule in rules and not artifact.on_demand
-        )
-        return [path for artifact in wanted for path in artifact.outputs]
+        Of columns of `snakemake status`, also the intermediates that are not there.
+        """
+        if not columns:
+            stale = self.plan.stale(self.graph)
+            return [artifact.path for artifact in stale if not artifact.temporary]
+        counted = (a for a in self.graph if STAGES[a.rule].column in columns)
+        return [a.path for a in counted if self.plan.state(a) is not State.FRESH]
+
+    def every(self, column: str) -> list[str]:
+        """All files of a column, fresh or stale, but for those that are built on demand only."""
+        counted = (a for a in self.graph if STAGES[a.rule].column == column and not a.on_demand)
+        return [path for artifact in counted for path in artifact.outputs]
 
     def _leave(self, name: str, request: Any) -> str:
         """Leave what a script is asked as a file, and return its path."""
@@ -167,7 +168,7 @@ class Session:
     ) -> str:
         """What scripts/ask_preflight.py is asked. On a cluster it is not known here whether there is a GPU."""
         config = self.config.model_dump(mode="json")
-        skipped = ["exl2"] * (self.options.exl2 == "skip") + ["publish"] * (not publish)
+        skipped = self.options.skip + ["publish"] * (not publish)
         for model in config["models"].values():
             model |= dict.fromkeys(skipped)
         tools = "resources/llama.cpp"
@@ -202,7 +203,7 @@ class Session:
     def _preflight(self, local: bool) -> None:
         """Say what would make this build fail later, where it is long enough to be worth asking."""
         models = {
-            artifact.model for artifact in self._building.values() if artifact.rule in LONG_STEPS
+            artifact.model for artifact in self._building.values() if STAGES[artifact.rule].is_long
         }
         if models and not self.options.ignore_preflight:
             script = Path(__file__).parents[2] / "ask_preflight.py"
@@ -227,9 +228,9 @@ class Session:
         self._preflight(local)
         if self._building and not self.options.ignore_disk:
             # Imported for builds only: a dry run does without.
-            from lib.forecast.outlook import look
+            from lib.forecast.outlook import forecast
 
-            outlook = look(self.graph, self.plan.builds(self._building.values()), cores)
+            outlook = forecast(self.graph, self.plan.builds(self._building.values()), cores)
             if not outlook.fits:
                 raise DiskFull(outlook.refusal(self.config.reclaim))
 
@@ -255,100 +256,3 @@ class Session:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self._raw))
         return str(path)
-
-    def pattern(self, path: str) -> "Pattern":
-        """The artifacts of a rule."""
-        return Pattern(self, path)
-
-    def corpus_origin(self, file: str) -> list[str]:
-        """Where a corpus comes from, as the flags of scripts/corpus.py."""
-        corpus = self.config.corpora[file.rpartition(".")[0]]
-        if corpus.path:
-            return ["--path", corpus.path]
-        if corpus.url:
-            return ["--url", corpus.url, "--sha256", corpus.sha256]
-        return ["--hub", corpus.reference(), "--file", corpus.file]
-
-    def reclaimed(self, rule: str) -> str:
-        """A regular expression for the merges' models or the conversions' names that are deleted once nothing needs them."""
-        if not self.config.reclaim:
-            return "(?!)"
-        found = [
-            artifact for artifact in self.graph if artifact.rule == rule and artifact.temporary
-        ]
-        names = [
-            artifact.model if rule == "merge" else Path(artifact.path).stem for artifact in found
-        ]
-        return "|".join(map(re.escape, names)) or "(?!)"
-
-    def conversion_names(self, own: bool = False) -> str:
-        """A regular expression for the conversions' file names, which look like quants' otherwise.
-
-        own: for those that are GGUF files of the user's instead.
-        """
-        names = (
-            f"{name}-{model.conversion}"
-            for name, model in self.config.models.items()
-            if model.gguf is not None and bool(model.own_gguf) is own
-        )
-        return "|".join(map(re.escape, names)) or "(?!)"
-
-    def models_with(self, own: str) -> str:
-        """A regular expression for the models with a file of the user's own, say `own_imatrix`."""
-        names = [name for name, model in self.config.models.items() if getattr(model, own)]
-        return "|".join(map(re.escape, names)) or "(?!)"
-
-
-class Pattern:
-    """The files of a rule: its path with wildcards, and what a concrete one is made by."""
-
-    def __init__(self, session: Session, path: str):
-        self._session, self.path = session, path
-        self.record = recipes.path_of(path)
-        beside = path.removeprefix("results/")
-        self.log, self.benchmark = f"logs/{beside}.log", f"benchmarks/{beside}.tsv"
-
-    def made(self, wildcards) -> Artifact:
-        """The artifact that the wildcards stand for."""
-        return self._session.find(self.path.format(**dict(wildcards.items())))
-
-    @plainly
-    def wanted(self, wildcards) -> list[str]:
-        """The wanted recipe; nothing where the artifact is fresh."""
-        artifact = self.made(wildcards)
-        return (
-            [self._session.wanted(artifact)] if self._session.is_stale(artifact, wildcards) else []
-        )
-
-    @plainly
-    def inputs(self, wildcards, *roles: str) -> list[Artifact]:
-        """What a stale artifact is made from, in these roles (`model` is every role that begins with it)."""
-        artifact = self.made(wildcards)
-        if not self._session.is_stale(artifact, wildcards):
-            return []
-        needed = {**artifact.inputs, **artifact.uses}
-        return [up for role, up in needed.items() if role.split(" ")[0] in roles]
-
-    def option(self, name: str) -> Callable:
-        """A params function: one of the artifact's options, nothing where the config leaves it out."""
-        return lambda wildcards: self.made(wildcards).options.get(name, [])
-
-    def flags(self, spell: Callable[[dict], list[str]]) -> Callable:
-        """A params function: the artifact's options as the tool's flags."""
-        return lambda wildcards: spell(self.made(wildcards).options)
-
-
-def size_of(paths: Iterable[str]) -> int:
-    """Bytes of what a step reads, from the records beside it; 0 where nothing is known yet."""
-    records = (recipes.read(str(path)) for path in paths)
-    return sum(record.bytes for record in records if record)
-
-
-def needs_of(resource: str, step: str, wildcards, input, attempt: int = 1) -> int:
-    """One resource of a step, as lib/stages/resources.py estimates it."""
-    size = size_of(input)
-    if resource == "mem_mb":
-        return resources.mem_mb(step, size, attempt)
-    if resource == "runtime":
-        return resources.runtime_min(step, size, attempt)
-    return resources.disk_mb(step, size)

@@ -1,0 +1,131 @@
+"""What a card says of GGUF files."""
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from lib.cards.lines import Lines, command, text_named
+from lib.flags.context import context_flags
+from lib.flags.imatrix import imatrix_flags
+from lib.flags.quantize import quantize_flags
+from lib.record.origins import Origins
+from lib.record.recipe import Record
+
+
+class GgufLines(Lines):
+    """Files, whole or in shards."""
+
+    name = "gguf"
+    reads = ("imatrix",)
+    has_shards = True
+
+    def describe(self, about: dict[str, Any], forms: dict[str, Record], origins: Origins) -> None:
+        name, lines = about["model"], []
+        quants = {f: r for f, r in forms.items() if r.recipe["step"] == "quantize"}
+        matrix = about.get("imatrix") and f"imatrix.{about['imatrix']['format']}"
+        logits = f"results/{name}/evaluation/base.kld"
+        measured = origins.record(logits) if about["evaluation"] else None
+        for form, record in forms.items():
+            if form in quants:
+                continue
+            gguf = f"{name}-{form}.gguf"
+            if record.recipe["step"] == "convert":
+                outtype = record.recipe["options"]["outtype"]
+                words = ["python", "convert_hf_to_gguf.py", name, "--outtype", outtype]
+                lines.append(command(*words, "--model-name", name, "--outfile", gguf))
+            made = origins.record(f"results/{name}/{matrix}") if matrix else None
+            if made and "corpus" in about["imatrix"]:
+                text, kind = f"{about['imatrix']['corpus']}.txt", about["imatrix"]["format"]
+                words = ["llama-imatrix", "--model", gguf, "--file", text]
+                words += imatrix_flags(made.recipe["options"])
+                lines.append(command(*words, "--output-format", kind, "--output-file", matrix))
+            for quant, made in quants.items():
+                options = made.recipe["options"]
+                used = ["--imatrix", matrix] if "imatrix" in made.recipe["inputs"] else []
+                words = [*used, *quantize_flags(options), gguf, f"{name}-{quant}.gguf"]
+                lines.append(command("llama-quantize", *words, options["type"]))
+            if measured:
+                lines += perplexity_commands(name, gguf, about["evaluation"], measured, quants)
+        about["commands"][self.name] = lines
+        if matrix:
+            made = origins.record(f"results/{name}/{matrix}")
+            about["imatrix"] |= {
+                "file": f"results/{name}/{matrix}",
+                # Of one that was not computed here, the hash is its own.
+                "sha256": made.inputs.get("corpus", made.sha256) if made else None,
+            }
+
+    def link(self, row: dict[str, Any], repo: str | None) -> str:
+        folder, parts = row["folder"], len(row["shards"])
+        shown = f"{folder}/" if repo else f"[{folder}/]({folder}/)"
+        if not row["whole"]:
+            return f"{row['form'].name} in {parts} parts: {shown}"
+        if parts:
+            also = f", also in {parts} parts: {shown}"
+        else:
+            also = f", also as shards: {shown}" if row["sharded"] else ""
+        return f"[{row['name']}]({row['path']}){also}"
+
+    def download(self, row: dict[str, Any], repo: str, name: str) -> str:
+        what = row["name"] if row["whole"] else f"{row['folder']}/*"
+        return f'hf download {repo} --include "{what}" --local-dir .'
+
+    def tags_of(self, about: dict[str, Any]) -> list[str]:
+        return ["imatrix"] if about.get("imatrix") else []
+
+    def _target(self, row: dict[str, Any]) -> str:
+        return row["path"] if row["whole"] else f"{row['folder']}/{row['shards'][0]}"
+
+    def run(self, row: dict[str, Any], repo: str | None, about: dict[str, Any]) -> list[str]:
+        target, form, bases = self._target(row), row["form"].name, about.get("bases") or []
+        full = (about.get("repos") or {}).get("safetensors")
+        full = full or (bases[0]["reference"] if bases else about["model"])
+        lines = ["# llama.cpp", f"llama-cli {f'-hf {repo}:{form}' if repo else f'-m {target}'}"]
+        if repo:
+            lines += ["# Ollama", f"ollama run hf.co/{repo}:{form}"]
+            lines += ["# LM Studio", f"lms get https://huggingface.co/{repo}@{form}"]
+        else:
+            model = about["model"].lower()
+            lines += ["# Ollama"]
+            lines += [f'echo "FROM ./{target}" > Modelfile && ollama create {model} -f Modelfile']
+            lines += ["# LM Studio", f"lms import {target}"]
+        lines += ["# vLLM, with its GGUF plugin; the tokenizer is taken from the full weights"]
+        return [
+            *lines,
+            "pip install vllm vllm-gguf-plugin",
+            f"vllm serve ./{target} --tokenizer {full}",
+        ]
+
+    def run_note(self, row: dict[str, Any], repo: str | None) -> str:
+        if row["whole"]:
+            return ""
+        return (
+            "Of a split file, name the first shard; llama.cpp finds the others beside it. vLLM "
+            f"wants a single\nfile: `llama-gguf-split --merge {self._target(row)} {row['name']}`."
+        )
+
+    def calibration(self, about: dict[str, Any]) -> str:
+        matrix = about.get("imatrix")
+        if not matrix:
+            return ""
+        file = PurePosixPath(matrix["file"]).name
+        link = f"Importance matrix: [{file}]({file})"
+        if "corpus" not in matrix:
+            return f"{link} (sha256 `{matrix['sha256']}`), which was not computed here."
+        return (
+            f"{link}, from the text\n{text_named(matrix)}, "
+            f"{matrix['chunks'] or 'all'} chunks of {matrix['context']} tokens."
+        )
+
+
+def perplexity_commands(
+    name: str, gguf: str, text: str, measured: Record, quants: dict[str, Record]
+) -> list[str]:
+    """The base logits of the conversion `gguf`, and each quant against them."""
+    options, base = measured.recipe["options"], ["--kl-divergence-base", "base.kld"]
+    words = ["--model", gguf, "--file", f"{text}.txt", *context_flags(options)]
+    size = str(options["context"])
+    lines = [command("llama-perplexity", *words, *base)]
+    for quant in quants:
+        words = ["--model", f"{name}-{quant}.gguf", "--ctx-size", size]
+        lines.append(command("llama-perplexity", *words, *base, "--kl-divergence"))
+    return lines

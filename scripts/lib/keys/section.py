@@ -1,0 +1,91 @@
+"""What sections of the config are made of: pydantic models, and types that say how a key is read.
+
+A key with nothing after it is as if left out; a section with nothing in it has its defaults. Each
+key has a description: config/schema.json and the tables of config/README.md are made from them.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, ClassVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema, model_validator
+
+from lib.formats.quants import TENSOR_BITS
+from lib.keys import values
+
+Texts = str | list[str]
+
+
+def Read(type_: Any, read: Any, written: Any = None) -> Any:
+    """A value that one of the functions of values.py reads.
+
+    written: how it may be written, for the schema: a type or a JSON schema; as `type_` if None.
+    """
+    if isinstance(written, dict):
+        return Annotated[type_, BeforeValidator(read), WithJsonSchema(written)]
+    return Annotated[type_, BeforeValidator(read, json_schema_input_type=written or type_)]
+
+
+def Number(type_: type, low: float, high: float | None = None) -> Any:
+    """A finite number (int: a whole one) within limits, both included."""
+    read = partial(values.to_number, low=low, high=high, whole=type_ is int)
+    written = {"type": "integer" if type_ is int else "number", "minimum": low}
+    return Read(type_, read, written if high is None else {**written, "maximum": high})
+
+
+def Choice(literal: Any) -> Any:
+    """One of the words of a Literal, in any case."""
+    read = partial(values.to_choice, known=get_args(literal))
+    return Read(literal, read, bool | literal if "on" in get_args(literal) else literal)
+
+
+def repository(by_form: bool, families: list[str]) -> Any:
+    """A repository of the hub, org/name.
+
+    by_form: {form} may stand in the name, for a repository a form. families: those that may.
+    """
+    if by_form:
+        written = {"type": "string", "pattern": "^[^/@{}]+/[^/@]+$"}
+        return Read(str, values.to_repository_by_form, written)
+    written = {"type": "string", "pattern": "^[^/@]+/[^/@]+$"}
+    return Read(str, partial(values.to_repository, by_form=families), written)
+
+
+Text = Read(str, values.to_text)
+Flag = Read(bool, values.to_flag)
+FileSize = Read(str, values.to_size, {"type": "string", "pattern": "^[0-9]+[MG]$"})
+Sha256 = Read(str, values.to_sha256, {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"})
+TensorType = Read(str, values.to_tensor_type, {"type": "string", "examples": list(TENSOR_BITS)})
+Words = Read(list[str], values.to_words, Texts)
+TextList = Read(list[Text], values.to_list, Texts)
+
+
+class Section(BaseModel):
+    """A mapping of the config: unknown keys are errors, a null is as if left out."""
+
+    # defer_build: only Config and Options are validated by themselves; saves a third of the import.
+    model_config = ConfigDict(extra="forbid", defer_build=True)
+    # Keys that hold sections themselves: with nothing after them they have their defaults.
+    sections: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        if value is None:
+            return {}
+        if isinstance(value, Mapping):
+            return {
+                key: {} if entry is None else entry
+                for key, entry in value.items()
+                if entry is not None or key in cls.sections
+            }
+        keys = ", ".join(cls.model_fields)
+        raise ValueError(f"must be a mapping with keys of {keys}, not {values.show(value)}")
+
+
+def within(annotation: Any) -> type[Section] | None:
+    """The section that a field holds, by itself, in a list or by name; None if it holds none."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    found = map(within, get_args(annotation))
+    return next(filter(None, found), None)

@@ -1,0 +1,103 @@
+"""The unquantized GGUF: a conversion, or a file of the user's own."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from lib.formats.mixture import Dims
+from lib.formats.weights import header_bytes, is_matrix
+from lib.record.artifact import Artifact
+from lib.stages.stage import Memory, Size, Sizes, Stage, Time
+
+QUANTIZED_OUTTYPES = ("q8_0", "tq1_0", "tq2_0")
+OUTTYPE_BITS = {"f32": 32.0, "q8_0": 8.5}
+
+
+class Convert(Stage):
+    """Convert a model directory, with llama.cpp's converter."""
+
+    rule = "convert"
+    column = "gguf"
+    is_long = is_weights = True
+    # The converter maps its input lazily and writes tensor by tensor; a tensor exists as bf16,
+    # float32 and output (1.4 GB in all at 268 MB, measured). 5% covers a layer's experts, which are
+    # stacked before they are written.
+    memory = Memory(2000, 3.0, 4000, 0.05)
+    time = Time(15, 60)
+    output = 1.0
+
+    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+        """Each tensor in its type, and the header."""
+        model, bits = artifact.inputs["model"], outtype_bits(artifact)
+        weights = sizes.weights(model)
+        if weights is None:
+            size = sizes.download(model)
+            return Size(round(size * bits / 16), "lock") if size else None
+        tensors = sizes.tensors(model)
+        data = sum(
+            math.prod(dims) * (bits if is_matrix(name, dims) else 32) / 8
+            for name, dims in tensors.items()
+        )
+        return Size(round(data) + header_bytes(weights, len(tensors)), "tensors")
+
+
+class SourceGguf(Convert):
+    """Link to a GGUF file, and check it."""
+
+    rule = "source_gguf"
+    is_long = False
+
+    def size(self, artifact: Artifact, sizes: Sizes) -> Size:
+        """That of the file."""
+        return Size(os.path.getsize(artifact.file), "tensors")
+
+    def tensors(self, artifact: Artifact, sizes: Sizes) -> dict[str, Dims]:
+        """Those of the file."""
+        from lib.formats.gguf_file import read_gguf  # takes 0.08 s
+
+        return {tensor.name: tensor.shape for tensor in read_gguf(Path(artifact.file)).tensors}
+
+
+STAGES = (Convert(), SourceGguf())
+
+
+def outtype_bits(conversion: Artifact) -> float:
+    """Bits per weight of a conversion's matrices."""
+    return OUTTYPE_BITS.get(conversion.options["outtype"], 16.0)
+
+
+def model_of(conversion: Artifact) -> Artifact:
+    """What tells an unquantized GGUF's tensors: the model's directory, or a file of the user's."""
+    return conversion.inputs.get("model", conversion)
+
+
+def conversion(shared: Any, name: str, model: Any, weights: Artifact | None) -> Artifact:
+    """The GGUF that all quants of a model are made from.
+
+    It is an intermediate, unless the config names it among the quants.
+    """
+    path = f"results/{name}/gguf/{name}-{model.conversion}.gguf"
+    quants, kept = model.gguf.parted(model.conversion)
+    intermediate = bool(quants) and not kept
+    if model.own_gguf:
+        tools = {"llama.cpp": shared.llama_cpp}
+        return shared.own_file(
+            path,
+            "source_gguf",
+            name,
+            model.source,
+            uses=tools,
+            intermediate=intermediate,
+            links=True,
+        )
+    return Artifact(
+        path,
+        "convert",
+        name,
+        {"outtype": model.gguf.outtype, "model_name": name},
+        inputs={"model": weights},
+        **shared.by_llama_cpp(),
+        intermediate=intermediate,
+        temporary="bf16" in shared.config.reclaim and intermediate,
+    )

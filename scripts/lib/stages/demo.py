@@ -1,0 +1,67 @@
+"""The embedded default's own text and models (rules/demo.smk)."""
+
+from typing import Any
+
+from lib.formats.weights import Weights, llama_weights
+from lib.record.artifact import Artifact
+from lib.record.tools import package_version
+from lib.stages.stage import Size, Sizes, Stage, directory_size
+
+PLACE = "resources/demo"
+# What scripts/demo_train.py makes by default.
+SHAPE = {"layers": 4, "hidden": 256, "ffn": 768, "vocabulary": 2048, "heads": 4, "kv_heads": 2}
+TRAINERS = ("torch", "transformers", "sentencepiece")
+
+
+class DemoText(Stage):
+    """Text of the Python library's own documentation."""
+
+    rule = "demo_text"
+    typical = 4_200_000
+
+
+class DemoBase(Stage):
+    """A model of 4 million parameters, trained in minutes."""
+
+    rule = "demo_base"
+
+    def threads(self, size: int) -> int:
+        """Of torch; rules/demo.smk says the same to everybody, as the bytes depend on it."""
+        return 2
+
+    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+        """As any model directory's."""
+        return directory_size(artifact, sizes)
+
+    def weights(self, artifact: Artifact, sizes: Sizes) -> Weights:
+        """Those of the shape that is trained."""
+        return llama_weights(**SHAPE)
+
+
+class DemoFinetune(DemoBase):
+    """The base, trained further with one domain only."""
+
+    rule = "demo_finetune"
+
+
+STAGES = (DemoText(), DemoBase(), DemoFinetune())
+
+
+def text(shared: Any) -> Artifact:
+    """The directory of texts."""
+    versions = {"python": package_version("python")}
+    return shared.once(f"{PLACE}/text", "demo_text", {}, tools=versions, directory=True)
+
+
+def model(shared: Any, name: str) -> Artifact:
+    """`base`, or what was trained from it: `code`, `prose`."""
+    inputs, rule, options = {"text": text(shared)}, "demo_base", {}
+    if name == "text":
+        return inputs["text"]
+    if name != "base":
+        inputs, rule = {"base": model(shared, "base"), **inputs}, "demo_finetune"
+        options = {"domain": name}
+    versions = {tool: package_version(tool) for tool in TRAINERS}
+    return shared.once(
+        f"{PLACE}/{name}", rule, options, inputs=inputs, tools=versions, directory=True
+    )

@@ -1,0 +1,84 @@
+"""Quality of GGUF files, by llama-perplexity: KL divergence from the unquantized model."""
+
+import math
+from typing import Any
+
+from lib.formats.base_logits import base_logits_bytes
+from lib.record.artifact import Artifact
+from lib.stages.convert import model_of
+from lib.stages.stage import Memory, Size, Sizes, Stage, Time, threads_by_size
+
+# Characters of one token: vocabularies of 2,000 words cut finer than those of 100,000.
+BYTES_PER_TOKEN = ((10_000, 2.4), (60_000, 3.3), (math.inf, 3.8))
+USUAL_VOCABULARY = 128_256  # of a model that is not fetched yet
+
+
+class BaseLogits(Stage):
+    """The unquantized model's logits over the text."""
+
+    rule = "base_logits"
+    # As an imatrix: the file is mapped, and every batch reads all of it.
+    memory = Memory(3000, 1.1, 0, 1.1)
+    time = Time(15, 100)
+    tokens = 300_000  # 600 chunks of 512
+    gpu = "whole"
+
+    def threads(self, size: int) -> int:
+        """By the model's size."""
+        return threads_by_size(size)
+
+    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+        """By chunks, context and vocabulary; the number of chunks may be a guess."""
+        tensors = sizes.tensors(model_of(artifact.inputs["gguf"]))
+        vocabulary = tensors.get("token_embd.weight", (0, USUAL_VOCABULARY))[1]
+        context, chunks = artifact.options["context"], artifact.options.get("chunks")
+        per_token = next(size for limit, size in BYTES_PER_TOKEN if vocabulary < limit)
+        available = sizes.now(artifact.inputs["corpus"]).bytes / per_token / context
+        read = max(1, min(chunks or math.inf, math.floor(available)))
+        source = "tensors" if chunks else "guess"
+        return Size(base_logits_bytes(read, context, vocabulary), source)
+
+
+class Evaluate(BaseLogits):
+    """One form against the base logits."""
+
+    rule = "evaluate"
+    column = "evaluated"
+    measures = True
+    bytes_per_weight = 0.5  # it also reads 2-bit files
+    typical = 1_000
+
+    def size(self, artifact: Artifact, sizes: Sizes) -> None:
+        """No formula tells, and it is small."""
+
+
+STAGES = (BaseLogits(), Evaluate())
+
+
+def evaluate(
+    shared: Any, name: str, section: Any, conversion: Artifact, forms: dict[str, Artifact]
+) -> tuple[Artifact, dict[str, Artifact]]:
+    """The base logits of a model, and {form: evaluation}. section: the model's `evaluate`."""
+    options = {"context": section.context, "chunks": section.chunks}
+    base = Artifact(
+        f"results/{name}/evaluation/base.kld",
+        "base_logits",
+        name,
+        options,
+        inputs={"gguf": conversion, "corpus": shared.corpus(section.corpus)},
+        **shared.by_llama_cpp(),
+        intermediate=True,
+        temporary=True,
+    )
+    evaluations = {
+        form: Artifact(
+            f"results/{name}/evaluation/{form}.json",
+            "evaluate",
+            name,
+            {"corpus": section.corpus, **options},
+            inputs={"gguf": gguf, "base": base},
+            **shared.by_llama_cpp(),
+        )
+        for form, gguf in forms.items()
+    }
+    return base, evaluations

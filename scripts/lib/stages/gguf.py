@@ -1,0 +1,159 @@
+"""The family GGUF: a conversion, its importance matrix, its quants and their shards."""
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from lib.keys import values
+from lib.keys.section import Choice, FileSize, Read, Section
+from lib.keys.values import show
+from lib.record.artifact import Artifact
+from lib.stages import convert, evaluation, imatrix, quantize
+from lib.stages.family import Family, Forms, file_entry
+from lib.stages.imatrix import Imatrix
+from lib.stages.quantize import Quant
+
+Outtype = Literal["bf16", "f16", "f32", "q8_0", "tq1_0", "tq2_0", "auto"]
+
+
+class Gguf(Section):
+    """The model as GGUF: the conversion, its imatrix, its quants and their shards."""
+
+    sections = frozenset({"imatrix"})
+
+    outtype: Choice(Outtype) = Field(
+        "bf16",
+        description="Type of the conversion that all quants are made from; the file is named after "
+        "it. `auto`: the 16-bit float type that loses least.",
+    )
+    imatrix: Annotated[
+        Annotated[Imatrix, Tag("<imatrix>")] | Annotated[Literal[False], Tag("<false>")],
+        Discriminator(lambda value: "<false>" if value is False else "<imatrix>"),
+        BeforeValidator(values.to_imatrix, json_schema_input_type=Imatrix | bool | None),
+    ] = Field(
+        False,
+        description="The importance matrix; `true` or nothing after the key means its defaults. "
+        "Left out or false: every quant is static.",
+    )
+    quants: list[Read(Quant, values.to_quant, str | Quant)] = Field(
+        [],
+        description="The quants: types, or mappings with the keys below. The conversion's own type "
+        "(BF16) among them means the conversion itself: it is kept, split and published.",
+    )
+    split_max_size: FileSize | None = Field(
+        None,
+        description="Make shards of at most this size besides the whole files: a whole number and "
+        "M or G (millions or thousands of millions of bytes). What fits into one is linked.",
+    )
+    metadata: Read(
+        dict[str, values.Scalar | list[values.Scalar]], values.to_metadata, dict[str, Any]
+    ) = Field(
+        {}, description="Header fields to set in the finished files, such as `general.license`."
+    )
+
+    def parted(self, conversion: str) -> tuple[list[Quant], bool]:
+        """The quants but for the conversion itself, and whether that is among them."""
+        quants = [quant for quant in self.quants if not quant.is_conversion(conversion)]
+        return quants, len(quants) < len(self.quants)
+
+
+class GgufFamily(Family):
+    """GGUF files, whole or in shards."""
+
+    name, title, phrase = "gguf", "GGUF", " as GGUF for llama.cpp"
+    library, tags = "gguf", ("gguf", "llama.cpp")
+    colours = ("#1f5fbf", "#7fb0ff")
+    section = Gguf
+    made = "Make GGUF files."
+    published = "Repository for the quants, shards and imatrix."
+    needs_safetensors = False
+    stages = (*convert.STAGES, *imatrix.STAGES, *quantize.STAGES, *evaluation.STAGES)
+    quantized = {"convert": False, "source_gguf": False, "quantize": True}
+
+    def corpora(self, model: Any) -> set[str]:
+        """The calibration text of an imatrix that is computed."""
+        found = model.gguf.imatrix
+        return {found.corpus} if found and found.file is None else set()
+
+    def names(self, model: Any) -> list[str]:
+        """The quants' names, and the conversion's."""
+        return [*(quant.name for quant in model.gguf.quants), model.conversion]
+
+    def check(self, checks: Any, at: tuple, name: str, model: Any) -> None:
+        gguf, conversion = model.gguf, model.conversion
+        if gguf.imatrix:
+            imatrix.check(checks, (*at, "imatrix"), gguf.imatrix)
+        if model.own_gguf and "outtype" in gguf.model_fields_set:
+            text = f"needs safetensors, and source is the GGUF file {model.source}"
+            checks.add((*at, "outtype"), text)
+        what = "the source" if model.own_gguf else "the conversion, which is named after outtype"
+        taken, kept = {conversion.lower(): what}, False
+        for index, quant in enumerate(gguf.quants):
+            if quant.name == checks.BAD:
+                continue
+            if quant.is_conversion(conversion) and not kept:
+                kept = True
+                continue
+            here, key = (*at, "quants", index), quant.name.lower()
+            checks.form_name((*here, "name"), quant.name, self)
+            if key in taken:
+                checks.add((*here, "name"), f"{show(quant.name)} is the name of {taken[key]} too")
+            taken.setdefault(key, f"quants[{index}]")
+            quantize.check(checks, here, quant, model)
+            if quant.type == "MXFP4_MOE" and checks.experts(name) == 0:
+                text = "MXFP4_MOE is for mixtures of experts: of this dense model it makes Q8_0"
+                checks.add((*here, "type"), text)
+
+    def make(self, shared: Any, name: str, model: Any, weights: Artifact | None) -> Forms:
+        gguf, outtype = model.gguf, model.conversion
+        quants, kept = gguf.parted(outtype)
+        conversion = convert.conversion(shared, name, model, weights)
+        found = Forms([conversion], {outtype: conversion})
+        matrix = None
+        if gguf.imatrix and any(quant.imatrix for quant in quants):
+            matrix = imatrix.imatrix(shared, name, gguf.imatrix, conversion)
+            found.artifacts.append(matrix)
+        made = {q.name: quantize.quantize(shared, name, q, conversion, matrix) for q in quants}
+        found.forms |= made
+        found.artifacts += made.values()
+        for form, finished in (({outtype: conversion} if kept else {}) | made).items():
+            if gguf.metadata:
+                finished = quantize.label(name, finished, gguf.metadata)
+                found.artifacts.append(finished)
+            if gguf.split_max_size:
+                shards = quantize.split(shared, name, form, finished, gguf.split_max_size)
+                found.artifacts.append(shards)
+                found.shards[form] = shards
+        if model.evaluate is not None:
+            base, found.evaluations = evaluation.evaluate(
+                shared, name, model.evaluate, conversion, found.forms
+            )
+            found.artifacts += [base, *found.evaluations.values()]
+        return found
+
+    def card_options(self, model: Any, forms: dict[str, Artifact]) -> dict[str, Any]:
+        found = model.gguf.imatrix
+        if not any("imatrix" in artifact.inputs for artifact in forms.values()):
+            return {}
+        if found.file:
+            return {"imatrix": {"format": PurePosixPath(found.file).suffix[1:]}}
+        return {"imatrix": found.model_dump(include={"corpus", "chunks", "context", "format"})}
+
+    def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:
+        """The files, with their shards, and the importance matrix: all on main."""
+        labelled = {up.inputs["gguf"]: up for up in made.artifacts if up.rule == "label"}
+        files = []
+        for form, gguf in self.gated(made).items():
+            shards = made.shards[form].path if form in made.shards else None
+            files.append(file_entry(labelled.get(gguf, gguf)) | {"shards": shards})
+        matrices = (up for up in made.artifacts if up.rule in ("imatrix", "imatrix_file"))
+        return {"main": [*files, *map(file_entry, matrices)]}
+
+    def made_from(self, name: str, made: Forms, merge: Artifact | None = None) -> dict[str, str]:
+        """The merge, and the conversion."""
+        conversion = made.artifacts[0].path
+        return super().made_from(name, made, merge) | {PurePosixPath(conversion).name: conversion}
+
+
+FAMILY = GgufFamily()

@@ -1,0 +1,115 @@
+"""Importance matrices: computed by llama-imatrix, or a file of the user's own."""
+
+import os
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lib.keys.section import Choice, Flag, Number, Section, Text
+from lib.keys.values import show
+from lib.record.artifact import Artifact
+from lib.stages.convert import model_of
+from lib.stages.stage import Memory, Size, Sizes, Stage, Time, threads_by_size
+
+SUFFIXES = (".dat", ".gguf")
+
+
+class Imatrix(Section):
+    """An importance matrix: a file of yours, or made by llama-imatrix of the unquantized model."""
+
+    file: Text | None = Field(
+        None,
+        description="A matrix that you have, .dat or .gguf, in place of a computed one; no other "
+        "key beside it.",
+    )
+    corpus: Text = Field("calibration", description="Name of the calibration text in `corpora`.")
+    chunks: Number(int, 1) | None = Field(
+        None, description="Number of chunks of the text to use; all if left out."
+    )
+    context: Number(int, 8) = Field(512, description="Tokens in a chunk.")
+    format: Choice(Literal["dat", "gguf"]) = Field(
+        "dat", description="File format, and the suffix of results/MODEL/imatrix.*."
+    )
+    process_output: Flag = Field(
+        False, description="Collect data for the output tensor too (--process-output)."
+    )
+    parse_special: Flag = Field(
+        False, description="Read special tokens in the text as such (--parse-special)."
+    )
+    batch_size: Number(int, 1) | None = Field(
+        None, description="Logical batch, in tokens (-b); the tool's own if left out."
+    )
+
+
+class ComputeImatrix(Stage):
+    """Compute an importance matrix, with llama-imatrix."""
+
+    rule = "imatrix"
+    column = "imatrix"
+    # llama.cpp maps the file. The pages are cache, but every batch reads all of them: with less
+    # memory than the file a run is as slow as the disk. With -ngl the pages go to the GPU once, yet
+    # a site that counts mapped pages as the job's (JobAcctGatherParams without UsePss) would kill a
+    # smaller request.
+    memory = Memory(3000, 1.1, 0, 1.1)
+    time = Time(15, 100)
+    output = 0.01
+    tokens = 100_000  # 200 chunks of 512
+    gpu = "whole"
+
+    def threads(self, size: int) -> int:
+        """By the model's size."""
+        return threads_by_size(size)
+
+    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+        """A float for each column of each matrix of the layers."""
+        tensors = sizes.tensors(model_of(artifact.inputs["gguf"]))
+        rows = [dims for key, dims in tensors.items() if key.startswith("blk.") and len(dims) > 1]
+        floats = sum(dims[0] * (dims[2] if len(dims) > 2 else 1) for dims in rows)
+        return Size(4 * floats + 34 * len(rows), "tensors") if tensors else None
+
+
+class ImatrixFile(Stage):
+    """Take an importance matrix that is there already."""
+
+    rule = "imatrix_file"
+    column = "imatrix"
+    memory = Memory(1500)
+    time = Time(10, 20)
+    output = 1.0
+
+    def size(self, artifact: Artifact, sizes: Sizes) -> Size:
+        """That of the file."""
+        return Size(os.path.getsize(artifact.file), "tensors")
+
+
+STAGES = (ComputeImatrix(), ImatrixFile())
+
+
+def check(checks: Any, at: tuple, section: Imatrix) -> None:
+    """Report what is wrong with a model's `imatrix`."""
+    if section.file is None:
+        checks.uses_corpus((*at, "corpus"), section.corpus)
+        return
+    checks.file((*at, "file"), section.file)
+    if not section.file.endswith(SUFFIXES):
+        checks.add((*at, "file"), f"{show(section.file)} is neither .dat nor .gguf")
+    for key in sorted(section.model_fields_set - {"file"}):
+        checks.add((*at, key), "has no effect together with file, which is computed already")
+
+
+def imatrix(shared: Any, name: str, section: Imatrix, conversion: Artifact) -> Artifact:
+    """The importance matrix of a model."""
+    if section.file:
+        suffix = PurePosixPath(section.file).suffix
+        path, inputs = f"results/{name}/imatrix{suffix}", {"gguf": conversion}
+        return shared.own_file(path, "imatrix_file", name, section.file, inputs=inputs)
+    options = section.model_dump(exclude={"corpus"}, exclude_defaults=True)
+    return Artifact(
+        f"results/{name}/imatrix.{section.format}",
+        "imatrix",
+        name,
+        {"context": section.context, **options},
+        inputs={"gguf": conversion, "corpus": shared.corpus(section.corpus)},
+        **shared.by_llama_cpp(),
+    )

@@ -1,0 +1,92 @@
+"""Merges, by mergekit."""
+
+from typing import Any
+
+from lib.formats.merge_references import merge_references
+from lib.formats.mixture import Shape
+from lib.formats.weights import DTYPE_BYTES, Weights, layer_ranges, stacked
+from lib.record.artifact import Artifact
+from lib.record.tools import package_version
+from lib.stages.stage import Memory, Size, Sizes, Stage, Time, directory_size
+
+TOOLS = ("mergekit", "torch", "transformers")
+# Methods of mergekit 0.1.5 whose result depends on random_seed: they drop or sample at random.
+DRAWING_METHODS = ("arcee_fusion", "dare_linear", "dare_ties", "della", "della_linear")
+
+
+class Merge(Stage):
+    """Merge models with mergekit."""
+
+    rule = "merge"
+    column = "merge"
+    is_long = is_weights = True
+    # mergekit reads lazily, tensor by tensor, but in every model at once, as float32 with a task
+    # vector each, and keeps up to 5 GB of finished tensors for their shard (ties of three models of
+    # 1.5 GB: 4.4 GB, measured).
+    memory = Memory(2500, 1.5, 10000, 0.12)
+    # ties, three models, two busy cores: 12 MB/s (measured); most methods are faster.
+    time = Time(20, 15)
+    output = 1.0  # of n models it is 1/n of the input, of a stacked one up to all of it
+
+    def threads(self, size: int) -> int:
+        """One number for all: what torch adds up in what order depends on it."""
+        return 4
+
+    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+        """As any model directory's."""
+        return directory_size(artifact, sizes)
+
+    def weights(self, artifact: Artifact, sizes: Sizes) -> Weights | None:
+        """Those of the first model, in the merge's own type; of a stack its layers."""
+        merge, first = artifact.options["merge"], _first(artifact)
+        like = sizes.weights(first) if first else None
+        if like is None:
+            return None
+        written = merge.get("out_dtype") or merge.get("dtype")
+        wide = DTYPE_BYTES.get(written, like.bytes_per_weight)
+        tensors, shape = like.tensors, like.shape
+        if merge.get("slices"):
+            tensors = dict(stacked(merge["slices"], tensors))
+            layers = sum(end - start for start, end in layer_ranges(merge["slices"]))
+            shape = Shape(layers, shape.sharing, shape.experts, shape.family)
+        return Weights(tensors, shape, wide, like.tokenizer, like.side_files)
+
+    def download(self, artifact: Artifact, sizes: Sizes) -> int:
+        """That of the first model."""
+        first = _first(artifact)
+        return sizes.download(first) if first else 0
+
+
+STAGES = (Merge(),)
+
+
+def _first(artifact: Artifact) -> Artifact | None:
+    """The model whose shape the result has."""
+    first = merge_references(artifact.options["merge"])[0].parts[0]
+    return artifact.inputs.get(f"model {first}")
+
+
+def merge(shared: Any, name: str, model: Any) -> Artifact:
+    """A merge of the config; `model` is its section."""
+    parts = (part for found in merge_references(model.merge) for part in found.parts)
+    options: dict[str, Any] = {"merge": model.merge}
+    if model.merge.get("merge_method") in DRAWING_METHODS:
+        options["random_seed"] = model.random_seed
+    if model.allow_pickle:
+        options["allow_pickle"] = True
+    published = model.publish is not None and model.publish.safetensors is not None
+    reclaimed = "safetensors" in shared.config.reclaim and not published
+    return shared.once(
+        f"results/{name}/safetensors",
+        "merge",
+        options,
+        model=name,
+        inputs={
+            f"model {part}": shared.weights(part, model.allow_pickle)
+            for part in dict.fromkeys(parts)
+        },
+        tools={tool: package_version(tool) for tool in TOOLS},
+        directory=True,
+        intermediate=model.has_forms,
+        temporary=reclaimed and model.has_forms,
+    )

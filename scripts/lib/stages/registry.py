@@ -1,0 +1,22 @@
+"""All stages and families. Whatever asks about each of them iterates over these."""
+
+from importlib import import_module
+
+from lib.cards.registry import LINES
+from lib.stages import demo, merge, report, sources, toolchain
+from lib.stages.family import Family
+from lib.stages.stage import Stage
+
+# The family that a merge is by itself, without a section.
+FULL_WEIGHTS = "safetensors"
+FAMILIES: dict[str, Family] = {name: import_module(f"lib.stages.{name}").FAMILY for name in LINES}
+
+_STAGES: list[Stage] = [*toolchain.STAGES, *demo.STAGES, *sources.STAGES, *merge.STAGES]
+_STAGES += [stage for family in FAMILIES.values() for stage in family.stages]
+_STAGES += report.STAGES
+STAGES: dict[str, Stage] = {stage.rule: stage for stage in _STAGES}
+
+
+def family_of(rule: str) -> Family | None:
+    """The family whose forms a rule makes; None where it makes none."""
+    return next((family for family in FAMILIES.values() if rule in family.quantized), None)

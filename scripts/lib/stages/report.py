@@ -1,0 +1,26 @@
+"""The report and the card of a model: they describe what was made, in seconds."""
+
+from lib.stages.stage import Memory, Stage, Time
+
+
+class Report(Stage):
+    """A table, a plot and a page."""
+
+    rule = "report"
+    column = "report"
+    memory = Memory(1500)
+    time = Time(10, 1000)
+    typical = 40_000
+
+
+class Card(Stage):
+    """A model card."""
+
+    rule = "card"
+    column = "report"
+    memory = Memory(1000)
+    time = Time(10, 1000)
+    typical = 4_000
+
+
+STAGES = (Report(), Card())

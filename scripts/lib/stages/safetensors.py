@@ -1,0 +1,35 @@
+"""The family of full weights: a merge, published as it is."""
+
+from typing import Any
+
+from lib.record.artifact import Artifact
+from lib.stages.family import Family, Forms, entry
+
+
+class Safetensors(Family):
+    """The full weights of a merge. They follow from `merge`, so there is no section."""
+
+    name, title, phrase = "safetensors", "Full weights", ": full weights"
+    library = "transformers"
+    colours = ("#59636e", "#9ba6b2")
+    published = "Repository for the merge."
+    quantized = {"merge": False}
+
+    def corpora(self, model: Any) -> set[str]:
+        """None."""
+        return set()
+
+    def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:
+        """Its files, on main."""
+        return {"main": [entry(merge, "") for merge in made.artifacts]}
+
+    def gated(self, made: Forms) -> dict[str, Artifact]:
+        """It is what others are measured against."""
+        return {}
+
+    def made_from(self, name: str, made: Forms, merge: Artifact | None = None) -> dict[str, str]:
+        """Nothing: the merge is what is published."""
+        return {}
+
+
+FAMILY = Safetensors()

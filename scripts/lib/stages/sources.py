@@ -1,0 +1,127 @@
+"""What comes from outside: models and texts."""
+
+import hashlib
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lib.formats.weights import Weights, read_weights
+from lib.hub.lock import Wanted
+from lib.record.artifact import Artifact
+from lib.stages import demo
+from lib.stages.stage import Memory, Size, Sizes, Stage, Time
+
+WEIGHTS = (".safetensors", ".bin")
+
+
+class Source(Stage):
+    """A model's weights, config and tokenizer, as links."""
+
+    rule = "source"
+    memory = Memory(1500)
+    time = Time(10, 20)
+    output = 1.0
+
+    def size(self, artifact: Artifact, sizes: Sizes) -> Size:
+        """Bytes that are still to be fetched from the hub into its cache; 0 for a directory."""
+        locked = sizes.lock.get(reference(artifact))
+        if locked is None:
+            return Size(0, "lock")
+        home = os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser()
+        hub = os.environ.get("HF_HUB_CACHE") or f"{home}/hub"
+        repository = f"models--{locked.repo.replace('/', '--')}"
+        cached = Path(hub, repository, "snapshots", locked.commit)
+        missing = (f.size for name, f in locked.files.items() if not (cached / name).exists())
+        return Size(sum(missing), "lock")
+
+    def weights(self, artifact: Artifact, sizes: Sizes) -> Weights | None:
+        """Those of the directory that it will link to."""
+        place = Path(reference(artifact))
+        if not reference(artifact).startswith((".", "/")) or not (place / "config.json").is_file():
+            return None
+        return read_weights(place)
+
+    def download(self, artifact: Artifact, sizes: Sizes) -> int:
+        """As the lock has it."""
+        locked = sizes.lock.get(reference(artifact))
+        files = locked.files.items() if locked else ()
+        return sum(file.size for name, file in files if name.endswith(WEIGHTS))
+
+
+class Corpus(Stage):
+    """A text, under a path of its own."""
+
+    rule = "corpus"
+    typical = 400_000
+
+    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+        """That of the file, where it is one on this machine."""
+        corpus = sizes.graph.config.corpora[Path(artifact.path).stem]
+        try:
+            return Size(os.path.getsize(corpus.path), "tensors") if corpus.path else None
+        except OSError:
+            return None
+
+
+STAGES = (Source(), Corpus())
+
+
+def reference(artifact: Artifact) -> str:
+    """What a source stands for, as the config writes it."""
+    return next(iter(artifact.sources), "").removeprefix("model ")
+
+
+def source(shared: Any, reference: str, allow_pickle: bool) -> Artifact:
+    """A model from a directory or from the hub."""
+
+    def identity() -> dict[str, str]:
+        if reference.startswith((".", "/", "~")):
+            return shared.contents.directory(reference, allow_pickle)
+        return shared.lock.identity(reference)
+
+    return shared.once(
+        f"resources/models/{slug(reference)}",
+        "source",
+        {"allow_pickle": True} if allow_pickle else {},
+        sources={f"model {reference}": identity},
+        directory=True,
+        links=True,
+    )
+
+
+def slug(reference: str) -> str:
+    """A readable and unique directory name for a model reference: org--name-1f3c9a."""
+    short = hashlib.sha256(reference.encode()).hexdigest()[:6]
+    words = [part for part in Path(reference).parts if part not in ("/", ".", "..", "~")]
+    return f"{'--'.join(words)}-{short}".replace("@", "-at-")
+
+
+def corpus(shared: Any, name: str, suffix: str) -> Artifact:
+    """A text of the config: .txt or .parquet, whatever it comes as."""
+    section = shared.config.corpora[name]
+    options = {"from": PurePosixPath(section.origin()).suffix, "to": suffix}
+    details: dict[str, Any] = {}
+    if section.path and section.path.removeprefix("./").startswith(f"{demo.PLACE}/text/"):
+        details["inputs"] = {"text": demo.text(shared)}
+        options["file"] = PurePosixPath(section.path).name
+    else:
+        details["sources"] = {f"corpus {name}": lambda: corpus_identity(shared, section)}
+    return shared.once(f"resources/corpora/{name}{suffix}", "corpus", options, **details)
+
+
+def corpus_identity(shared: Any, section: Any) -> dict[str, str]:
+    """What decides a text's bytes: its own hash, wherever it comes from."""
+    if section.path:
+        return {"sha256": shared.contents.file(section.path)}
+    if section.url:
+        return {"sha256": section.sha256}
+    return shared.lock.identity(Wanted(section.reference(), "dataset", section.file))
+
+
+def corpus_origin(section: Any) -> list[str]:
+    """Where a text comes from, as the flags of scripts/fetch_corpus.py."""
+    if section.path:
+        return ["--path", section.path]
+    if section.url:
+        return ["--url", section.url, "--sha256", section.sha256]
+    return ["--hub", section.reference(), "--file", section.file]

@@ -1,0 +1,21 @@
+"""The tools: llama.cpp's converter, and what is compiled."""
+
+from lib.record.artifact import Artifact
+from lib.stages.stage import Size, Sizes, Stage
+
+
+class LlamaCpp(Stage):
+    """Compile llama.cpp, once a machine."""
+
+    rule = "llama_cpp"
+
+    def threads(self, size: int) -> int:
+        """Of the compiler."""
+        return 16
+
+    def size(self, artifact: Artifact, sizes: Sizes) -> Size:
+        """Links into the cache that all checkouts share."""
+        return Size(0, "tensors")
+
+
+STAGES = (LlamaCpp(),)
