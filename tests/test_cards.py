@@ -136,9 +136,11 @@ def test_card_and_report_read_their_inputs_and_records_alone(narrow, tmp_path):
 
     (tmp_path / "forms.json").write_text(run("describe_forms.py", str(left)))
     (tmp_path / "about.json").write_text(run("describe_card.py", str(left)))
-    run("card.py", "--forms", "forms.json", "--about", "about.json", "--output", "card.md")
+    (tmp_path / "families.json").write_text(run("describe_families.py"))
+    given = ("--forms", "forms.json", "--families", "families.json")
+    run("card.py", *given, "--about", "about.json", "--output", "card.md")
     outputs = [f"--{kind}={kind}" for kind in ("csv", "svg", "html")]
-    run("report.py", "--model", "Narrow", "--forms", "forms.json", *outputs)
+    run("report.py", "--model", "Narrow", *given, *outputs)
     assert (tmp_path / "card.md").read_text() == readme(narrow)
     assert (tmp_path / "html").read_text() == page(narrow)
     assert "<s>[system]{system_prompt}[user]{prompt}" in readme(narrow)

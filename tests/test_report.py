@@ -12,11 +12,13 @@ from xml.etree import ElementTree
 import pandas
 import pytest
 
-from lib.report import judge as rules
-from lib.report import quality_plot
+from lib.report import judge, quality_plot
 from lib.report.figures import decimal, places
 from lib.report.judge import Figure, Form
+from lib.report.looks import Looks
+from lib.stages.registry import FAMILIES
 
+LOOKS = Looks.of(FAMILIES.values())
 SCRIPT = Path(__file__).parents[1] / "scripts" / "report.py"
 COLUMNS = (
     *("form", "file", "bytes", "bits_per_weight", "kld", "kld_error"),
@@ -41,7 +43,7 @@ SWEEP = {
 def form(name: str, size: float, kld: float | None = None, quantized: bool = True, **more) -> Form:
     return Form(
         name,
-        "gguf",
+        LOOKS["gguf"],
         quantized,
         f"results/M/gguf/M-{name}.gguf",
         int(size),
@@ -97,7 +99,9 @@ def write_inputs(folder: Path, sizes: dict[str, tuple[float, float | None]], mod
 
 
 def run(folder: Path, model: str = "M") -> subprocess.CompletedProcess:
+    (folder / "families.json").write_text(LOOKS.to_json())
     command = [sys.executable, SCRIPT, "--model", model, "--forms", "forms.json"]
+    command += ["--families", "families.json"]
     command += ["--csv", "quality.csv", "--svg", "quality.svg", "--html", "quality.html"]
     # Another hash seed each time: the order of a set must not reach the bytes.
     environment = {**os.environ, "PYTHONHASHSEED": str(len(folder.name) + 1)}
@@ -209,12 +213,12 @@ def test_pareto_front_keeps_equals_and_leaves_out_the_beaten_and_the_unmeasured(
         form("unmeasured", 5),
         form("noise-above-b", 25, 0.1001),
     ]
-    assert names(rules.pareto_front(found)) == ["a", "a-twin", "b"]
+    assert names(judge.pareto_front(found)) == ["a", "a-twin", "b"]
 
 
 def test_a_slightly_negative_kld_is_no_better_than_zero():
     found = [form("F16", 10, 0.0), form("BF16", 12, -1e-6, False)]
-    assert names(rules.pareto_front(found)) == ["F16"]
+    assert names(judge.pareto_front(found)) == ["F16"]
 
 
 @pytest.mark.parametrize(
@@ -223,34 +227,34 @@ def test_a_slightly_negative_kld_is_no_better_than_zero():
 )
 def test_the_lowest_kld_that_fits_is_recommended(memory, expected):
     found = [form(n, size * 1e9, kld) for n, (size, kld) in SWEEP.items() if "bpw" not in n]
-    assert rules.recommend(found, memory).name == expected
+    assert judge.recommend(found, memory).name == expected
 
 
 def test_headroom_is_kept_for_the_context():
-    at_the_limit = int(rules.room(8))
+    at_the_limit = int(judge.room(8))
     assert at_the_limit < 8 * 2**30 * 0.9
-    assert rules.recommend([form("fits", at_the_limit)], 8).name == "fits"
-    assert rules.recommend([form("does-not", at_the_limit + 1)], 8) is None
+    assert judge.recommend([form("fits", at_the_limit)], 8).name == "fits"
+    assert judge.recommend([form("does-not", at_the_limit + 1)], 8) is None
 
 
 def test_of_equal_kld_the_smaller_is_recommended():
     found = [form("large", 5e9, 0.01), form("small", 4e9, 0.01)]
-    assert rules.recommend(found, 8).name == "small"
+    assert judge.recommend(found, 8).name == "small"
 
 
 def test_measured_forms_go_before_larger_unmeasured_ones():
     found = [form("measured", 4e9, 0.01), form("unmeasured", 6e9)]
-    assert rules.recommend(found, 8).name == "measured"
+    assert judge.recommend(found, 8).name == "measured"
 
 
 def test_without_measurements_the_largest_that_fits_is_recommended():
     found = [form("a", 4e9), form("b", 6e9), form("c", 60e9)]
-    assert [rules.recommend(found, m).name for m in (8, 80)] == ["b", "c"]
+    assert [judge.recommend(found, m).name for m in (8, 80)] == ["b", "c"]
 
 
 def test_sizes_of_memory_with_the_same_answer_are_one_line():
     found = [form("Q4", 4e9, 0.03), form("Q8", 8e9, 0.001), form("BF16", 16e9, 0.0, False)]
-    lines = [(rules.memory_text(sizes), pick.name) for sizes, (pick,) in rules.by_memory([found])]
+    lines = [(judge.memory_text(sizes), pick.name) for sizes, (pick,) in judge.by_memory([found])]
     assert lines == [("8 GB", "Q4"), ("12 to 16 GB", "Q8"), ("24 GB and more", "BF16")]
 
 
@@ -260,18 +264,18 @@ def test_choices_of_a_sweep():
         for n, (size, kld) in SWEEP.items()
         if n != "BF16"
     ]
-    picked = {choice.title: choice.form.name for choice in rules.choices(found)}
+    picked = {choice.title: choice.form.name for choice in judge.choices(found)}
     assert picked == {"Small": "IQ3_M", "Balanced": "IQ4_XS", "Nearly lossless": "Q6_K"}
 
 
 def test_a_form_that_answers_two_questions_is_given_once():
-    (small, lossless) = rules.choices([form("Q4", 600, 0.02), form("Q8", 1100, 0.001)])
+    (small, lossless) = judge.choices([form("Q4", 600, 0.02), form("Q8", 1100, 0.001)])
     assert (small.form.name, small.title, small.also) == ("Q4", "Small", ["Balanced"])
     assert (lossless.form.name, lossless.title) == ("Q8", "Nearly lossless")
 
 
 def test_a_poor_best_form_is_not_called_nearly_lossless():
-    titles = [choice.title for choice in rules.choices([form("Q2", 300, 0.4)])]
+    titles = [choice.title for choice in judge.choices([form("Q2", 300, 0.4)])]
     assert "Nearly lossless" not in titles
 
 
@@ -287,7 +291,7 @@ def test_a_poor_best_form_is_not_called_nearly_lossless():
     ids=["no forms", "unquantized alone", "unmeasured", "twins", "no loss at all"],
 )
 def test_odd_cases_are_drawn_and_answered(found):
-    rules.choices(found)
+    judge.choices(found)
     for standalone, width in ((True, 960), (False, 390)):
         drawn = quality_plot.draw("M", found, width, 600, standalone)
         ElementTree.fromstring(drawn)

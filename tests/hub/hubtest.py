@@ -45,6 +45,13 @@ class Workdir:
             capture_output=True, timeout=120, check=False,
         )  # fmt: skip
 
+    def card(self, forms: object, about: object, output: str):
+        """Run scripts/card.py, with the families that describe_families.py prints."""
+        families = self.path / "families.json"
+        families.write_text(ok(self.run("describe_families.py")))
+        given = ("--forms", forms, "--about", about, "--families", families)
+        return self.run("card.py", *given, "--output", output)
+
     def lock(self, *refs: str | dict, args: tuple = (), **env: str):
         wanted = [{"ref": ref} if isinstance(ref, str) else ref for ref in refs]
         return self.run("hub_lock.py", "--wanted", "-", *args, stdin=json.dumps(wanted), **env)

@@ -104,7 +104,7 @@ def forms(tmp_path) -> Path:
 def write(workdir, forms, about, kind="gguf"):
     path = workdir.path / "about.json"
     path.write_text(json.dumps({"families": [kind], **about}))
-    return workdir.run("card.py", "--forms", forms, "--about", path, "--output", "README.md")
+    return workdir.card(forms, path, "README.md")
 
 
 def test_card_tells_all_that_a_reader_and_the_hub_need(workdir, forms, about):
