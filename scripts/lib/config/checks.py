@@ -88,7 +88,7 @@ class Checks:
     def _file(self, at: KeyPath, path: str) -> None:
         if path.startswith("~"):
             self._add(at, f"{show(path)}: ~ is not expanded here; write the path in full")
-        elif _is_demo(path) or os.path.isfile(self._place(path)):
+        elif is_demo(path) or os.path.isfile(self._place(path)):
             return
         elif os.path.isdir(self._place(path)):
             self._add(at, f"{show(path)} is a directory, not a file")
@@ -99,7 +99,7 @@ class Checks:
         """A file with text in it."""
         self._file(at, path)
         place = Path(self._place(path))
-        if path.endswith(SUFFIXES) and not _is_demo(path) and place.is_file():
+        if path.endswith(SUFFIXES) and not is_demo(path) and place.is_file():
             try:
                 wrong = fault(place)
             except OSError as error:
@@ -248,11 +248,11 @@ class Checks:
         if kind == "model" and text in self.models:
             return
         if kind == "directory":
-            if not _is_demo(text) and not os.path.isdir(self._place(text)):
+            if not is_demo(text) and not os.path.isdir(self._place(text)):
                 self._add(at, f"no directory {show(text)} in {self.workdir}")
-            elif not _is_demo(text) and not os.path.isfile(self._place(f"{text}/{needed}")):
+            elif not is_demo(text) and not os.path.isfile(self._place(f"{text}/{needed}")):
                 self._add(at, f"{show(text)} has no {needed}, so it is no model directory")
-            elif not _is_demo(text):
+            elif not is_demo(text):
                 try:
                     model_files(Path(self._place(text)), self.config.models[at[1]].allow_pickle)
                 except ModelFilesError as error:
@@ -444,7 +444,8 @@ def _listed(words: list[str]) -> str:
     return ", ".join(words) or "none"
 
 
-def _is_demo(path: str) -> bool:
+def is_demo(path: str) -> bool:
+    """Whether a path lies where the workflow makes the embedded default's models and texts."""
     plain = os.path.normpath(path)
     return plain == DEMO or plain.startswith(DEMO + os.sep)
 

@@ -437,3 +437,7 @@ class Options(Section):
     def models(self) -> list[str] | None:
         """The models to look at; None for all."""
         return self.model or None
+
+    def skipped(self) -> list[str]:
+        """The families, by their section of a model, that this run leaves out."""
+        return ["exl2"] if self.exl2 == "skip" else []

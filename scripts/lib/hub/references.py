@@ -23,11 +23,10 @@ def corpora(model: Any) -> set[str]:
     return {section.corpus for section in sections if section}
 
 
-def hub_sources(config: Any, names: Iterable[str] | None = None) -> list[Wanted]:
-    """Every hub reference that these models (None: all) come from, and those of their corpora."""
-    found: list[Wanted] = []
+def leaves(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
+    """The leaves of these models' trees, each once: (directory or hub id, pickles are allowed)."""
+    found: list[tuple[str, bool]] = []
     seen: set[str] = set()
-    used: set[str] = set()
 
     def visit(name: str) -> None:
         if name in seen:
@@ -37,14 +36,22 @@ def hub_sources(config: Any, names: Iterable[str] | None = None) -> list[Wanted]
         for part in parts(model):
             if part in config.models:
                 visit(part)
-            elif parse(part):
-                found.append(Wanted(part, allow_pickle=model.allow_pickle))
+            else:
+                found.append((part, model.allow_pickle))
 
-    for name in config.models if names is None else names:
+    for name in names:
         visit(name)
-        used |= corpora(config.models[name])
+    return list(dict.fromkeys(found))
+
+
+def hub_sources(config: Any, names: Iterable[str] | None = None) -> list[Wanted]:
+    """Every hub reference that these models (None: all) come from, and those of their corpora."""
+    names = list(config.models if names is None else names)
+    found = [
+        Wanted(ref, allow_pickle=pickle) for ref, pickle in leaves(config, names) if parse(ref)
+    ]
+    used = set().union(*(corpora(config.models[name]) for name in names))
     for name, corpus in config.corpora.items():
         if name in used and corpus.hub:
-            ref = f"{corpus.hub}@{corpus.revision}" if corpus.revision else corpus.hub
-            found.append(Wanted(ref, "dataset", corpus.file))
+            found.append(Wanted(corpus.reference(), "dataset", corpus.file))
     return list(dict.fromkeys(found))

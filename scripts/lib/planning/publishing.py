@@ -12,7 +12,7 @@ from typing import Any
 from lib.config.repositories import Repository, repositories
 from lib.hub.license import combine, front_matter, of_facts
 from lib.hub.lock import Lock
-from lib.hub.references import parts
+from lib.hub.references import leaves
 from lib.stages.families import FAMILIES, families_of
 
 UNQUANTIZED = ("convert", "source_gguf")
@@ -81,17 +81,8 @@ def local_card_options(
 
 def bases(config: Any, lock: Lock, name: str) -> list[dict[str, Any]]:
     """The models at the leaves of a model's tree, in order, with what their own cards say."""
-    found: dict[str, dict[str, Any]] = {}
-
-    def visit(reference: str) -> None:
-        if reference in config.models:
-            for part in parts(config.models[reference]):
-                visit(part)
-        elif reference not in found:
-            found[reference] = base(reference, lock)
-
-    visit(name)
-    return list(found.values())
+    references = dict.fromkeys(reference for reference, _ in leaves(config, [name]))
+    return [base(reference, lock) for reference in references]
 
 
 def base(reference: str, lock: Lock) -> dict[str, Any]:
