@@ -101,12 +101,16 @@ def base(reference: str, lock: Lock) -> dict[str, Any]:
 
 
 def license_note(config: Any, lock: Lock, name: str) -> str:
-    """A line for the plan where the licenses of the model's tree are not one; else empty."""
+    """A sentence for the plan where the licenses of a model's tree are not one; else empty.
+
+    Nothing is said of a model that is only converted and quantized here: its license is its own.
+    """
     model = config.models[name]
-    wanted = of_facts({key: getattr(model.publish, key) for key in CARD_FACTS[:3]})
+    if model.merge is None and model.publish is None:
+        return ""
+    facts = {key: getattr(model.publish, key, None) for key in CARD_FACTS[:3]}
     leaves = {leaf["reference"]: of_facts(leaf) for leaf in bases(config, lock, name)}
-    note = combine(leaves, wanted).note
-    return f"{name}: {note}" if note else ""
+    return combine(leaves, of_facts(facts)).note
 
 
 def max_file_size(model: Any) -> int:
