@@ -30,10 +30,11 @@ from huggingface_hub.utils import hf_raise_for_status
 
 from check_imatrix import ImatrixError, read_imatrix
 from lib.config.checks import is_demo, is_gguf_file
-from lib.config.load import Config, LlamaCpp, Model, merge_references
 from lib.config.repositories import repositories
+from lib.config.schema import Config, LlamaCpp, Model
 from lib.formats.exllamav2 import Exl2Error, check_measurement
 from lib.formats.gguf_file import GgufError
+from lib.formats.merge_references import merge_references
 from lib.formats.model_files import model_files
 from lib.hub import client as hub
 from lib.hub.hubref import parse
@@ -127,7 +128,7 @@ class Preflight(Inspector):
     """
 
     def __init__(
-        self, session: Session, names: list[str], cuda: bool | None, publish: bool = True
+        self, session: Session, names: list[str], cuda: bool | None, publish: bool
     ) -> None:
         self.cuda, self.lock, self.api = cuda, session.graph.lock, HfApi()
         self.skipped = session.options.skipped()
@@ -139,7 +140,7 @@ class Preflight(Inspector):
 
     def run(self) -> list[Row]:
         """Every row; what asks the hub runs side by side."""
-        # Where one model takes pickles and another does not, sorting lets the first decide.
+        # Sorted: of a model that one takes with pickles and another without, the former stays.
         sources = dict(sorted(leaves(self.whole, self.names)))
         checks: list[Callable[[], Row]] = [
             *(partial(self.source, reference, pickle) for reference, pickle in sources.items()),
@@ -254,11 +255,16 @@ class Preflight(Inspector):
             if base and model.merge and (model.merge.get("slices") or model.merge.get("modules")):
                 return {key: value for key, value in base.items() if key not in LAYERS}
             return base
-        path = self.file(reference, "config.json")
-        if path is None:
-            return None
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {**found.get("text_config", {}), **found}
+        found = self.document(reference, "config.json")
+        return None if found is None else {**found.get("text_config", {}), **found}
+
+    def document(self, reference: str, name: str) -> dict[str, Any] | None:
+        """A JSON file of a leaf; None where it is not to be had, or cannot be read as such."""
+        path = self.file(reference, name)
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path else None
+        except ValueError:
+            return None  # the step that reads it says so
 
     def file(self, reference: str, name: str) -> Path | None:
         """A small file of a leaf; fetched when it is not cached. None where it is not to be had."""
@@ -325,10 +331,9 @@ class Preflight(Inspector):
         """{number: token} of a model's tokenizer.json; None where it has none."""
         while reference in self.models:
             reference = parts(self.models[reference])[0]
-        path = self.file(reference, "tokenizer.json")
-        if path is None:
+        document = self.document(reference, "tokenizer.json")
+        if document is None:
             return None
-        document = json.loads(path.read_text(encoding="utf-8"))
         vocabulary = (document.get("model") or {}).get("vocab") or {}
         pairs = vocabulary.items() if isinstance(vocabulary, dict) else ()
         found = {number: token for token, number in pairs}

@@ -40,11 +40,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Imatrix:
-    """entries by tensor name; chunks of text that it was computed on; the texts' paths."""
+    """entries: by tensor name. chunks: of the text, on which it was computed."""
 
     entries: dict[str, Entry]
     chunks: int
-    datasets: list[str]
 
 
 def read_imatrix(path: Path) -> Imatrix:
@@ -70,8 +69,7 @@ def _read_gguf(path: Path) -> Imatrix:
             entries[name] = Entry(arrays[f"{name}.in_sum2"], arrays[f"{name}.counts"])
         except KeyError:
             raise ImatrixError(f"{path}: sums and counts of {name} do not match up") from None
-    chunks = file.metadata.get("imatrix.chunk_count", 0)
-    return Imatrix(entries, chunks, file.metadata.get("imatrix.datasets", []))
+    return Imatrix(entries, file.metadata.get("imatrix.chunk_count", 0))
 
 
 def _read_dat(path: Path) -> Imatrix:
@@ -100,10 +98,10 @@ def _read_dat(path: Path) -> Imatrix:
             values = np.frombuffer(take(4 * integer()), "<f4")
             entries[name] = Entry(values, np.array([calls]))
         chunks = integer()
-        datasets = [take(integer()).decode("utf-8", errors="replace")]
+        take(integer())  # the text's path
     except struct.error:
         raise ImatrixError(f"{path}: not an importance matrix, or cut off") from None
-    return Imatrix(entries, chunks, datasets)
+    return Imatrix(entries, chunks)
 
 
 def check(matrix: Imatrix, model: GgufFile) -> list[str]:

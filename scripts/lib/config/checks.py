@@ -184,7 +184,7 @@ class Checks:
             got = "both" if given else "neither"
             self._add(at, f"exactly one of merge and source must be given, not {got}")
         if model.source is not None and is_gguf_file(model.source):
-            self._gguf_source(at, raw, model)
+            self._gguf_source(at, model)
         elif model.source is not None:
             self._source((*at, "source"), model.source)
         if model.merge is not None:
@@ -209,7 +209,7 @@ class Checks:
         else:
             self._reference(at, source, "config.json")
 
-    def _gguf_source(self, at: KeyPath, raw: Mapping[str, Any], model: Model) -> None:
+    def _gguf_source(self, at: KeyPath, model: Model) -> None:
         """A GGUF file as a model: what it is, and what cannot be made of it.
 
         (`publish.safetensors` is refused of all that is no merge.)

@@ -23,26 +23,7 @@ from lib.config.schema import (
     Quant,
     Section,
 )
-from lib.formats.merge_references import merge_references, substitute_references
 from lib.keys.values import show, suggestion
-
-__all__ = [
-    "Config",
-    "ConfigError",
-    "Corpus",
-    "Evaluate",
-    "Exl2",
-    "Gguf",
-    "Imatrix",
-    "LlamaCpp",
-    "Model",
-    "Options",
-    "Publish",
-    "Quant",
-    "load",
-    "merge_references",
-    "substitute_references",
-]
 
 KeyPath = tuple[Any, ...]
 SECTIONS: dict[str, type[Section]] = {

@@ -12,8 +12,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lib.config.load import Config, Corpus, Model, Quant, merge_references
 from lib.config.repositories import repositories
+from lib.config.schema import Config, Corpus, Model, Quant
+from lib.formats.merge_references import merge_references
 from lib.hub.lock import Lock, Wanted
 from lib.planning.publishing import PLOT, card_options, local_card_options
 from lib.record import recipe as recipes

@@ -16,7 +16,8 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
 
-from lib.config.load import Config, ConfigError, Options, load
+from lib.config.load import ConfigError, load
+from lib.config.schema import Config, Options
 from lib.formats.model_files import ModelFilesError
 from lib.hub.lock import Lock, LockError, lock_missing
 from lib.hub.references import hub_sources
