@@ -36,10 +36,11 @@ rule preflight:
     conda:
         "../envs/quantmill.yaml"
     params:
-        request=lambda wildcards: session.preflight_file(workflow.local_exec),
+        config=lambda wildcards: session.leave_config(),
+        cluster=lambda wildcards: [] if workflow.local_exec else ["--cluster"],
     shell:
         r"""
-        script ask_preflight.py --config-json {params.request:q} | tee {log:q}
+        script ask_preflight.py --config {params.config:q} {params.cluster:q} | tee {log:q}
         """
 
 

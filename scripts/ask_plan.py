@@ -5,8 +5,10 @@ from pathlib import PurePosixPath
 
 from lib.forecast.outlook import Outlook, forecast
 from lib.formats.fallbacks import Fallbacks, sentence
+from lib.planning.publishing import license_note
 from lib.record.artifact import Artifact
 from lib.run.answers import chosen, columns, open_session, parser, short, wrapped
+from lib.run.session import Session
 from lib.stages.registry import STAGES
 from lib.units import count, human
 
@@ -28,6 +30,7 @@ def main() -> None:
         return
     outlook = forecast(session.graph, building, arguments.cores)
     said = [*table(outlook), "", *totals(outlook, arguments.cores), *fallbacks(outlook)]
+    said += licenses(session, outlook)
     print("\n".join(said))
     if not outlook.fits:
         print(f"\n{outlook.refusal(session.config.reclaim)}")
@@ -114,16 +117,20 @@ def fallbacks(outlook: Outlook) -> list[str]:
             name = PurePosixPath(artifact.path).stem.removeprefix(f"{artifact.model}-")
             models.setdefault(artifact.model, {})[name] = found
     said = {model: sentence(quants) for model, quants in models.items()}
-    return [
-        line
-        for model, text in said.items()
-        for line in textwrap.wrap(
-            f"types {model}: {text}" if text else "",
-            width=98,
-            subsequent_indent="      ",
-            break_on_hyphens=False,
-        )
-    ]
+    return [line for model, text in said.items() for line in noted("types", model, text)]
+
+
+def licenses(session: Session, outlook: Outlook) -> list[str]:
+    """Where the licenses that a model comes from are not one, for a person to judge."""
+    names = dict.fromkeys(artifact.model for artifact in outlook.artifacts if artifact.model)
+    notes = {name: license_note(session.config, session.graph.lock, name) for name in names}
+    return [line for name, text in notes.items() for line in noted("license", name, text)]
+
+
+def noted(label: str, model: str, text: str) -> list[str]:
+    """A sentence on a model, over as many lines as it needs; no line where there is none."""
+    line = f"{label} {model}: {text}" if text else ""
+    return textwrap.wrap(line, width=98, subsequent_indent=" " * 6, break_on_hyphens=False)
 
 
 def spent(outlook: Outlook, group: list[Artifact]) -> float | None:

@@ -93,11 +93,11 @@ def compiled(options: dict, version: str, jobs: int) -> Path:
     with open(home.with_name(f"{home.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two working directories may want it at once
         if not (home / "complete").exists():
-            compile_tools(home, flags, jobs, cuda)
+            compile_tools(home, flags, jobs)
     return home
 
 
-def compile_tools(home: Path, flags: list[str], jobs: int, cuda: bool) -> None:
+def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
     """Compile into `home`, which is marked complete last."""
     for program, advice in (
         ("cmake", "pip install -r requirements.txt brings it"),

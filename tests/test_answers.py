@@ -125,6 +125,24 @@ def test_a_build_that_cannot_fit_is_refused_before_it_starts(tmp_path):
     assert "IT DOES NOT FIT" in ask(project, "plan")
 
 
+def test_the_plan_says_where_the_licenses_of_a_merge_are_to_be_judged(tmp_path):
+    (tmp_path / "config").mkdir()
+    files = {"model.safetensors": {"sha256": "0" * 64, "size": 10**6}}
+    licenses = {"org/free": "apache-2.0", "org/bound": "llama3.3"}
+    lock = {n: {"commit": "1" * 40, "files": files, "license": lic} for n, lic in licenses.items()}
+    (tmp_path / "config/sources.lock.yaml").write_text(json.dumps({"models": lock}))
+    merge = {"merge_method": "linear", "dtype": "bfloat16"}
+    merge["models"] = [{"model": name, "parameters": {"weight": 1}} for name in licenses]
+    models = {"Mix": {"merge": merge}, "Free": {"source": "org/free", "gguf": {}}}
+    models["Mine"] = {"source": "org/bound", "gguf": {}}
+    said = " ".join(ask(Project(tmp_path, {"models": models}), "plan").split())
+    assert (
+        "license Mix: other, because its models have different or no licenses "
+        "(org/bound: llama3.3, org/free: apache-2.0)"
+    ) in said
+    assert said.count("license ") == 1
+
+
 def flip(path) -> None:
     data = bytearray(path.read_bytes())
     data[-7] ^= 255

@@ -112,7 +112,9 @@ def test_an_imatrix_of_another_model_is_refused_before_the_conversion(p):
     model(p, gguf={"imatrix": {"file": "./own/mine.dat"}}, source="./m/code")
     said = p.run(check=False)
     assert "models.Plain.gguf.imatrix.file  ./own/mine.dat: 14 entries" in said
-    assert "3 layers, the model has 2" in said and "build   " not in said
+    assert "3 layers, the model has 2\npreflight: 1 problem\n(--config ignore_pre" in said
+    assert said.endswith("(--config ignore_preflight=true builds all the same)\n")
+    assert "build   " not in said
     said = p.run("--config", "ignore_preflight=true", check=False)
     assert (
         "check_imatrix: models.Plain.gguf.imatrix.file: ./own/mine.dat: it has an entry "

@@ -46,7 +46,7 @@ def test_a_second_working_directory_does_not_compile_again(
 def test_without_a_compiler_one_line_says_what_to_install(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(install_llama_cpp, "program_there", lambda name: name != "c++")
     with pytest.raises(SystemExit) as end:
-        install_llama_cpp.compile_tools(tmp_path / "home", [], 1, cuda=False)
+        install_llama_cpp.compile_tools(tmp_path / "home", [], 1)
     assert "no c++ here; install a C++ compiler" in str(end.value) and "llama_cpp.path" in str(
         end.value
     )

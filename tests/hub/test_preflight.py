@@ -18,11 +18,6 @@ def tokenizer(*tokens: str) -> bytes:
     return json.dumps({"model": {"vocab": vocabulary}, "added_tokens": []}).encode()
 
 
-def model(**over) -> dict:
-    empty = dict.fromkeys(("merge", "source", "gguf", "exl2", "evaluate", "publish"))
-    return empty | {"allow_pickle": False} | over
-
-
 @pytest.fixture
 def partners(hub):
     """Two models on the hub that fit together."""
@@ -30,29 +25,27 @@ def partners(hub):
     return [hub.add_repo(f"acme/{name}", files) for name in ("base", "tuned")]
 
 
-def preflight(workdir, models: dict, corpora: dict | None = None, token: str = "", **given):
-    path = workdir.path / "resolved.json"
-    config = {"models": models, "corpora": corpora or {}}
-    path.write_text(json.dumps({"config": config, **given}))
-    return workdir.run("ask_preflight.py", "--config-json", path, HF_TOKEN=token)
+def preflight(workdir, models: dict, *flags: str, corpora: dict | None = None, token="", **given):
+    """Run it on a machine without a GPU. given: options, as `--config` has them."""
+    path = workdir.path / "config.json"
+    path.write_text(json.dumps({"models": models, "corpora": corpora or {}, **given}))
+    command = ("ask_preflight.py", "--config", path, *flags)
+    return workdir.run(*command, HF_TOKEN=token, PATH=str(workdir.home))
 
 
 def test_good_config_passes_and_says_what_will_be_fetched(workdir, hub, partners):
     ok(workdir.lock("acme/base", "acme/tuned"))
-    models = {"Mix": model(merge=MERGE, gguf={"imatrix": False})}
-    models["Mix"]["publish"] = {"gguf": "acme/Mix-GGUF"}
-    models["Mix"]["evaluate"] = {"corpus": "text"}
+    mix = {"merge": MERGE, "gguf": {"imatrix": False}, "evaluate": {"corpus": "text"}}
+    mix["publish"] = {"gguf": "acme/Mix-GGUF"}
     hub.plain["a.txt"] = b"a"
     corpora = {"text": {"url": f"{hub.url}/plain/a.txt", "sha256": "0" * 64}}
-    disk = {"needed": 1e9, "free": 2e9}
-    said = ok(preflight(workdir, models, corpora, token="hf_alice", disk=disk))
+    said = ok(preflight(workdir, {"Mix": mix}, corpora=corpora, token="hf_alice"))
     for part in (
         "acme/tuned             to be fetched: 0.00 GB",
         "its 2 models fit together",
         "corpus text            to be fetched",
         "LlamaForCausalLM: known to the converter",
         "publish acme/Mix-GGUF  will be made",
-        "1.0 GB needed, 2.0 GB free",
     ):
         assert part in said, said
 
@@ -65,52 +58,52 @@ def test_every_problem_is_told_at_once(workdir, hub, partners):
     }
     tuned.commit("main", files)
     base.commit("main", base.files() | {"config.json": config_json(architectures=["NewForLM"])})
-    ok(workdir.lock("acme/base", "acme/tuned"))
-    base.gated = True
+    text = hub.add_repo("acme/text", {"a.parquet": b"x"}, "dataset")
+    dataset = {"ref": "acme/text", "kind": "dataset", "file": "a.parquet"}
+    ok(workdir.lock("acme/base", "acme/tuned", dataset))
+    base.gated = text.gated = True
     hub.add_repo("other/taken", {})
-    hub.add_repo("acme/text", {"a.txt": b"x"}, "dataset")
-    models = {
-        "Mix": model(merge=MERGE, gguf={"imatrix": {"corpus": "calibration"}}, exl2={"bits": [4]}),
-        "Local": model(source="./none"),
-        "New": model(source="acme/unlocked"),
-    }
-    models["Mix"]["publish"] = {"gguf": "other/taken", "exl2": "other/new-{form}"}
-    models["Mix"]["evaluate"] = {"corpus": "evaluation"}
+    mix = {"merge": MERGE, "gguf": {"imatrix": {"corpus": "calibration"}}, "exl2": {"bits": [4]}}
+    mix["publish"] = {"gguf": "other/taken", "exl2": "other/new-{form}"}
+    mix["evaluate"] = {"corpus": "evaluation"}
     corpora = {
         "calibration": {"url": f"{hub.url}/plain/none.txt", "sha256": "0" * 64},
-        "evaluation": {"hub": "acme/text", "file": "a.txt"},
+        "evaluation": {"hub": "acme/text", "file": "a.parquet"},
     }
-    given = {"cuda": False, "disk": {"needed": 3e9, "free": 2e9}}
-    done = preflight(workdir, models, corpora, token="hf_bob", **given)
-    assert "problems" in refused(done)
+    done = preflight(workdir, {"Mix": mix}, corpora=corpora, token="hf_bob")
+    assert refused(done) == "preflight: 9 problems\n"
     for part in (
         "acme/base: gated; logged in as bob",
-        "acme/unlocked",
-        "none: there is no such directory",
         "hidden_size is 512 in acme/tuned, 256 in acme/base",
         "vocab_size is 3 in acme/tuned, 2 in acme/base; give tokenizer_source",
         "NewForLM: the converter of this llama.cpp does not know it",
         "other/taken: no right to write there; logged in as bob",
         "publish other/new-4.0bpw  no right to make it under other",
         "none.txt: the server says 404",
-        "corpus evaluation",
+        "corpus evaluation         dataset acme/text: gated",
         "EXL2 needs a CUDA GPU",
-        "3.0 GB needed, 2.0 GB free",
     ):
         assert part in done.stdout, f"{part!r} is missing\n{done.stdout}"
+    assert "EXL2" not in preflight(workdir, {"Mix": mix}, "--cluster", corpora=corpora).stdout
+
+
+@pytest.mark.parametrize(("source", "words"), [("./none", "no directory"), ("a/none", "not there")])
+def test_a_source_that_is_nowhere_is_named_before_the_rest_is_looked_at(workdir, source, words):
+    said = refused(preflight(workdir, {"New": {"source": source, "gguf": {}}}))
+    assert source in said and words in said
 
 
 def test_vocabularies_of_one_size_that_differ_need_a_tokenizer_source(workdir, hub, partners):
     tuned = partners[1]
     tuned.commit("main", tuned.files() | {"tokenizer.json": tokenizer("a", "z")})
     ok(workdir.lock("acme/base", "acme/tuned"))
-    done = preflight(workdir, {"Mix": model(merge=MERGE)})
+    done = preflight(workdir, {"Mix": {"merge": MERGE}})
     assert refused(done)
     assert (
         "the vocabularies differ in 1 token: 1 is 'b' in acme/base, 'z' in acme/tuned"
         in done.stdout
     )
-    ok(preflight(workdir, {"Mix": model(merge=MERGE | {"tokenizer_source": "base"})}))
+    ok(preflight(workdir, {"Mix": {"merge": MERGE | {"tokenizer_source": "base"}}}))
 
 
 def test_merge_of_a_merge_is_judged_by_what_it_is_made_from(workdir, hub, partners):
@@ -118,9 +111,22 @@ def test_merge_of_a_merge_is_judged_by_what_it_is_made_from(workdir, hub, partne
     hub.add_repo("acme/deep", files)
     ok(workdir.lock("acme/base", "acme/tuned", "acme/deep"))
     again = {"merge_method": "linear", "models": [{"model": "Mix"}, {"model": "acme/deep"}]}
-    done = preflight(workdir, {"Mix": model(merge=MERGE), "Again": model(merge=again)})
+    done = preflight(workdir, {"Mix": {"merge": MERGE}, "Again": {"merge": again}})
     assert refused(done)
     assert "num_hidden_layers is 8 in acme/deep, 4 in Mix" in done.stdout
+
+
+def test_of_a_model_that_only_a_merge_needs_no_text_is_asked_for(workdir, hub, partners):
+    ok(workdir.lock("acme/base", "acme/tuned"))
+    mix = {"merge": MERGE, "gguf": {"imatrix": {"corpus": "far"}, "quants": ["Q8_0"]}}
+    again = {"merge_method": "linear", "models": [{"model": "Mix"}, {"model": "acme/base"}]}
+    models, corpora = (
+        {"Mix": mix, "Again": {"merge": again}},
+        {"far": {"hub": "a/b", "file": "c.txt"}},
+    )
+    flags = ("--models", "Again,Mix")
+    said = ok(preflight(workdir, models, *flags, corpora=corpora, model="Again"))
+    assert said.count("its 2 models fit together") == 2 and "far" not in said
 
 
 def test_offline_with_a_full_cache_there_is_no_problem(workdir, hub, partners):
@@ -129,6 +135,6 @@ def test_offline_with_a_full_cache_there_is_no_problem(workdir, hub, partners):
         ok(workdir.fetch(f"acme/{name}", name))
     workdir.env["HF_HUB_OFFLINE"] = "1"
     hub.log.clear()
-    models = {"Mix": model(merge=MERGE, publish={"gguf": "acme/Mix-GGUF"})}
-    said = ok(preflight(workdir, models))
+    mix = {"merge": MERGE, "gguf": {}, "publish": {"gguf": "acme/Mix-GGUF"}}
+    said = ok(preflight(workdir, {"Mix": mix}))
     assert "cached, commit" in said and "not checked: HF_HUB_OFFLINE" in said and not hub.log

@@ -139,13 +139,14 @@ def test_repositories_are_laid_out_as_people_do_it(config):
     assert all(form["evaluation"].endswith(f"{form['form']}.json") for form in found["forms"])
 
 
-def test_plan_has_a_line_where_the_licenses_of_the_tree_differ(config, lock):
+def test_the_plan_names_all_licenses_of_a_tree_where_they_differ(config, lock):
     note = license_note(config, lock, "Mix")
-    assert note.startswith("Mix: license: other")
+    assert note.startswith("other, because")
     for part in ("acme/base@v1: apache-2.0", "acme/lora: apache-2.0", "./tuned: llama3.3"):
         assert part in note
     config.models["Mix"].publish.license = "llama3.3"
-    assert license_note(config, lock, "Mix").startswith("Mix: license: llama3.3 as the config says")
+    assert license_note(config, lock, "Mix").startswith("llama3.3 as the config says; its models: ")
+    assert license_note(config, lock, "Inner") == ""
 
 
 def test_card_written_from_the_records_passes_the_gates_of_publishing(config, lock, workdir):

@@ -76,7 +76,7 @@ class Checks:
         """A file that must be there."""
         if path.startswith("~"):
             self.add(at, f"{show(path)}: ~ is not expanded here; write the path in full")
-        elif _is_demo(path) or os.path.isfile(self._place(path)):
+        elif is_demo(path) or os.path.isfile(self._place(path)):
             return
         elif os.path.isdir(self._place(path)):
             self.add(at, f"{show(path)} is a directory, not a file")
@@ -87,7 +87,7 @@ class Checks:
         """A file with text in it."""
         self.file(at, path)
         place = Path(self._place(path))
-        if path.endswith(SUFFIXES) and not _is_demo(path) and place.is_file():
+        if path.endswith(SUFFIXES) and not is_demo(path) and place.is_file():
             try:
                 wrong = fault(place)
             except OSError as error:
@@ -175,7 +175,7 @@ class Checks:
             got = "both" if given else "neither"
             self.add(at, f"exactly one of merge and source must be given, not {got}")
         if model.source is not None and is_gguf_file(model.source):
-            self._gguf_source(at, raw, model)
+            self._gguf_source(at, model)
         elif model.source is not None:
             self._source((*at, "source"), model.source)
         if model.merge is not None:
@@ -200,7 +200,7 @@ class Checks:
         else:
             self._reference(at, source, "config.json")
 
-    def _gguf_source(self, at: KeyPath, raw: Mapping[str, Any], model: Model) -> None:
+    def _gguf_source(self, at: KeyPath, model: Model) -> None:
         """A GGUF file as a model: what it is, and what cannot be made of it.
 
         (`publish.safetensors` is refused of all that is no merge.)
@@ -235,11 +235,11 @@ class Checks:
         if kind == "model" and text in self.models:
             return
         if kind == "directory":
-            if not _is_demo(text) and not os.path.isdir(self._place(text)):
+            if not is_demo(text) and not os.path.isdir(self._place(text)):
                 self.add(at, f"no directory {show(text)} in {self.workdir}")
-            elif not _is_demo(text) and not os.path.isfile(self._place(f"{text}/{needed}")):
+            elif not is_demo(text) and not os.path.isfile(self._place(f"{text}/{needed}")):
                 self.add(at, f"{show(text)} has no {needed}, so it is no model directory")
-            elif not _is_demo(text):
+            elif not is_demo(text):
                 try:
                     model_files(Path(self._place(text)), self.config.models[at[1]].allow_pickle)
                 except ModelFilesError as error:
@@ -361,7 +361,8 @@ def _listed(words: list[str]) -> str:
     return ", ".join(words) or "none"
 
 
-def _is_demo(path: str) -> bool:
+def is_demo(path: str) -> bool:
+    """Whether a path lies where the workflow makes the embedded default's models and texts."""
     plain = os.path.normpath(path)
     return plain == demo.PLACE or plain.startswith(demo.PLACE + os.sep)
 

@@ -65,7 +65,6 @@ class QuantType:
     tensor: str | None
     alias_of: str | None = None
     needs_imatrix: bool = False
-    moe_only: bool = False
     lossless: bool = False  # a float type or a copy: nothing is quantized
 
 
@@ -98,7 +97,7 @@ _ALL = [
     QuantType("Q4_K_S", 4.6672, "q4_k"),
     QuantType("Q4_K_M", 4.8944, "q4_k"),
     QuantType("Q4_K", 4.8944, "q4_k", alias_of="Q4_K_M"),
-    QuantType("MXFP4_MOE", 4.25, "mxfp4", moe_only=True),
+    QuantType("MXFP4_MOE", 4.25, "mxfp4"),
     QuantType("Q5_0", 5.5, "q5_0"),
     QuantType("Q5_1", 6.0, "q5_1"),
     QuantType("Q5_K_S", 5.5704, "q5_k"),

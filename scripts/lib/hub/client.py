@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 
 T = TypeVar("T")
 TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
+TRIES = 4
 
 
 def page(repo: str, kind: str = "model") -> str:
@@ -99,17 +100,17 @@ def transient(error: Exception) -> bool:
     return isinstance(error, OSError) and "Consistency check failed" in str(error)
 
 
-def persist(call: Callable[[], T], tries: int = 4) -> T:
+def persist(call: Callable[[], T]) -> T:
     """`call()`, again after 1, 2, 4 … seconds while it fails for reasons that pass.
 
     huggingface_hub 2.4.0 goes on by itself after some faults, but not after a reset connection or
     a 5xx answer to a download; no longer needed when `http_get` retries those.
     """
-    for attempt in range(tries):
+    for attempt in range(TRIES):
         try:
             return call()
         except Exception as error:
-            if attempt == tries - 1 or not transient(error):
+            if attempt == TRIES - 1 or not transient(error):
                 raise
             print(f"{one_line(error)}; trying again in {2**attempt} s", file=sys.stderr)
             time.sleep(2**attempt)

@@ -1,7 +1,7 @@
 """The license of a model that is made from others: over the whole tree of a merge.
 
 Equal licenses pass. Where they are unequal, or where one is not known, the license is `other` with
-all of them named: what the terms come to is for a person to judge, and `note` says so in the plan.
+all of them named: what the terms come to is for a person to judge, and `snakemake plan` says so.
 Pure standard library and yaml.
 """
 
@@ -29,7 +29,7 @@ class License:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The license of what is made; `note` is a line for the plan, empty where all is equal."""
+    """The license of what is made. note: why, in a sentence for the plan; empty if all are equal."""
 
     license: License
     note: str = ""
@@ -61,15 +61,15 @@ def combine(sources: dict[str, License | None], wanted: License | None = None) -
             f"{reference}: {license.label if license else UNKNOWN}"
             for reference, license in sorted(sources.items())
         )
-        note = f"license: other, because its models have different or no licenses ({listed})"
+        note = f"other, because its models have different or no licenses ({listed})"
         slug = "-and-".join(re.sub(r"[^a-z0-9.]+", "-", label.lower()) for label in labels)
         found = Verdict(License("other", slug or UNKNOWN), note)
     if wanted is None:
         return found
     if wanted.label == found.license.label:
         return Verdict(wanted)
-    reason = found.note.removeprefix("license: ") or found.license.label
-    return Verdict(wanted, f"license: {wanted.label} as the config says; its models: {reason}")
+    reason = found.note or found.license.label
+    return Verdict(wanted, f"{wanted.label} as the config says; its models: {reason}")
 
 
 def front_matter(text: str) -> dict[str, object]:

@@ -1,50 +1,41 @@
-"""Which references to the hub a config needs locked. Imported by the Snakefile."""
+"""Which references to the hub a config needs locked. `config` is lib/config/schema.Config."""
 
 from collections.abc import Iterable
 from typing import Any
 
-from lib.formats.merge_references import merge_references
 from lib.hub.hubref import parse
 from lib.hub.lock import Wanted
 
 
-def parts(model: Any) -> list[str]:
-    """What a model of the config is made from: its source, or all that its merge names."""
-    if model.merge is None:
-        return [model.source]
-    found = (part for ref in merge_references(model.merge) for part in ref.parts)
-    return list(dict.fromkeys(found))
-
-
-def corpora(model: Any) -> set[str]:
-    """The corpora that a model's sections name."""
-    imatrix = model.gguf and not model.own_imatrix and model.gguf.imatrix
-    sections = [imatrix, model.evaluate, model.exl2]
-    return {section.corpus for section in sections if section}
-
-
-def hub_sources(config: Any, names: Iterable[str] | None = None) -> list[Wanted]:
-    """Every hub reference that these models (None: all) come from, and those of their corpora."""
-    found: list[Wanted] = []
+def leaves(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
+    """The leaves of these models' trees, each once: (directory or hub id, pickles are allowed)."""
+    found: list[tuple[str, bool]] = []
     seen: set[str] = set()
-    used: set[str] = set()
 
     def visit(name: str) -> None:
         if name in seen:
             return
         seen.add(name)
         model = config.models[name]
-        for part in parts(model):
+        for part in model.parts():
             if part in config.models:
                 visit(part)
-            elif parse(part):
-                found.append(Wanted(part, allow_pickle=model.allow_pickle))
+            else:
+                found.append((part, model.allow_pickle))
 
-    for name in config.models if names is None else names:
+    for name in names:
         visit(name)
-        used |= corpora(config.models[name])
+    return list(dict.fromkeys(found))
+
+
+def hub_sources(config: Any, names: Iterable[str] | None = None) -> list[Wanted]:
+    """Every hub reference that these models (None: all) come from, and those of their corpora."""
+    names = list(config.models if names is None else names)
+    found = [
+        Wanted(ref, allow_pickle=pickle) for ref, pickle in leaves(config, names) if parse(ref)
+    ]
+    used = set().union(*(config.models[name].corpora() for name in names))
     for name, corpus in config.corpora.items():
         if name in used and corpus.hub:
-            ref = f"{corpus.hub}@{corpus.revision}" if corpus.revision else corpus.hub
-            found.append(Wanted(ref, "dataset", corpus.file))
+            found.append(Wanted(corpus.reference(), "dataset", corpus.file))
     return list(dict.fromkeys(found))

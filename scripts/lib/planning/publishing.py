@@ -10,6 +10,7 @@ from typing import Any
 from lib.config.repositories import Repository, repositories
 from lib.hub.license import combine, front_matter, of_facts
 from lib.hub.lock import Lock
+from lib.hub.references import leaves
 from lib.keys.values import bytes_of
 from lib.record.artifact import Artifact
 from lib.stages.family import Forms, entry
@@ -98,17 +99,8 @@ def local_card_options(
 
 def bases(config: Any, lock: Lock, name: str) -> list[dict[str, Any]]:
     """The models at the leaves of a model's tree, in order, with what their own cards say."""
-    found: dict[str, dict[str, Any]] = {}
-
-    def visit(reference: str) -> None:
-        if reference in config.models:
-            for part in config.models[reference].parts():
-                visit(part)
-        elif reference not in found:
-            found[reference] = base(reference, lock)
-
-    visit(name)
-    return list(found.values())
+    references = dict.fromkeys(reference for reference, _ in leaves(config, [name]))
+    return [base(reference, lock) for reference in references]
 
 
 def base(reference: str, lock: Lock) -> dict[str, Any]:
@@ -128,12 +120,16 @@ def base(reference: str, lock: Lock) -> dict[str, Any]:
 
 
 def license_note(config: Any, lock: Lock, name: str) -> str:
-    """A line for the plan where the licenses of the model's tree are not one; else empty."""
+    """A sentence for the plan where the licenses of a model's tree are not one; else empty.
+
+    Nothing is said of a model that is only converted and quantized here: its license is its own.
+    """
     model = config.models[name]
-    wanted = of_facts({key: getattr(model.publish, key) for key in CARD_FACTS[:3]})
+    if model.merge is None and model.publish is None:
+        return ""
+    facts = {key: getattr(model.publish, key, None) for key in CARD_FACTS[:3]}
     leaves = {leaf["reference"]: of_facts(leaf) for leaf in bases(config, lock, name)}
-    note = combine(leaves, wanted).note
-    return f"{name}: {note}" if note else ""
+    return combine(leaves, of_facts(facts)).note
 
 
 def manifest(graph: Any) -> dict[str, Any]:

@@ -69,10 +69,6 @@ class Plan:
             if not artifact.on_demand and self.state(artifact) is State.STALE
         ]
 
-    def needs(self, artifact: Artifact) -> dict[str, Artifact]:
-        """What has to be there while an artifact is built: its inputs; nothing where it is not built."""
-        return {} if self.state(artifact) is State.FRESH else artifact.inputs
-
     def _judge(self, artifact: Artifact) -> Verdict:
         if self.forced(artifact):
             return Verdict(State.STALE, ["forced"])

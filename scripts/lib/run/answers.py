@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
-from lib.planning.staleness import State
 from lib.record.artifact import Artifact
 from lib.run.session import Session, UserError
 
@@ -78,11 +77,6 @@ def everything(session: Session) -> list[Artifact]:
     for artifact in session.graph:
         visit(artifact)
     return list(found.values())
-
-
-def is_built(session: Session, artifact: Artifact) -> bool:
-    """Whether it is there as the config wants it, or was, and nothing needs it now."""
-    return session.plan.state(artifact) is not State.STALE
 
 
 def short(artifact: Artifact) -> str:

@@ -40,9 +40,9 @@ def _locked() -> IO:
     return file
 
 
-def clear_abandoned(tops: tuple[str, ...] = ("results", "resources")) -> None:
+def clear_abandoned() -> None:
     """Remove the directories in which killed runs' steps were at work; not those of steps that still run."""
-    for top in tops:
+    for top in ("results", "resources"):
         for directory, names, _ in os.walk(top):
             hidden = [name for name in names if name.startswith(".")]
             names[:] = [name for name in names if name not in hidden]

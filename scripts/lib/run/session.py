@@ -8,7 +8,6 @@ processes that Snakemake starts for its jobs (on a cluster) the plan is not made
 import gc
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -163,23 +162,6 @@ class Session:
         recipes.write_json(path, request)
         return str(path)
 
-    def preflight_file(
-        self, local: bool, models: list[str] | None = None, publish: bool = True
-    ) -> str:
-        """What scripts/ask_preflight.py is asked. On a cluster it is not known here whether there is a GPU."""
-        config = self.config.model_dump(mode="json")
-        skipped = self.options.skip + ["publish"] * (not publish)
-        for model in config["models"].values():
-            model |= dict.fromkeys(skipped)
-        tools = "resources/llama.cpp"
-        request = {
-            "config": config,
-            "models": models or self.graph.names,
-            "cuda": shutil.which("nvidia-smi") is not None if local else None,
-            "converter": tools if os.path.isdir(tools) else None,
-        }
-        return self._leave("preflight", request)
-
     def references_file(self) -> str:
         """What scripts/hub_lock.py is asked: every hub reference of the chosen models."""
         return self._leave(
@@ -207,8 +189,9 @@ class Session:
         }
         if models and not self.options.ignore_preflight:
             script = Path(__file__).parents[2] / "ask_preflight.py"
-            request = self.preflight_file(local, sorted(models), publish=False)
-            command = [sys.executable, str(script), "--config-json", request]
+            command = [sys.executable, str(script), "--config", self.leave_config()]
+            command += ["--models", ",".join(sorted(models)), "--no-publish"]
+            command += [] if local else ["--cluster"]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 lines = [line for line in done.stdout.splitlines() if not line.startswith("ok ")]

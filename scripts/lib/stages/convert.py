@@ -2,12 +2,14 @@
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lib.formats.mixture import Dims
 from lib.formats.weights import header_bytes, is_matrix
 from lib.record.artifact import Artifact
+from lib.stages.checked import Inspector, Row
 from lib.stages.stage import Memory, Size, Sizes, Stage, Time
 
 QUANTIZED_OUTTYPES = ("q8_0", "tq1_0", "tq2_0")
@@ -101,3 +103,18 @@ def conversion(shared: Any, name: str, model: Any, weights: Artifact | None) -> 
         intermediate=intermediate,
         temporary="bf16" in shared.config.reclaim and intermediate,
     )
+
+
+def preflight(inspector: Inspector, name: str) -> Iterator[Row]:
+    """Whether llama.cpp's converter knows the model's architecture."""
+    config = inspector.config(name)
+    if config is None:
+        return
+    (architecture, *_) = config.get("architectures") or ["(none)"]
+    if inspector.architectures is None:
+        yield Row(name, "note", f"{architecture}: not checked, the converter is not there yet")
+    elif architecture not in inspector.architectures:
+        text = f"{architecture}: the converter of this llama.cpp does not know it"
+        yield Row(name, "problem", text)
+    else:
+        yield Row(name, "ok", f"{architecture}: known to the converter")

@@ -4,15 +4,17 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from lib.formats.exllamav2 import Exl2Error, check_measurement
 from lib.keys.section import Number, Read, Section, Text
 from lib.keys.values import show, to_list, to_number
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
-from lib.stages.checked import Row
+from lib.stages.checked import Inspector, Row
 from lib.stages.family import Family, Forms, entry, file_entry
 from lib.stages.stage import Memory, Size, Sizes, Stage, Time
 
@@ -245,8 +247,18 @@ class Exl2Family(Family):
         forms = {self.lines.branch(form): [entry(up, "")] for form, up in made.forms.items()}
         return {"main": [file_entry(made.artifacts[0])]} | forms
 
-    def preflight(self, inspector: Any, name: str, model: Any) -> Iterator[Row]:
-        yield from ()
+    def preflight(self, inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
+        """A GPU is there; a measurement of the user's own has the model's layers."""
+        yield from super().preflight(inspector, name, model)
+        if not (file := model.exl2.measurement):
+            return
+        subject, layers = f"models.{name}.exl2.measurement", inspector.layers(name)
+        try:
+            check_measurement(Path(file), layers or 0, whole=layers is not None)
+        except (Exl2Error, OSError) as error:
+            yield Row(subject, "problem", str(error))
+            return
+        yield Row(subject, "ok", f"{file}: of {layers} layers" if layers else file)
 
 
 FAMILY = Exl2Family()

@@ -14,7 +14,7 @@ from typing import Any
 from lib.cards.registry import LINES
 from lib.keys.section import Section
 from lib.record.artifact import Artifact
-from lib.stages.checked import Row
+from lib.stages.checked import Inspector, Row
 from lib.stages.stage import Stage
 
 
@@ -111,12 +111,11 @@ class Family:
         checks: lib/config/checks.Checks, whose methods say what they report.
         """
 
-    def preflight(self, inspector: Any, name: str, model: Any) -> Iterator[Row]:
-        """What would fail later though the config is right; the section is there.
-
-        inspector: scripts/ask_preflight.Preflight.
-        """
-        yield from ()
+    def preflight(self, inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
+        """What would fail later though the config is right; the section is there."""
+        if self.needs_gpu and inspector.cuda is False:
+            text = f"{self.title} needs a CUDA GPU, and there is none; "
+            yield Row(name, "problem", f"{text}--config skip={self.name} leaves it out")
 
     # the plan
 

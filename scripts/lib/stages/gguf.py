@@ -1,5 +1,6 @@
 """The family GGUF: a conversion, its importance matrix, its quants and their shards."""
 
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from lib.keys.section import Choice, FileSize, Read, Section
 from lib.keys.values import show
 from lib.record.artifact import Artifact
 from lib.stages import convert, evaluation, imatrix, quantize
+from lib.stages.checked import Inspector, Row
 from lib.stages.family import Family, Forms, file_entry
 from lib.stages.imatrix import Imatrix
 from lib.stages.quantize import Quant
@@ -104,6 +106,12 @@ class GgufFamily(Family):
             if quant.type == "MXFP4_MOE" and checks.experts(name) == 0:
                 text = "MXFP4_MOE is for mixtures of experts: of this dense model it makes Q8_0"
                 checks.add((*here, "type"), text)
+
+    def preflight(self, inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
+        """The converter knows the model; a matrix of the user's own fits it."""
+        yield from convert.preflight(inspector, name)
+        if model.gguf.imatrix and model.gguf.imatrix.file:
+            yield from imatrix.preflight(inspector, name, model.gguf.imatrix.file)
 
     def make(self, shared: Any, name: str, model: Any, weights: Artifact | None) -> Forms:
         gguf, outtype = model.gguf, model.conversion

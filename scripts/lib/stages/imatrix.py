@@ -1,7 +1,8 @@
 """Importance matrices: computed by llama-imatrix, or a file of the user's own."""
 
 import os
-from pathlib import PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import Field
@@ -9,6 +10,7 @@ from pydantic import Field
 from lib.keys.section import Choice, Flag, Number, Section, Text
 from lib.keys.values import show
 from lib.record.artifact import Artifact
+from lib.stages.checked import Inspector, Row
 from lib.stages.convert import model_of
 from lib.stages.stage import Memory, Size, Sizes, Stage, Time, threads_by_size
 
@@ -113,3 +115,21 @@ def imatrix(shared: Any, name: str, section: Imatrix, conversion: Artifact) -> A
         inputs={"gguf": conversion, "corpus": shared.corpus(section.corpus)},
         **shared.by_llama_cpp(),
     )
+
+
+def preflight(inspector: Inspector, name: str, file: str) -> Iterator[Row]:
+    """Whether a file of the user's can be read as an importance matrix, and fits the model."""
+    from lib.formats.gguf_file import GgufError  # these bring numpy
+    from lib.formats.imatrix_file import ImatrixError, read_imatrix
+
+    subject = f"models.{name}.gguf.imatrix.file"
+    try:
+        matrix = read_imatrix(Path(file))
+    except (ImatrixError, GgufError, OSError) as error:
+        yield Row(subject, "problem", str(error))
+        return
+    widths = {key: len(entry.values) for key, entry in matrix.entries.items()}
+    layers = len({key.split(".")[1] for key in widths if key.startswith("blk.")})
+    width = widths.get("blk.0.attn_q.weight")
+    text = f"{file}: {len(widths)} entries from {matrix.chunks} chunks"
+    yield inspector.fits(name, subject, text, layers, width)
