@@ -177,7 +177,7 @@ def test_commands_for_exl2_have_no_option_that_does_nothing(workdir, monkeypatch
     record("results/M/exl2/5.0bpw", "f", "exl2_quantize", converting, made_from)
     about = {"model": "M", "families": ["exl2"], "merge": None, "max_file_size": None}
     about["exl2"] = {"corpus": corpus, "rows": 77, "length": 2048}
-    forms = {"5.0bpw": {"file": "results/M/exl2/5.0bpw", "rule": "exl2_quantize"}}
+    forms = {"5.0bpw": {"file": "results/M/exl2/5.0bpw", "family": "exl2"}}
     options = {"model": "M", "weights": "m", "forms": forms, "about": about}
     inputs = {"form 5.0bpw": ["results/M/exl2/5.0bpw", "f"]}
     Path("wanted.json").write_text(json.dumps({"recipe": {"options": options}, "inputs": inputs}))

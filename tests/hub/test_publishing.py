@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 from hubtest import ok
@@ -12,8 +12,10 @@ from lib.config.repositories import repositories
 from lib.hub.license import front_matter
 from lib.hub.lock import Entry, File, Lock, Wanted
 from lib.hub.references import hub_sources
+from lib.planning.graph import Graph
 from lib.planning.publishing import card_options, license_note, manifest
 from lib.record import recipe as recipes
+from lib.record.contents import Contents
 
 RAW = {
     "corpora": {
@@ -79,31 +81,17 @@ def lock():
     return Lock({("model", ref): locked(ref, license) for ref, license in refs.items()})
 
 
-def artifacts(name: str = "Mix") -> dict[str, SimpleNamespace]:
-    """What the planner declares of the model, as far as it is asked here."""
-    found = {}
+def declared(config, lock=None, skip: tuple = ()) -> Graph:
+    """What the planner declares; every artifact is wanted by the same recipe."""
+    graph = Graph(config, Contents(Path("no such file")), lock or Lock(), skip=skip)
+    for artifact in graph:
+        artifact.__dict__["digest"] = "d"
+    return graph
 
-    def add(path: str, rule: str, inputs: tuple = (), intermediate: bool = False) -> None:
-        path = f"results/{name}/{path}"
-        made = SimpleNamespace(path=path, rule=rule, inputs=dict.fromkeys(inputs), digest="d")
-        made.intermediate = intermediate
-        found[path] = made
 
-    add("safetensors", "merge", intermediate=True)
-    add(f"gguf/{name}-BF16.gguf", "convert", intermediate=True)
-    add("imatrix.dat", "imatrix")
-    for quant in ("Q4_K_M", "Q8_0"):
-        add(f"gguf/{name}-{quant}.gguf", "quantize", ("gguf", "imatrix"))
-        add(f"shards/{quant}", "split")
-        add(f"evaluation/{quant}.json", "evaluate")
-    add("exl2/measurement.json", "exl2_measure")
-    for bits in ("5.0", "4.25"):
-        add(f"exl2/{bits}bpw", "exl2_quantize")
-        add(f"evaluation/{bits}bpw.json", "exl2_evaluate")
-    add("report/quality.csv", "report")
-    for kind in ("README.gguf.md", "README.exl2.md", "README.safetensors.md"):
-        add(kind, "card")
-    return found
+def described(graph: Graph) -> dict:
+    """What the recipes of Mix's report and cards say of its forms."""
+    return graph.of("Mix")["results/Mix/report/quality.csv"].options["forms"]
 
 
 def test_exactly_what_a_config_uses_is_locked(config):
@@ -116,7 +104,7 @@ def test_exactly_what_a_config_uses_is_locked(config):
 
 
 def test_repositories_are_laid_out_as_people_do_it(config):
-    found = manifest(config, {"Mix": artifacts().values(), "Inner": []})
+    found = manifest(declared(config))
     gguf, exl2, full = found["repos"]
     names = {file["name"]: file for file in gguf["branches"]["main"]}
     assert set(names) == {
@@ -189,18 +177,19 @@ def test_card_written_from_the_records_passes_the_gates_of_publishing(config, lo
         record(f"results/Mix/evaluation/{form}.json", "evaluate", json.dumps(figures).encode())
     record("results/Mix/report/quality.svg", "report", b"<svg/>")
 
-    made = {path: a for path, a in artifacts().items() if "exl2" not in path}
-    by_form = {f: made[f"results/Mix/gguf/Mix-{f}.gguf"] for f in (*forms, "BF16")}
-    about = card_options(config, lock, "Mix", ["gguf"], by_form)
-    described = {f: {"file": a.path, "rule": a.rule} for f, a in by_form.items()}
-    options = {"model": "Mix", "weights": "results/Mix/safetensors", "forms": described}
+    graph = declared(config, lock, skip=("exl2",))
+    families = graph.model("Mix").families
+    by_form = families["gguf"].forms
+    about = card_options(config, lock, "Mix", families, ("gguf", None))
+    told = described(graph)
+    options = {"model": "Mix", "weights": "results/Mix/safetensors", "forms": told}
     wanted = here / "wanted.json"
     inputs = {f"form {form}": [by_form[form].path, "d"] for form in forms}
     inputs |= {f"shards {form}": [f"results/Mix/shards/{form}", "d"] for form in forms}
     recipe = {"options": options | {"about": about}}
     wanted.write_text(json.dumps({"recipe": recipe, "inputs": inputs}))
-    described = json.loads(ok(workdir.run("describe_card.py", wanted))) | {"tokenizer": None}
-    (here / "about.json").write_text(json.dumps(described))
+    told = json.loads(ok(workdir.run("describe_card.py", wanted))) | {"tokenizer": None}
+    (here / "about.json").write_text(json.dumps(told))
     entries = [
         {"form": form, "family": "gguf", "file": by_form[form].path, "bytes": size}
         | {"evaluation": f"results/Mix/evaluation/{form}.json"}
@@ -212,8 +201,7 @@ def test_card_written_from_the_records_passes_the_gates_of_publishing(config, lo
     )
     parameters = {"model": "Mix", "parameters": 4_000_000}
     (here / "forms.json").write_text(json.dumps(parameters | {"forms": entries}))
-    given = ("--forms", "forms.json", "--about", "about.json")
-    ok(workdir.run("card.py", *given, "--output", "results/Mix/README.gguf.md"))
+    ok(workdir.card("forms.json", "about.json", "results/Mix/README.gguf.md"))
     card = (here / "results/Mix/README.gguf.md").read_text()
     record("results/Mix/README.gguf.md", "card", card.encode())
     for part in (
@@ -231,7 +219,7 @@ def test_card_written_from_the_records_passes_the_gates_of_publishing(config, lo
     assert "Mix-BF16.gguf)" not in card, "the card offers an intermediate that is not published"
     assert front_matter(card)["base_model"] == ["acme/Mix"]
 
-    publishing = manifest(config, {"Mix": artifacts().values()})
+    publishing = manifest(declared(config, lock))
     publishing["repos"] = publishing["repos"][:1]
     publishing["forms"] = [form for form in publishing["forms"] if form["form"] in forms]
     (here / "manifest.json").write_text(json.dumps(publishing))
@@ -266,9 +254,10 @@ def split(config, lock, workdir, monkeypatch):
     monkeypatch.chdir(here)
     config.models["Mix"].publish.exl2 = "acme/Mix-{form}-exl2"
     config.models["Mix"].publish.license = "llama3.3"
-    wanted = ("measurement", "bpw", "report")
-    made = {path: a for path, a in artifacts().items() if any(word in path for word in wanted)}
-    forms = {form: made[f"results/Mix/exl2/{form}"] for form in ("5.0bpw", "4.25bpw")}
+    config.models["Mix"].publish.gguf = config.models["Mix"].publish.safetensors = None
+    graph = declared(config, lock)
+    families = graph.model("Mix").families
+    forms = families["exl2"].forms
 
     def record(artifact: str, step: str, content: bytes | dict[str, bytes], **options) -> None:
         members = content if isinstance(content, dict) else {"": content}
@@ -285,7 +274,7 @@ def split(config, lock, workdir, monkeypatch):
     record("results/Mix/exl2/measurement.json", "exl2_measure", b"{}", **MEASURED)
     record("results/Mix/report/quality.svg", "report", b"<svg/>")
     record("results/Mix/report/quality.csv", "report", b"form")
-    described = {form: {"file": a.path, "rule": a.rule} for form, a in forms.items()}
+    told = {form: said for form, said in described(graph).items() if form in forms}
     entries = []
     for form in forms:
         content = {"output.safetensors": form.encode() * 99, "config.json": b"{}"}
@@ -297,21 +286,18 @@ def split(config, lock, workdir, monkeypatch):
         file = {"form": form, "family": "exl2", "file": f"results/Mix/exl2/{form}", "bytes": 400}
         entries.append(file | {"evaluation": evaluation})
     (here / "forms.json").write_text(json.dumps({"model": "Mix", "forms": entries}))
-    for repository in repositories(config.models["Mix"])[1:3]:
-        about = card_options(config, lock, "Mix", ["exl2"], forms, repository.form)
-        options = {"model": "Mix", "weights": "results/Mix/safetensors", "forms": described}
+    for repository in repositories(config.models["Mix"]):
+        about = card_options(config, lock, "Mix", families, ("exl2", repository.form))
+        options = {"model": "Mix", "weights": "results/Mix/safetensors", "forms": told}
         inputs = {f"form {form}": [a.path, "d"] for form, a in forms.items()}
         wanted = {"recipe": {"options": options | {"about": about}}, "inputs": inputs}
         (here / "wanted.json").write_text(json.dumps(wanted))
         described_card = json.loads(ok(workdir.run("describe_card.py", "wanted.json")))
         (here / "about.json").write_text(json.dumps(described_card | {"tokenizer": None}))
-        given = ("--forms", "forms.json", "--about", "about.json")
         card = repository.card("Mix")
-        ok(workdir.run("card.py", *given, "--output", card))
+        ok(workdir.card("forms.json", "about.json", card))
         record(card, "card", (here / card).read_bytes())
-        made[card] = SimpleNamespace(path=card, rule="card", inputs={}, digest="d")
-    config.models["Mix"].publish.gguf = config.models["Mix"].publish.safetensors = None
-    (here / "manifest.json").write_text(json.dumps(manifest(config, {"Mix": made.values()})))
+    (here / "manifest.json").write_text(json.dumps(manifest(graph)))
     return here
 
 
@@ -353,13 +339,12 @@ def test_one_form_that_is_too_bad_keeps_all_of_them_from_the_hub(split, workdir,
 
 def test_the_other_repositories_cards_name_all_of_them(config, lock):
     config.models["Mix"].publish.exl2 = "acme/Mix-{form}-exl2"
-    about = card_options(config, lock, "Mix", ["safetensors"], {})
+    about = card_options(config, lock, "Mix", {}, ("safetensors", None))
     assert about["repos"]["exl2"] == ["acme/Mix-5.0bpw-exl2", "acme/Mix-4.25bpw-exl2"]
     assert "form" not in about
 
 
 def test_without_exl2_in_this_run_its_repositories_are_left_out(config):
     config.models["Mix"].publish.exl2 = "acme/Mix-{form}-exl2"
-    made = [a for path, a in artifacts().items() if "/exl2/" not in path and "exl2.md" not in path]
-    found = manifest(config, {"Mix": made})
+    found = manifest(declared(config, skip=("exl2",)))
     assert [repo["repo"] for repo in found["repos"]] == ["acme/Mix-GGUF", "acme/Mix"]
