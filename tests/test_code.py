@@ -195,7 +195,7 @@ def test_moving_a_program_or_a_module_changes_nothing(copied):
         ("gguf.smk", "--outtype {params", "--verbose --outtype {params", {"convert"}),
         ("gguf.smk", "--threads {threads}", "--threads 1", set()),  # of the check
         ("merge.smk", '"--cuda", ', "", {"merge"}),
-        ("merge.smk", "threads: 4", "threads: 5", set()),
+        ("merge.smk", "threads: MERGE.threads", "threads: 5", set()),
         ("imatrix.smk", "# On several GPUs", "# With several GPUs", set()),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 
-from lib.forecast.sizes import base_logits_bytes
+from lib.formats.base_logits import base_logits_bytes
 from lib.formats.fallbacks import planned
 from lib.formats.mixture import Shape, quant_bytes, quant_types
 from lib.formats.quants import QUANT_TYPES
