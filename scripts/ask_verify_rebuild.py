@@ -10,12 +10,11 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+from lib.formats.safetensors import read_header
 from lib.planning.staleness import RUN_STATE
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
@@ -186,7 +185,7 @@ def difference(ours: Path, theirs: Path) -> str:
         elif ours.suffix == ".json":
             lines = recipes.difference(json.loads(ours.read_text()), json.loads(theirs.read_text()))
             where = lines[0] if lines else None
-    except (OSError, ValueError, KeyError, struct.error) as error:
+    except (OSError, ValueError) as error:
         where = f"cannot be read ({error})"
     return f"different: {where or first_byte(ours, theirs)}"
 
@@ -210,21 +209,17 @@ def gguf_difference(ours: Path, theirs: Path) -> str | None:
 
 
 def safetensors_difference(ours: Path, theirs: Path) -> str | None:
-    (a, start_a), (b, start_b) = safetensors_header(ours), safetensors_header(theirs)
-    if a.pop("__metadata__", None) != b.pop("__metadata__", None):
+    """Where two safetensors files differ first; None where only the headers' spelling differs."""
+    a, b = read_header(ours), read_header(theirs)
+    if a.metadata != b.metadata:
         return "field __metadata__"
-    if a != b:
+    if a.tensors != b.tensors:
         return "names, shapes or types of tensors"
-    spans = [(name, *tensor["data_offsets"]) for name, tensor in a.items()]
-    return tensor_difference(
-        ours, theirs, [(n, start_a + s, start_b + s, e - s) for n, s, e in spans]
-    )
-
-
-def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return json.loads(file.read(length)), 8 + length
+    spans = [
+        (name, a.start + tensor.first, b.start + tensor.first, tensor.end - tensor.first)
+        for name, tensor in a.tensors.items()
+    ]
+    return tensor_difference(ours, theirs, spans)
 
 
 def tensor_difference(
