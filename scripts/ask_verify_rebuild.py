@@ -6,7 +6,6 @@ What never comes out the same twice is compared by its mean KLD. Exit status 1 i
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from lib.formats.safetensors import read_header
 from lib.planning.staleness import RUN_STATE
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
+from lib.record.digests import sha256_of
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
 from lib.stages.registry import FAMILIES, STAGES
@@ -146,9 +146,7 @@ def verdict(
     if artifact.directory:
         return directory_difference(Path(path), scratch / path, again)
     return (
-        "identical"
-        if sha256(Path(path)) == again.sha256
-        else difference(Path(path), scratch / path)
+        "identical" if sha256_of(path) == again.sha256 else difference(Path(path), scratch / path)
     )
 
 
@@ -169,7 +167,7 @@ def directory_difference(ours: Path, theirs: Path, again: recipes.Record) -> str
     for name, (size, sha) in sorted(again.files.items()):
         if not (ours / name).exists():
             return f"different: {name} is missing"
-        if (ours / name).stat().st_size != size or sha256(ours / name) != sha:
+        if (ours / name).stat().st_size != size or sha256_of(ours / name) != sha:
             return f"{difference(ours / name, theirs / name)} of {name}"
     return "identical"
 
@@ -249,11 +247,6 @@ def first_byte(ours: Path, theirs: Path) -> str:
             break
         at += 1
     return f"byte {at}"
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

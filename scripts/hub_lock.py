@@ -21,6 +21,7 @@ from lib.hub import client as hub
 from lib.hub import lock
 from lib.hub.hubref import parse
 from lib.hub.lock import Entry, File, Lock, Wanted
+from lib.record.digests import git_hash
 
 INDEX = "model.safetensors.index.json"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
@@ -86,8 +87,7 @@ def lock_reference(want: Wanted, old: Entry | None, api: HfApi) -> Entry:
             lambda: hf_hub_download(ref.repo, name, repo_type=want.kind, revision=info.sha)
         )
         content = Path(path).read_bytes()
-        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        if not listing[name].lfs and blob != listing[name].blob_id:
+        if not listing[name].lfs and git_hash(content) != listing[name].blob_id:
             Path(path).resolve().unlink()
             Path(path).unlink()
             raise NotAModel(f"{name} came with other bytes than the hub promises; run again")
