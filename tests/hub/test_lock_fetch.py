@@ -121,6 +121,17 @@ def test_every_reference_that_cannot_be_locked_is_reported_at_once(workdir, hub,
     assert lock.Lock.read(workdir.path).get("acme/base"), "the good reference was not locked"
 
 
+def test_a_repository_with_a_faulty_index_is_one_line_that_names_it(workdir, hub):
+    index = "model.safetensors.index.json"
+    hub.add_repo("acme/short", {**MODEL, index: b'{"weight_map": {"a": "b.safetensors"}}'})
+    hub.add_repo("acme/odd", {**MODEL, index: b"[]"})
+    said = refused(workdir.lock("acme/short", "acme/odd")).splitlines()
+    assert said == [
+        f"model acme/short: b.safetensors, which {index} names, is not there",
+        f"model acme/odd: {index}: not a safetensors index",
+    ]
+
+
 @pytest.mark.parametrize(
     ("token", "words"),
     [
