@@ -21,7 +21,8 @@ WEIGHTS = hashlib.sha256(MODEL["model.safetensors"]).hexdigest()
 def test_hub_references_are_told_from_directories_and_models():
     assert parse("org/name") == HubRef("org/name")
     assert parse("org/na.me-1@refs/pr/2") == HubRef("org/na.me-1", "refs/pr/2")
-    for other in ("./org/name", "/org/name", "../a/b", "Demo", "org/name/more", "org/a b"):
+    others = ("./org/name", "/org/name", "../a/b", "~/name", "Demo", "org/name/more", "org/a b")
+    for other in others:
         assert parse(other) is None
 
 
