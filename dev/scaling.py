@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
+from lib.formats.base_logits import base_logits_bytes
 from lib.formats.quants import QUANT_TYPES
 from lib.stages import resources
 
@@ -41,11 +42,6 @@ EXL2_BITS = (3.0, 4.0, 5.0, 6.0)
 CONTEXT = 512
 THREADS = 8  # CPUs of a job whose model is large (rules/common.smk)
 TB = 1e12
-
-
-def logits_bytes(chunks: int, vocabulary: int) -> int:
-    """Size of base.kld: half of each chunk's positions, 16 bits a token of the vocabulary."""
-    return chunks * (CONTEXT // 2 - 1) * (2 * -(-vocabulary // 2) + 4) * 2
 
 
 def jobs(parameters: float, parents: int) -> list[tuple[str, int, float]]:
@@ -92,7 +88,7 @@ def disk(parameters: float, models: int, chunks: int, vocabulary: int) -> list[s
     full = 2 * parameters
     quants = sum(QUANT_TYPES[name].bpw / 8 * parameters for name in TYPES)
     exl2 = sum(EXL2_BITS) / 8 * parameters
-    logits = logits_bytes(chunks, vocabulary)
+    logits = base_logits_bytes(chunks, CONTEXT, vocabulary)
     rows = [
         ("merge, safetensors (reclaimable)", full),
         ("unquantized GGUF (reclaimable)", full),

@@ -204,7 +204,7 @@ class Preflight(Inspector):
     def file(self, reference: str, name: str) -> Path | None:
         """A small file of a leaf; fetched when it is not cached. None where it is not to be had."""
         if parse(reference) is None:
-            path = Path(reference).expanduser() / name
+            path = Path(reference, name)
             return path if path.is_file() else None
         entry = self.lock.get(reference)
         if entry is None or name not in entry.files:

@@ -4,7 +4,6 @@ Everything under results/ and resources/ that has a record is read, in parallel.
 that mends it. Exit status 1 if anything is wrong.
 """
 
-import hashlib
 import os
 import shlex
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from ask_orphans import unknown
 from lib.record import recipe as recipes
+from lib.record.digests import sha256_of
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
 from lib.units import count, human
@@ -213,7 +213,7 @@ def hashed(members: list[Member], records: list[recipes.Record]) -> Iterator[Fau
     whose |= {member.sha256: member.path for member in members}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for member, sha in zip(
-            members, pool.map(lambda member: sha256(member.path), members), strict=True
+            members, pool.map(lambda member: sha256_of(member.path), members), strict=True
         ):
             if sha != member.sha256:
                 other = whose.get(sha)
@@ -231,11 +231,6 @@ def undone(session: Session) -> Iterator[Fault]:
         for path in made.outputs:
             if os.path.lexists(path) and not os.path.exists(recipes.path_of(path)):
                 yield Fault(path, UNRECORDED, BUILD, (made.path,))
-
-
-def sha256(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

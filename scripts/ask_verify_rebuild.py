@@ -6,19 +6,18 @@ What never comes out the same twice is compared by its mean KLD. Exit status 1 i
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+from lib.formats.safetensors import read_header
 from lib.planning.staleness import RUN_STATE
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
+from lib.record.digests import sha256_of
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
 from lib.stages.registry import FAMILIES, STAGES
@@ -147,9 +146,7 @@ def verdict(
     if artifact.directory:
         return directory_difference(Path(path), scratch / path, again)
     return (
-        "identical"
-        if sha256(Path(path)) == again.sha256
-        else difference(Path(path), scratch / path)
+        "identical" if sha256_of(path) == again.sha256 else difference(Path(path), scratch / path)
     )
 
 
@@ -170,7 +167,7 @@ def directory_difference(ours: Path, theirs: Path, again: recipes.Record) -> str
     for name, (size, sha) in sorted(again.files.items()):
         if not (ours / name).exists():
             return f"different: {name} is missing"
-        if (ours / name).stat().st_size != size or sha256(ours / name) != sha:
+        if (ours / name).stat().st_size != size or sha256_of(ours / name) != sha:
             return f"{difference(ours / name, theirs / name)} of {name}"
     return "identical"
 
@@ -186,7 +183,7 @@ def difference(ours: Path, theirs: Path) -> str:
         elif ours.suffix == ".json":
             lines = recipes.difference(json.loads(ours.read_text()), json.loads(theirs.read_text()))
             where = lines[0] if lines else None
-    except (OSError, ValueError, KeyError, struct.error) as error:
+    except (OSError, ValueError) as error:
         where = f"cannot be read ({error})"
     return f"different: {where or first_byte(ours, theirs)}"
 
@@ -210,21 +207,17 @@ def gguf_difference(ours: Path, theirs: Path) -> str | None:
 
 
 def safetensors_difference(ours: Path, theirs: Path) -> str | None:
-    (a, start_a), (b, start_b) = safetensors_header(ours), safetensors_header(theirs)
-    if a.pop("__metadata__", None) != b.pop("__metadata__", None):
+    """Where two safetensors files differ first; None where only the headers' spelling differs."""
+    a, b = read_header(ours), read_header(theirs)
+    if a.metadata != b.metadata:
         return "field __metadata__"
-    if a != b:
+    if a.tensors != b.tensors:
         return "names, shapes or types of tensors"
-    spans = [(name, *tensor["data_offsets"]) for name, tensor in a.items()]
-    return tensor_difference(
-        ours, theirs, [(n, start_a + s, start_b + s, e - s) for n, s, e in spans]
-    )
-
-
-def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return json.loads(file.read(length)), 8 + length
+    spans = [
+        (name, a.start + tensor.first, b.start + tensor.first, tensor.end - tensor.first)
+        for name, tensor in a.tensors.items()
+    ]
+    return tensor_difference(ours, theirs, spans)
 
 
 def tensor_difference(
@@ -254,11 +247,6 @@ def first_byte(ours: Path, theirs: Path) -> str:
             break
         at += 1
     return f"byte {at}"
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

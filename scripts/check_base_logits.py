@@ -6,11 +6,10 @@ that stay truncated however often a form is evaluated.
 """
 
 import argparse
-import struct
 import sys
 from pathlib import Path
 
-HEADER = struct.Struct("<8sIii")  # magic, context, vocabulary, chunks (tools/perplexity)
+from lib.formats.base_logits import HEADER, MAGIC, base_logits_bytes
 
 
 def fault(path: Path, context: int) -> str | None:
@@ -21,16 +20,14 @@ def fault(path: Path, context: int) -> str | None:
             head = file.read(HEADER.size)
     if len(head) < HEADER.size:
         return f"{path}: nothing was scored; is the text shorter than {2 * context} tokens?"
-    if not head.startswith(b"_logits_"):
+    if not head.startswith(MAGIC):
         return f"{path}: not a file of base logits"
     _, length, vocabulary, chunks = HEADER.unpack(head)
     if length != context:
         return f"{path}: made with a context of {length} tokens, {context} were asked for"
     if chunks < 1:
         return f"{path}: no chunk of text in it"
-    scored = length - 1 - length // 2  # the second half of each chunk
-    row = 2 * (2 * ((vocabulary + 1) // 2) + 4)  # bytes: 16-bit logits, scale and offset
-    wanted = HEADER.size + 4 * length * chunks + scored * row * chunks
+    wanted = base_logits_bytes(chunks, length, vocabulary)
     size = path.stat().st_size
     if size != wanted:
         return f"{path}: {size} bytes, {wanted} for {chunks} chunks; is the disk full?"

@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from lib.record.contents import sha256_of
+from lib.record.digests import sha256_of
 
 
 def main() -> None:

@@ -3,31 +3,31 @@
 import argparse
 import json
 import math
-import struct
+import sys
 from pathlib import Path
+
+from lib.formats.safetensors import SafetensorsError, read_header
 
 
 def parameters(directory: Path) -> int:
-    """The number of elements of all tensors; adapters count as what they hold."""
+    """The number of elements of all tensors; adapters count as what they hold.
+
+    Raises SafetensorsError, which names a file by its own place and not by that of a link to it.
+    """
     return sum(
-        math.prod(tensor["shape"])
+        math.prod(tensor.shape)
         for path in directory.glob("*.safetensors")
-        for name, tensor in header(path).items()
-        if name != "__metadata__"
+        for tensor in read_header(path.resolve()).tensors.values()
     )
-
-
-def header(path: Path) -> dict:
-    """The header of a safetensors file: {tensor: {dtype, shape, data_offsets}}."""
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return json.loads(file.read(length))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
-    print(json.dumps({"parameters": parameters(parser.parse_args().directory)}))
+    try:
+        print(json.dumps({"parameters": parameters(parser.parse_args().directory)}))
+    except (SafetensorsError, OSError) as error:
+        sys.exit(f"count_parameters: {error}")
 
 
 if __name__ == "__main__":

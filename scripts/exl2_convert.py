@@ -26,6 +26,7 @@ from lib.formats.exllamav2 import (
     make_view,
 )
 from lib.formats.model_files import ModelFilesError
+from lib.formats.safetensors import SafetensorsError
 
 JOB = "job_new.json"
 DIGEST = "recipe-digest"
@@ -157,7 +158,7 @@ def run(args: argparse.Namespace) -> None:
             check_measurement(args.output, layers)
         else:
             check_quantized(args.output, view, args.bits)
-    except Exl2Error as error:
+    except (Exl2Error, SafetensorsError) as error:
         raise Exl2Error(
             f"{error}; exllamav2's converter said: {complaint or 'nothing of an error'}"
         ) from None

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from lib.hub.lock import LOCK_FILE, LockError
-from lib.record.contents import sha256_of
+from lib.record.digests import sha256_of
 
 
 def fetch(arguments: argparse.Namespace) -> None:

@@ -9,7 +9,6 @@ the lock; a file that fails is removed from the cache. With a full cache no netw
 import argparse
 import fnmatch
 import glob
-import hashlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +29,7 @@ from lib.formats.model_files import PICKLES
 from lib.hub import client as hub
 from lib.hub import lock
 from lib.hub.lock import Entry, File
+from lib.record.digests import sha256_of
 
 
 class FetchError(RuntimeError):
@@ -81,8 +81,7 @@ def check(path: Path, wanted: File) -> str | None:
     """
     size = path.stat().st_size
     if size == wanted.size:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(path)
         if digest == wanted.sha256:
             return None
         found = f"sha256 {digest}, but the lock says {wanted.sha256}"
@@ -104,9 +103,8 @@ def fetch_url(url: str, sha256: str) -> Path:
     """
     blob = cached_assets_path("quantmill", "url") / sha256
     if blob.exists():
-        with blob.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
-                return blob
+        if sha256_of(blob) == sha256:
+            return blob
         blob.unlink()
     if constants.HF_HUB_OFFLINE:
         raise FetchError(f"{url}: HF_HUB_OFFLINE is set, and the file is not in the cache")
@@ -117,8 +115,7 @@ def fetch_url(url: str, sha256: str) -> Path:
         raise FetchError(f"{url}: the server says {error.response.status_code}") from None
     except HTTPError as error:
         raise FetchError(f"{url}: cannot be reached ({hub.one_line(error)})") from None
-    with partial.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(partial)
     if digest != sha256:
         partial.unlink()
         raise FetchError(f"{url}: sha256 {digest}, but the config says {sha256}; not used")

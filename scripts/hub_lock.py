@@ -10,20 +10,18 @@ import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatchcase
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.hf_api import RepoFile
 
-from lib.formats.model_files import PICKLED_WEIGHTS, SIDE_FILES
+from lib.formats.model_files import ModelFilesError, model_files
 from lib.hub import client as hub
 from lib.hub import lock
 from lib.hub.hubref import parse
 from lib.hub.lock import Entry, File, Lock, Wanted
-
-INDEX = "model.safetensors.index.json"
-PICKLE_INDEX = "pytorch_model.bin.index.json"
+from lib.record.digests import git_hash
 
 
 class NotAModel(ValueError):
@@ -33,40 +31,22 @@ class NotAModel(ValueError):
 def needed_files(
     names: set[str], read: Callable[[str], bytes], allow_pickle: bool = False
 ) -> set[str]:
-    """Those of a model repository's files that a build needs, by path in the repository.
+    """Those of a model repository's files that a build needs, by name.
 
-    The same choice as lib.formats.model_files makes in a directory: top level only, safetensors before
-    pickles, the shards that an index names, config and tokenizer. `read` gives a file's content.
+    model_files chooses them, as it will for the build: in a directory that has the names alone, and
+    the content of the index. `read` gives a file's content. Raises NotAModel.
     """
     top = {name for name in names if "/" not in name}
-    if not top & {"config.json", "adapter_config.json"}:
-        raise NotAModel("no config.json in it, so it is not a model in Hugging Face form")
-
-    def indexed(index: str) -> set[str]:
-        if index not in top:
-            return set()
-        shards = set(json.loads(read(index))["weight_map"].values())
-        if absent := sorted(shards - names):
-            raise NotAModel(f"{absent[0]}, which {index} names, is not there")
-        return shards | {index}
-
-    weights = indexed(INDEX) or top & {"model.safetensors"}
-    weights = weights or {name for name in top if name.endswith(".safetensors")}
-    weights |= top & {"adapter_model.safetensors"}
-    if not weights:
-        weights = indexed(PICKLE_INDEX) or {n for n in top if matches(n, PICKLED_WEIGHTS)}
-        if not weights:
-            raise NotAModel("no weights in it (no *.safetensors file)")
-        if not allow_pickle:
-            raise NotAModel(
-                f"its weights are only there as pickles ({min(weights)}), which can run any code "
-                "when they are loaded; say `allow_pickle: true` if you trust them"
-            )
-    return weights | {name for name in top if matches(name, SIDE_FILES)}
-
-
-def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    indexes = {name for name in top if name.endswith(".index.json")}
+    safe = {name for name in indexes if name.endswith(".safetensors.index.json")}
+    with TemporaryDirectory() as place:
+        for name in top:
+            Path(place, name).write_bytes(read(name) if name in (safe or indexes) else b"")
+        try:
+            return {file.name for file in model_files(Path(place), allow_pickle)}
+        except ModelFilesError as error:
+            text = str(error).replace(f"{place}/", "").removeprefix(f"{place}: ")
+            raise NotAModel(text) from None
 
 
 def lock_reference(want: Wanted, old: Entry | None, api: HfApi) -> Entry:
@@ -86,8 +66,7 @@ def lock_reference(want: Wanted, old: Entry | None, api: HfApi) -> Entry:
             lambda: hf_hub_download(ref.repo, name, repo_type=want.kind, revision=info.sha)
         )
         content = Path(path).read_bytes()
-        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        if not listing[name].lfs and blob != listing[name].blob_id:
+        if not listing[name].lfs and git_hash(content) != listing[name].blob_id:
             Path(path).resolve().unlink()
             Path(path).unlink()
             raise NotAModel(f"{name} came with other bytes than the hub promises; run again")

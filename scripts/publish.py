@@ -21,7 +21,6 @@ goes on with what is not there yet. Before the first byte every gate must hold.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import re
@@ -39,6 +38,7 @@ from huggingface_hub.hf_api import RepoFile
 from lib.hub import client as hub
 from lib.hub.license import front_matter
 from lib.record import recipe as recipes
+from lib.record.digests import git_hash, sha256_of
 from lib.units import count, is_are
 
 CARD = "README.md"
@@ -175,17 +175,12 @@ def is_same(item: Item, remote: RepoFile) -> bool:
     if remote.size != item.size:
         return False
     content = item.path.read_bytes()
-    return remote.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return remote.blob_id == git_hash(content)
 
 
 def digest(item: Item) -> str:
     """The sha256 that the item's record gives; computed where it has no record."""
     return item.sha256 or sha256_of(item.path)
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def gates(manifest: dict[str, Any], targets: list[Target]) -> list[str]:

@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from lib.formats.merge_references import reference_kind
 from lib.formats.model_files import ModelFilesError
 from lib.hub.lock import LOCK_FILE, LockError
 from model_view import make_view
@@ -23,7 +24,7 @@ def main() -> None:
     reference = source.removeprefix("model ")
     allow_pickle = bool(recipe["options"].get("allow_pickle"))
     try:
-        if reference.startswith((".", "/")):
+        if reference_kind(reference) == "directory":
             make_view(Path(reference), arguments.output, allow_pickle)
         else:
             from hub_fetch import FetchError, link_model  # huggingface_hub takes a second

@@ -6,7 +6,6 @@ writes its record last. Standard library only: this runs twice for each step.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import shlex
@@ -17,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from lib.record import recipe as recipes
+from lib.record.digests import sha256_of
 from lib.units import human
 
 LOCK_FD = 9
@@ -145,7 +145,7 @@ def measure(made: Path, record: recipes.Record, links: bool) -> None:
     if made.is_dir():
         for path in sorted(made.rglob("*")):
             if path.is_file() and path.name != SNAKEMAKE_MARK:
-                sha = "" if links else flushed_sha256(path)
+                sha = "" if links else sha256_of(path, flush=True)
                 record.files[path.relative_to(made).as_posix()] = [path.stat().st_size, sha]
         if not record.files:
             sys.exit(f"FAILED  {record.artifact}: the step ended well but made an empty directory")
@@ -158,17 +158,9 @@ def measure(made: Path, record: recipes.Record, links: bool) -> None:
         record.notes["link"] = True
     else:
         record.bytes = made.stat().st_size
-        record.sha256 = flushed_sha256(made)
+        record.sha256 = sha256_of(made, flush=True)
         if not record.bytes:
             sys.exit(f"FAILED  {record.artifact}: the step ended well but made an empty file")
-
-
-def flushed_sha256(path: Path) -> str:
-    """sha256 of a file that is then known to be on the disk."""
-    with open(path, "rb") as file:
-        sha = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    return sha
 
 
 def put(made: Path, path: Path) -> None:

@@ -7,7 +7,6 @@ import copy
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from lib.planning.staleness import State
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
 from lib.run.session import Session
-from tiny_models import TEXT, make_llama, make_sentencepiece
+from tiny_models import make_models, make_texts
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG: dict[str, Any] = {
@@ -171,15 +170,8 @@ class Project:
     @classmethod
     def create(cls, path: Path) -> "Project":
         """The models and texts, nothing built."""
-        base = make_llama(path / "m/base")
-        make_sentencepiece(base)
-        for seed, name in enumerate(("code", "prose"), 1):
-            model = make_llama(path / "m" / name, seed=seed, near=base)
-            for file in base.glob("tokenizer*"):
-                shutil.copy(file, model)
-        (path / "data").mkdir()
-        (path / "data/calibration.txt").write_text("\n".join(TEXT * 100))
-        (path / "data/evaluation.txt").write_text("\n".join(list(reversed(TEXT)) * 100))
+        make_models(path / "m", "code", "prose")
+        make_texts(path / "data", 100)
         return cls(path, copy.deepcopy(CONFIG))
 
     def copy(self, to: Path) -> "Project":

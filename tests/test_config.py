@@ -22,6 +22,7 @@ from lib.config import merges
 from lib.config.load import ConfigError, load
 from lib.config.schema import Config, Options
 from lib.formats.merge_references import merge_references, substitute_references
+from lib.stages.gguf import Gguf
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = [ROOT / "config/config.yaml", *sorted((ROOT / "config/examples").glob("*.yaml"))]
@@ -284,6 +285,18 @@ def test_the_conversion_among_the_quants_stands_for_itself(workdir):
     read(text % "BF16", workdir)
     [line] = problems(text % "BF16, bf16", workdir)
     assert line.startswith("models.M.gguf.quants[1].name: 'BF16' is the name of the conversion")
+
+
+def test_options_on_the_conversions_own_type_are_refused_and_not_dropped(workdir):
+    text = "models: {M: {source: a/b, gguf: {quants: [{type: BF16, %s}]}}}"
+    gguf = read(text % "imatrix: false", workdir)[0].models["M"].gguf
+    assert gguf.parted("BF16") == ([], True)
+    options = {"pure": True, "output_tensor_type": "q8_0", "prune_layers": [1]}
+    for key, value in options.items():
+        [line] = problems(text % f"{key}: {value}", workdir)
+        assert line.startswith("models.M.gguf.quants[0].name: 'BF16' is the name of the conversion")
+        gguf = Gguf.model_validate({"quants": [{"type": "BF16", key: value}]})
+        assert gguf.parted("BF16") == (gguf.quants, False)
 
 
 def test_mxfp4_is_for_mixtures_of_experts_also_by_way_of_merges(workdir):

@@ -8,6 +8,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 
 from lib.formats.base_logits import base_logits_bytes
+from lib.formats.divergence import scored
 from lib.formats.fallbacks import planned
 from lib.formats.mixture import Shape, quant_bytes, quant_types
 from lib.formats.quants import QUANT_TYPES
@@ -192,6 +193,13 @@ def test_tensors_that_cannot_have_their_quants_type_are_those_of_the_tools_own_l
             assert (total, types) == (found, set(mine.types if mine else ())), (type_, sizes)
             compared += len(total)
     assert compared > 75
+
+
+@pytest.mark.parametrize("context", [8, 9, 511, 512])
+def test_base_logits_have_a_row_for_each_position_that_exl2_is_scored_on_too(context):
+    a_row = 2 * 4 + 2 * 6  # of a vocabulary of 5
+    rows = (base_logits_bytes(1, context, 5) - 20 - 4 * context) / a_row
+    assert rows == len(range(context)[scored(context)])
 
 
 def test_base_logits_of_a_128k_vocabulary_are_predicted():

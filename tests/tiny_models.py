@@ -1,6 +1,7 @@
 """Tiny random Llamas with real tokenizers, made in about a second, for tests of single steps."""
 
 import json
+import shutil
 from pathlib import Path
 
 TEXT = """
@@ -86,6 +87,23 @@ def make_llama(
     (directory / "config.json").write_text(json.dumps(config, indent=2))
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
+
+
+def make_models(directory: Path, *names: str) -> None:
+    """Write a model `base` and near it one of each name, all with one tokenizer, into `directory`."""
+    base = make_llama(directory / "base")
+    make_sentencepiece(base)
+    for seed, name in enumerate(names, 1):
+        model = make_llama(directory / name, seed=seed, near=base)
+        for file in base.glob("tokenizer*"):
+            shutil.copy(file, model)
+
+
+def make_texts(directory: Path, repeats: int) -> None:
+    """Write calibration.txt and evaluation.txt, of so many times TEXT's lines, into `directory`."""
+    directory.mkdir(exist_ok=True)
+    (directory / "calibration.txt").write_text("\n".join(TEXT * repeats))
+    (directory / "evaluation.txt").write_text("\n".join(list(reversed(TEXT)) * repeats))
 
 
 def make_sentencepiece(directory: Path, vocab: int = 512) -> None:

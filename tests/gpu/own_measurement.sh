@@ -4,13 +4,8 @@
 #   tests/gpu/own_measurement.sh DIRECTORY
 #
 # The needs are those of prove.sh. Two minutes on an H100.
-set -euo pipefail
-
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-python=${PYTHON:-python3}
-here=$(cd "$1" && pwd)
-export QUANTMILL_CACHE=$here/cache TORCH_EXTENSIONS_DIR=$here/extensions HF_HUB_OFFLINE=1
-cd "$here/work"
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+cd "$work"
 
 echo "== a plain model directory with theta 100000, against itself"
 cp -rL models/base models/theta

@@ -5,29 +5,8 @@
 #
 # Needs nvcc, a C++ compiler, and a Python (PYTHON, else python3) with requirements.txt, requirements-exl2.txt and a
 # torch built for CUDA. No network. What it made is in DIRECTORY/work, what it found in DIRECTORY/proof.
-set -euo pipefail
-
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-python=${PYTHON:-python3}
-mkdir -p "$1"
-here=$(cd "$1" && pwd)
-work=$here/work proof=$here/proof model=results/Proof-317M
-mkdir -p "$work/text" "$proof"
-exec > >(tee "$proof/prove.log") 2>&1
-trap 'echo "== [$SECONDS s] ended with status $?"' EXIT
-
-export QUANTMILL_CACHE=$here/cache TORCH_EXTENSIONS_DIR=$here/extensions
-export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
-config=$here/config.yaml
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cp "$root/tests/gpu/config.yaml" "$config"
-
-phase() { echo && echo "== [$SECONDS s] $*"; }
-fail() { echo "FAILED: $*" && exit 1; }
-mill() {
-    "$python" -m snakemake --snakefile "$root/Snakefile" --directory "$work" --configfile "$config" \
-        --profile "$root/profiles/gpu" --cores all "$@" 2>&1
-}
-train() { "$python" "$root/scripts/demo_train.py" "$@" --text text --device cuda --batch 16; }
 
 # What was built after a file was touched, by the recipes beside it.
 made_since() {
@@ -51,16 +30,7 @@ phase "exllamav2's extension, and three models to merge"
 cd "$work"
 ("$python" -c "import exllamav2" >"$here/extension.log" 2>&1 && echo "extension ready after $SECONDS s") &
 extension=$!
-"$python" "$root/scripts/demo_text.py" --output text
-"$python" -c "
-import pandas, re
-parts = re.split(r'\n\s*\n', open('text/calibration.txt', encoding='utf-8').read())
-pandas.DataFrame({'text': parts}).to_parquet('text/calibration.parquet')"
-size=(--hidden 2048 --layers 6 --ffn 5632 --heads 16 --kv-heads 8 --vocab 8192)
-train base --output models/base "${size[@]}" --steps 400 | sed -n '1p;$p'
-for domain in code prose; do
-    train finetune --base models/base --domain $domain --output models/$domain --steps 80 | tail -n 1
-done
+make_models 400 80
 wait $extension || { tail -n 5 "$here/extension.log" && fail "exllamav2 cannot be imported"; }
 
 phase "exllamav2 and transformers on the unquantized model"

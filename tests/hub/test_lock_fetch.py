@@ -21,7 +21,8 @@ WEIGHTS = hashlib.sha256(MODEL["model.safetensors"]).hexdigest()
 def test_hub_references_are_told_from_directories_and_models():
     assert parse("org/name") == HubRef("org/name")
     assert parse("org/na.me-1@refs/pr/2") == HubRef("org/na.me-1", "refs/pr/2")
-    for other in ("./org/name", "/org/name", "../a/b", "Demo", "org/name/more", "org/a b"):
+    others = ("./org/name", "/org/name", "../a/b", "~/name", "Demo", "org/name/more", "org/a b")
+    for other in others:
         assert parse(other) is None
 
 
@@ -119,6 +120,17 @@ def test_every_reference_that_cannot_be_locked_is_reported_at_once(workdir, hub,
     assert sum("acme/pickles" in line and "allow_pickle" in line for line in said) == 1
     assert "hf_bob" not in "".join(said), "a token was printed"
     assert lock.Lock.read(workdir.path).get("acme/base"), "the good reference was not locked"
+
+
+def test_a_repository_with_a_faulty_index_is_one_line_that_names_it(workdir, hub):
+    index = "model.safetensors.index.json"
+    hub.add_repo("acme/short", {**MODEL, index: b'{"weight_map": {"a": "b.safetensors"}}'})
+    hub.add_repo("acme/odd", {**MODEL, index: b"[]"})
+    said = refused(workdir.lock("acme/short", "acme/odd")).splitlines()
+    assert said == [
+        f"model acme/short: b.safetensors, which {index} names, is not there",
+        f"model acme/odd: {index}: not a safetensors index",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from builds import Run, snakemake, write_config
 from cluster import Cluster, why_not
 
-from tiny_models import TEXT, make_llama, make_sentencepiece
+from tiny_models import make_models, make_texts
 
 
 @pytest.fixture(scope="session")
@@ -26,14 +26,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with tiny models, their merge and all its forms, built without Slurm."""
     here = tmp_path_factory.mktemp("local")
-    base = make_llama(here / "models/base")
-    make_sentencepiece(base)
-    for seed, name in enumerate(("a", "b"), 1):
-        model = make_llama(here / "models" / name, seed=seed, near=base)
-        for file in base.glob("tokenizer*"):
-            shutil.copy(file, model)
-    (here / "models/calibration.txt").write_text("\n".join(TEXT * 200))
-    (here / "models/evaluation.txt").write_text("\n".join(list(reversed(TEXT)) * 200))
+    make_models(here / "models", "a", "b")
+    make_texts(here / "models", 200)
     write_config(here)
     command = [*snakemake(here), "--cores", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)

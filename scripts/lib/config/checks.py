@@ -18,7 +18,7 @@ from lib.formats.merge_references import (
     reference_kind,
 )
 from lib.formats.model_files import ModelFilesError, model_files
-from lib.keys.values import show, suggestion
+from lib.keys.values import TILDE, show, suggestion
 from lib.record.contents import STORE, Contents
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, own_tool
 from lib.stages import demo
@@ -75,7 +75,7 @@ class Checks:
     def file(self, at: KeyPath, path: str) -> None:
         """A file that must be there."""
         if path.startswith("~"):
-            self.add(at, f"{show(path)}: ~ is not expanded here; write the path in full")
+            self.add(at, f"{show(path)}: {TILDE}")
         elif is_demo(path) or os.path.isfile(self._place(path)):
             return
         elif os.path.isdir(self._place(path)):
@@ -96,7 +96,9 @@ class Checks:
                 self.add(at, f"{show(path)} {wrong}; name a file with text in it")
 
     def _llama_cpp(self, section: LlamaCpp) -> None:
-        if not os.path.isdir(self._place(section.path)):
+        if section.path.startswith("~"):
+            self.add(("llama_cpp", "path"), f"{show(section.path)}: {TILDE}")
+        elif not os.path.isdir(self._place(section.path)):
             message = f"no directory {show(section.path)} in {self.workdir}"
             self.add(("llama_cpp", "path"), message)
         else:
@@ -248,6 +250,8 @@ class Checks:
             if "@" not in text and os.path.isdir(self._place(text)):
                 choice = f"write ./{text} for the directory, {text}@main for the hub"
                 self.add(at, f"{show(text)} is a directory here and may be a hub id too: {choice}")
+        elif text.startswith("~"):
+            self.add(at, f"{show(text)}: {TILDE}")
         else:
             near = suggestion(text, [name for name in self.models if isinstance(name, str)])
             merges = at[2] == "merge"

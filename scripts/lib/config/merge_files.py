@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from lib.formats.merge_references import substitute_references
-from lib.keys.values import show
+from lib.keys.values import TILDE, show
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Stands in the origin of each model that a document adds.
@@ -60,7 +60,7 @@ def read_merge_files(models: Any, workdir: Path) -> tuple[Any, dict[str, str]]:
 
 def _documents(file: str, workdir: Path) -> list[dict[Any, Any]]:
     if file.startswith("~"):
-        raise MergeFileError(f"{show(file)}: ~ is not expanded here; write the path in full")
+        raise MergeFileError(f"{show(file)}: {TILDE}")
     path = os.path.join(workdir, file)
     if not os.path.isfile(path):
         hint = "a merge is a mapping or the name of a mergekit file"

@@ -6,10 +6,10 @@ Pure standard library; written against exllamav2 0.3.2.
 import json
 import math
 import re
-import struct
 from pathlib import Path
 
 from lib.formats.model_files import model_files
+from lib.formats.safetensors import read_header
 
 # Without flash-attn, attention goes through SDPA, and there exllamav2 0.3.2 forgets the causal mask
 # (attn.py, _attn_torch: `in block_diag_layers or causal` takes a block mask that is None). Every
@@ -144,7 +144,10 @@ def _options(tried: list | dict) -> list[dict]:
 
 
 def check_quantized(directory: Path, view: Path, bits: float) -> None:
-    """Raises Exl2Error unless `directory` is `view` in EXL2, whole, of `bits` bits a weight."""
+    """Look whether `directory` is `view` in EXL2, whole, of `bits` bits a weight.
+
+    Raises Exl2Error where it is not, SafetensorsError for a file of weights that is not whole.
+    """
     names = {file.name for file in directory.iterdir()} if directory.is_dir() else set()
     if not names:
         raise Exl2Error(f"{directory}: the converter wrote nothing there")
@@ -153,7 +156,7 @@ def check_quantized(directory: Path, view: Path, bits: float) -> None:
         raise Exl2Error(f"{directory}: {left[0]} is a working file: the conversion did not finish")
     _check_shards(directory, weights)
 
-    tensors = {key for name in weights for key in read_header(directory / name)}
+    tensors = {key for name in weights for key in read_header(directory / name).tensors}
     for layer in range(layer_count(_read_config(view))):
         if not any(f"layers.{layer}." in key and key.endswith(".q_weight") for key in tensors):
             raise Exl2Error(f"{directory}: no quantized tensor of layer {layer}")
@@ -188,24 +191,6 @@ def _check_shards(directory: Path, weights: set[str]) -> None:
         raise Exl2Error(
             f"{directory}: a shard is missing, of {numbers[0][2]} there are {len(numbers)}"
         )
-
-
-def read_header(file: Path) -> dict[str, dict]:
-    """The tensors of a safetensors file. Raises Exl2Error unless its size is what they need."""
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    except (ValueError, KeyError, TypeError, struct.error) as error:
-        raise Exl2Error(f"{file}: not a safetensors file ({error})") from None
-    if 8 + length + end != size:
-        raise Exl2Error(f"{file}: {size} bytes, its header wants {8 + length + end}: cut off")
-    return header
 
 
 def _read_config(directory: Path) -> dict:

@@ -3,26 +3,16 @@
 import json
 import math
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lib.formats.mixture import Dims, Shape
+from lib.formats.model_files import model_files
+from lib.formats.safetensors import read_header
 
-BYTES = {
-    "F64": 8,
-    "F32": 4,
-    "BF16": 2,
-    "F16": 2,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I64": 8,
-    "I32": 4,
-    "U8": 1,
-    "I8": 1,
-}
+# Of a weight, by the names that mergekit's dtype and out_dtype have.
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 
@@ -53,15 +43,18 @@ def header_bytes(weights: Weights, tensors: int) -> int:
 
 
 def read_weights(directory: Path) -> Weights:
-    """What a model directory holds, from its config and the headers of its safetensors."""
+    """What a model directory holds, from its config and the headers of its safetensors.
+
+    Raises SafetensorsError for a file that is cut off, ModelFilesError, OSError.
+    """
     config = json.loads((directory / "config.json").read_text())
     config = config.get("text_config") or config
     tensors, sizes = {}, 0
-    for path in sorted(directory.glob("*.safetensors")):
-        for name, tensor in _header(path).items():
-            if name != "__metadata__":
-                tensors[name] = tuple(tensor["shape"])
-                sizes += math.prod(tensor["shape"]) * BYTES.get(tensor["dtype"], 2)
+    files = model_files(directory, allow_pickle=True)
+    for path in (file for file in files if file.suffix == ".safetensors"):
+        for name, tensor in read_header(path).tensors.items():
+            tensors[name] = tensor.shape
+            sizes += tensor.end - tensor.first
     if config.get("tie_word_embeddings"):
         tensors.pop("lm_head.weight", None)
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 1
@@ -175,10 +168,3 @@ def _tokenizer_bytes(directory: Path, config: dict[str, Any]) -> int:
     if model.is_file():
         return model.stat().st_size + 8 * vocabulary
     return 37 * vocabulary  # BPE: 8 + 7 bytes of text, 4 of type, and a merge of about 18
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: {tensor: {dtype, shape, data_offsets}}."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return json.loads(file.read(length))

@@ -12,6 +12,8 @@ from lib.formats.quants import QUANT_TYPES, TENSOR_BITS, canonical
 
 Scalar = bool | int | float | str
 RECLAIMABLE = ("bf16", "safetensors")
+# Said wherever a path may stand: a config means the same to everybody who runs it.
+TILDE = "~ is not expanded here; write the path in full"
 
 
 def show(value: Any) -> str:

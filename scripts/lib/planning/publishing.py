@@ -110,7 +110,7 @@ def base(reference: str, lock: Lock) -> dict[str, Any]:
         known = {"hub": entry.repo, "commit": entry.commit, **entry.card}
     else:
         try:
-            text = (Path(reference).expanduser() / "README.md").read_text(encoding="utf-8")
+            text = Path(reference, "README.md").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             text = ""
         facts = front_matter(text)

@@ -4,7 +4,6 @@ The key is (size, mtime, ctime, inode): a file that was only touched or copied i
 one that was replaced with an older mtime is read again and found different. Kept in resources/contents.json.
 """
 
-import hashlib
 import json
 import os
 import sys
@@ -12,16 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lib.formats.model_files import model_files
+from lib.record.digests import sha256_of
 from lib.record.recipe import write_json
 
 STORE = Path("resources/contents.json")
 WORTH_SAYING = 1 << 30  # bytes: hashing more than this takes long enough to be announced
-
-
-def sha256_of(path: str | os.PathLike) -> str:
-    """sha256 (hex) of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Contents:

@@ -18,6 +18,7 @@ from typing import Any
 from lib.config.load import ConfigError, load
 from lib.config.schema import Config, Options
 from lib.formats.model_files import ModelFilesError
+from lib.formats.safetensors import SafetensorsError
 from lib.hub.lock import Lock, LockError, lock_missing
 from lib.hub.references import hub_sources
 from lib.planning.graph import Graph
@@ -42,6 +43,7 @@ class NotReady(Exception):
 
 
 UserError = (Busy, ConfigError, DiskFull, NotReady, LockError, ModelFilesError, ToolError)
+UserError += (SafetensorsError,)
 # Targets that answer a question: they build nothing and may be asked while a build runs.
 ANSWERS = {"why", "plan", "verify", "orphans", "status", "lock", "preflight", "publish_plan"}
 # It takes the directory's lock itself, and gives it back to make reports anew.

@@ -5,6 +5,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lib.formats.merge_references import reference_kind
 from lib.formats.weights import Weights, read_weights
 from lib.hub.lock import Wanted
 from lib.record.artifact import Artifact
@@ -37,9 +38,8 @@ class Source(Stage):
     def weights(self, artifact: Artifact, sizes: Sizes) -> Weights | None:
         """Those of the directory that it will link to."""
         place = Path(reference(artifact))
-        if not reference(artifact).startswith((".", "/")) or not (place / "config.json").is_file():
-            return None
-        return read_weights(place)
+        local = reference_kind(reference(artifact)) == "directory"
+        return read_weights(place) if local and (place / "config.json").is_file() else None
 
     def download(self, artifact: Artifact, sizes: Sizes) -> int:
         """As the lock has it."""
@@ -75,7 +75,7 @@ def source(shared: Any, reference: str, allow_pickle: bool) -> Artifact:
     """A model from a directory or from the hub."""
 
     def identity() -> dict[str, str]:
-        if reference.startswith((".", "/", "~")):
+        if reference_kind(reference) == "directory":
             return shared.contents.directory(reference, allow_pickle)
         return shared.lock.identity(reference)
 

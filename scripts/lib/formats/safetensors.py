@@ -1,0 +1,68 @@
+"""The header of a safetensors file: which tensors it holds and where their bytes lie.
+
+A file is the header's length (8 bytes), the header (JSON), the tensors' bytes:
+https://huggingface.co/docs/safetensors, "Format". Pure standard library.
+"""
+
+import json
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+LENGTH = struct.Struct("<Q")
+
+
+class SafetensorsError(ValueError):
+    """A file that is no whole safetensors file; one line that says why."""
+
+
+class Tensor(NamedTuple):
+    """A tensor of a file.
+
+    dtype: BF16, F32 and the like. shape: outermost dimension first.
+    first, end: its bytes, the last of them before `end`; counted from `Header.start`.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    first: int
+    end: int
+
+
+class Header(NamedTuple):
+    """What a safetensors file holds.
+
+    tensors: by name. metadata: what the writer noted, text by name.
+    start: where the tensors' bytes begin, in bytes from the beginning of the file.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    start: int
+
+
+def read_header(file: Path) -> Header:
+    """The header of a safetensors file.
+
+    Raises SafetensorsError where it is none, or not as long as its tensors need, and OSError.
+    """
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = LENGTH.unpack(stream.read(LENGTH.size))
+            if length > size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(stream.read(length))
+        metadata = header.pop("__metadata__", {})
+        tensors = {
+            name: Tensor(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
+            for name, entry in header.items()
+        }
+        start = LENGTH.size + length
+        whole = start + max((tensor.end for tensor in tensors.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise SafetensorsError(f"{file}: not a safetensors file ({error})") from None
+    if size != whole:
+        message = f"{file}: {size} bytes, its header wants {whole}: cut off or changed, get it anew"
+        raise SafetensorsError(message)
+    return Header(tensors, metadata, start)
