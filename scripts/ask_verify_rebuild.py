@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lib.planning.staleness import RUN_STATE
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
+from lib.record.layout import RUN_STATE
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
 from lib.stages.registry import FAMILIES, STAGES
