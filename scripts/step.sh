@@ -13,8 +13,9 @@
 
 begin() {
     local hold answer status
-    if [ $# != 2 ]; then # nothing is wanted: lib/planning/handoff.py, 5
-        echo "FAILED  the config was changed after this run was planned. Run the same command again." >&2
+    if [ $# != 2 ]; then # nothing is wanted: lib/planning/handoff.py, 6
+        echo "FAILED  this step was not planned: the config has changed since, or profiles/default is" \
+            "not in use. Run the same command again." >&2
         exit 1
     fi
     exec 8>&2

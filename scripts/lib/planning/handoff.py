@@ -4,8 +4,8 @@ What is stale follows from recipes and records (lib/planning/staleness.py), of w
 nothing. It runs a job when an input file is newer than an output. So each step has one more input
 file, its *wanted recipe* (lib/record/wanted.py), which is dated into the far future while the
 artifact is stale, and is no input while it is fresh. Here is all that this takes, in the order in
-which it happens, with the faults and properties of Snakemake that make it necessary (9.27.1, each
-tried there), how each shows, and how to tell that it is no longer needed. All of it may go once a
+which it happens, with the faults and properties of Snakemake that make it necessary (seen in
+9.27.1), how each shows, and how to tell that it is no longer needed. All of it may go once a
 workflow can say by itself which jobs are to run: by a rerun trigger that is a function, say.
 
 1. profiles/default has Snakemake judge by dates alone.
@@ -48,11 +48,11 @@ workflow can say by itself which jobs are to run: by a rerun trigger that is a f
    no plan, because records have changed since. What it was sent for (`is_sent_for`) it builds by the
    recipe that the main process has left (`path_of`), even where a job of an earlier run has just
    built it and has set the date back: `begin` finds it ready. Where the config was changed
-   meanwhile, the recipe that it asks for was not left, and Snakemake says that it is missing; or
-   another rule makes the artifact now: nothing is wanted, and `begin`, which gets one argument in
-   place of two, says why.
+   meanwhile, the recipe that it asks for was not left: "Missing files after … seconds".
 
-6. `begin` (step.sh, step.py) holds the artifact. Where it is there as it is wanted, the step is
+6. `begin` (step.sh, step.py) fails where it gets one argument in place of two: Snakemake runs a
+   step that nothing is wanted of, as it does without profiles/default, or because the config is
+   another one now. Else it holds the artifact. Where it is there as it is wanted, the step is
    done: that of a killed run, for whose end it has waited, has built it. Else the inputs must be
    what the wanted recipe counts on.
 
