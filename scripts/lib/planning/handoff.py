@@ -17,13 +17,13 @@ workflow can say by itself which jobs are to run: by a rerun trigger that is a f
    - `nolock`: its lock outlives a killed run ("Directory cannot be locked"). What lib/run/hold.py
      does instead ends with the process.
 
-2. Before the plan is made, links to GGUF sources that lead nowhere are removed
+2. Before the plan is made, links to the user's own files that lead nowhere are removed
    (`remove_dangling_links`). Snakemake takes each name in a directory for a file that is there, and
    ends with "Unable to obtain modification time of file … although it existed before". No longer
    needed once tests/test_own_files.py's test of such a link passes without it.
 
-3. Snakemake's main process asks the plan about each artifact that it comes by (`Pattern` in
-   lib/run/session.py). What is fresh has no inputs: nothing is a reason to run it, and what it was
+3. Snakemake's main process asks the plan about each artifact that it comes by
+   (lib/run/pattern.py). What is fresh has no inputs: nothing is a reason to run it, and what it was
    made from need not be there any more. What is stale has its wanted recipe, and what it is made
    from (`made_from` in rules/common.smk).
    - None of this is marked ancient(). Where all that a job gets from other jobs is ancient and
