@@ -5,7 +5,6 @@ How Snakemake is made to run what is stale is told in lib/planning/handoff.py.
 
 import gc
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
