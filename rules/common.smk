@@ -1,8 +1,9 @@
 """What all stages share: the config, the plan, and the frame around each step.
 
-`pattern(path)` stands for the artifacts of a rule. Its members are what the rule's sections need: `wanted` (the
-recipe to build by; nothing where the artifact is fresh, so that Snakemake sees no reason to run), `path`, `record`,
-`log`, `benchmark`. `made_from(pattern, role)` is the input function for what the artifact is made from.
+`pattern(path)` stands for the artifacts of a rule. Its members are what the rule's sections need:
+`wanted` (the recipe to build by, nothing where the artifact is fresh: lib/planning/handoff.py),
+`path`, `record`, `log`, `benchmark`. `made_from(pattern, role)` is the input function for what the
+artifact is made from.
 """
 
 import sys
@@ -56,8 +57,7 @@ wildcard_constraints:
 def made_from(made, *roles):
     """The input function for what an artifact is made from: all of it when the artifact is stale, else nothing.
 
-    Nothing is marked ancient(): a job whose inputs are all ancient and present is skipped as soon as one of them is
-    built anew (Snakemake 9.27.1), and an artifact that asks for inputs is to be built anyway.
+    Nothing is marked ancient(): lib/planning/handoff.py, 3.
     """
     return lambda wildcards: [up.path for up in made.inputs(wildcards, *roles)]
 
@@ -80,8 +80,8 @@ def has_gpu(rule):
 
 
 def stale(*columns):
-    """The input function of a target: the stale artifacts of columns of `snakemake status`, or all of them.
+    """The input function of a target: the stale artifacts of columns of `snakemake status`, or all.
 
-    Where nothing is stale it is a file that is just there.
+    Where nothing is stale it is a file that is just there: lib/planning/handoff.py, 3.
     """
     return lambda wildcards: session.asked(*columns) or [workflow.snakefile]

@@ -20,12 +20,12 @@ rule lock:
     conda:
         "../envs/quantmill.yaml"
     params:
-        wanted=lambda wildcards: session.references_file(),
+        sources=lambda wildcards: session.references_file(),
         only=["--only", ",".join(session.options.only)] if session.options.only else [],
     shell:
         r"""
         script hub_lock.py --renew \
-            --wanted {params.wanted:q} {params.only:q} | tee {log:q}
+            --sources {params.sources:q} {params.only:q} | tee {log:q}
         """
 
 

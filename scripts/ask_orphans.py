@@ -3,7 +3,6 @@
 Only what has a record is Quantmill's, with its log and its benchmark; every other file is left alone, and named.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.record import recipe as recipes
+from lib.record.layout import SNAKEMAKE_MARK, artifact_of, building_directories
+from lib.record.unrecorded import unrecorded
 from lib.run.answers import columns, open_session, parser
+from lib.run.hold import held
 from lib.run.session import Session
 from lib.units import count, human
 
-SNAKEMAKE_MARK = ".snakemake_timestamp"  # Snakemake puts it into directories that it makes
 SHOWN = 200
 
 
@@ -47,7 +48,8 @@ def main() -> None:
     # Whatever models and forms this run is about: what the whole config declares is no orphan.
     session = open_session(arguments.config, model=[], skip=[])
     orphans = list(find(session))
-    strangers = list(unknown(orphans))
+    strangers = [file for orphan in orphans for file in orphan.others]
+    strangers += unrecorded({file for orphan in orphans for file in orphan.files})
     print("\n".join(shown(orphans, strangers)))
     if not arguments.delete or not orphans:
         return
@@ -91,10 +93,10 @@ def find(session: Session) -> Iterator[Orphan]:
             path = journal_of(file, top, suffix)
             if path not in claimed and not declared(session, path):
                 yield Orphan(str(file), top.removesuffix("s"), [file], [])
-    for stage in sorted(Path("results").rglob(".*.building")):
-        path = str(stage.with_name(stage.name[1:].removesuffix(".building")))
-        if not declared(session, path) and not held(stage / "lock"):
-            yield Orphan(str(stage), "left by a killed build", [*stage.rglob("*"), stage], [])
+    for building in sorted(building_directories("results")):
+        if not declared(session, artifact_of(building)) and not held(building):
+            files = [*building.rglob("*"), building]
+            yield Orphan(str(building), "left by a killed build", files, [])
 
 
 def declared(session: Session, path: str) -> bool:
@@ -129,40 +131,6 @@ def journal_of(file: Path, top: str, suffix: str) -> str:
     """The artifact that a log or a benchmark belongs to: under results/, unless it is one of resources/."""
     beside = str(file.relative_to(top)).removesuffix(suffix)
     return beside if beside.startswith("resources/") else f"results/{beside}"
-
-
-def held(lock: Path) -> bool:
-    """Whether a build holds this lock."""
-    try:
-        with lock.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def unknown(orphans: list[Orphan]) -> Iterator[Path]:
-    """Files under results/ that no record covers: not Quantmill's, so never deleted."""
-    ours = {file for orphan in orphans for file in orphan.files}
-    yield from (file for orphan in orphans for file in orphan.others)
-    for folder, names, files in os.walk("results"):
-        here = Path(folder)
-        # What is inside a recorded directory, or being built, is judged with it.
-        names[:] = [
-            n
-            for n in names
-            if not os.path.exists(here / f"{n}{recipes.SUFFIX}") and not n.endswith(".building")
-        ]
-        for name in files:
-            path = here / name
-            if (
-                not name.endswith(recipes.SUFFIX)
-                and path not in ours
-                and not os.path.exists(recipes.path_of(str(path)))
-            ):
-                yield path
 
 
 def shown(orphans: list[Orphan], strangers: list[Path]) -> list[str]:

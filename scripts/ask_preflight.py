@@ -35,7 +35,7 @@ from lib.formats.merge_references import merge_references
 from lib.formats.model_files import model_files
 from lib.hub import client as hub
 from lib.hub.hubref import parse
-from lib.hub.lock import LOCK_FILE, Entry, Wanted
+from lib.hub.lock import LOCK_FILE, Entry, HubSource
 from lib.hub.references import leaves
 from lib.record.tools import CONVERTER, ToolError, bundled_tree, own_tool
 from lib.run.answers import open_session, parser
@@ -108,19 +108,19 @@ class Preflight(Inspector):
     def source(self, reference: str, pickle: bool) -> Row:
         """A model from outside. That a local one is whole, the check of the config has seen."""
         if parse(reference):
-            return self.locked(reference, Wanted(reference))
+            return self.locked(reference, HubSource(reference))
         if is_demo(reference):
             return Row(reference, "ok", "made by this build")
         if is_gguf_file(reference):
             return Row(reference, "ok", "a GGUF file")
         return Row(reference, "ok", count(len(model_files(Path(reference), pickle)), "file"))
 
-    def locked(self, subject: str, want: Wanted) -> Row:
+    def locked(self, subject: str, source: HubSource) -> Row:
         """What comes from the hub: locked, and cached or open to this login."""
-        if self.lock.missing([want]):
+        if self.lock.missing([source]):
             return Row(subject, "problem", f"not in {LOCK_FILE}; run `snakemake lock`")
-        entry = self.lock.get(want.ref, want.kind)
-        names = [want.file] if want.file else entry.files
+        entry = self.lock.get(source.ref, source.kind)
+        names = [source.file] if source.file else entry.files
         absent = [name for name in names if cached(entry, name) is None]
         if not absent:
             return Row(subject, "ok", f"cached, commit {entry.commit[:12]}")
@@ -137,7 +137,7 @@ class Preflight(Inspector):
         if corpus.path:
             return Row(subject, "ok", "made by this build" if is_demo(corpus.path) else corpus.path)
         if corpus.hub:
-            return self.locked(subject, Wanted(corpus.reference(), "dataset", corpus.file))
+            return self.locked(subject, HubSource(corpus.reference(), "dataset", corpus.file))
         return Row(subject, *self.url(corpus.url, corpus.sha256))
 
     def url(self, url: str, sha256: str) -> tuple[str, str]:

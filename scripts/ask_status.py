@@ -1,13 +1,13 @@
 """How much of each model is there, and what is being built now: from the results directory alone."""
 
-import os
 import time
 from collections import Counter
 from pathlib import Path
 
-from ask_orphans import held
 from lib.planning.staleness import State
+from lib.record.layout import artifact_of, building_directories
 from lib.run.answers import columns, open_session, parser
+from lib.run.hold import held
 from lib.run.session import Session
 from lib.stages.registry import STAGES
 from lib.units import count, human
@@ -61,22 +61,15 @@ def table(session: Session) -> list[str]:
 
 
 def running() -> list[str]:
-    """What is being built now: the stages whose lock is held."""
-    rows = []
-    for top in ("results", "resources"):
-        for folder, names, _ in os.walk(top):
-            for name in [name for name in names if name.endswith(".building")]:
-                names.remove(name)
-                stage = Path(folder, name)
-                if held(stage / "lock"):
-                    rows.append(row(stage))
+    """What is being built now: the artifacts that a step holds."""
+    rows = [row(place) for place in building_directories("results", "resources") if held(place)]
     return ["", "being built now:", *columns(rows, right=(1, 2))] if rows else []
 
 
-def row(stage: Path) -> tuple[str, str, str, str]:
+def row(building: Path) -> tuple[str, str, str, str]:
     """The artifact, how much of it there is, for how long, its log."""
-    path = str(stage.with_name(stage.name[1:].removesuffix(".building")))
-    files = [file for file in stage.rglob("*") if file.is_file()]
+    path = artifact_of(building)
+    files = [file for file in building.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files if file.name != ".inputs.json")
     began = min(
         (file.stat().st_ctime for file in files if file.name == ".inputs.json"), default=time.time()

@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ask_orphans import unknown
 from lib.record import recipe as recipes
 from lib.record.digests import sha256_of
+from lib.record.layout import SNAKEMAKE_MARK, is_building
+from lib.record.unrecorded import unrecorded
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
 from lib.units import count, human
 
-SNAKEMAKE_MARK = ".snakemake_timestamp"
 UNRECORDED = "unrecorded: no record says how it was made"
 # What mends a fault: a command that takes the artifacts, and what it does. In the order in which to run them.
 FORCE = (
@@ -78,7 +78,7 @@ def main() -> None:
         declared = {fault.path for fault in faults}
         faults += [
             Fault(str(path), UNRECORDED, REMOVE, (str(path),))
-            for path in unknown([])
+            for path in unrecorded()
             if str(path) not in declared
         ]
     size = human(sum(member.bytes for member in members))
@@ -138,7 +138,7 @@ def recorded(session: Session) -> Iterator[recipes.Record]:
     )
     for top in tops:
         for folder, names, files in os.walk(top):
-            names[:] = [name for name in names if not name.endswith(".building")]
+            names[:] = [name for name in names if not is_building(name)]
             for name in sorted(files):
                 if name.endswith(recipes.SUFFIX):
                     path = str(Path(folder, name)).removesuffix(recipes.SUFFIX)

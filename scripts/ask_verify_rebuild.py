@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from lib.formats.safetensors import read_header
-from lib.planning.staleness import RUN_STATE
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
 from lib.record.digests import sha256_of
+from lib.record.layout import RUN_STATE
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
 from lib.stages.registry import FAMILIES, STAGES

@@ -91,12 +91,12 @@ def front_matter(about: dict[str, Any], looks: Looks) -> dict[str, Any]:
     return facts
 
 
-def license_of(about: dict[str, Any]) -> licenses.Verdict:
+def license_of(about: dict[str, Any]) -> licenses.Combined:
     """The license over all bases, or the config's."""
     publish = about.get("publish") or {}
-    wanted = licenses.of_facts(publish)
+    given = licenses.of_facts(publish)
     bases = about.get("bases") or []
-    return licenses.combine({base["reference"]: licenses.of_facts(base) for base in bases}, wanted)
+    return licenses.combine({base["reference"]: licenses.of_facts(base) for base in bases}, given)
 
 
 def languages_of(about: dict[str, Any]) -> list[str]:

@@ -1,12 +1,12 @@
 """Copy a file of the user's own, if it still is what this run was planned with."""
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
 
 from lib.record.digests import sha256_of
+from lib.record.wanted import WantedRecipe
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, required=True, help="the wanted recipe")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
-    (identity,) = json.loads(arguments.recipe.read_text())["recipe"]["sources"].values()
+    (identity,) = WantedRecipe.read(arguments.recipe).recipe["sources"].values()
     shutil.copyfile(arguments.file, arguments.output)
     if sha256_of(arguments.output) != identity["sha256"]:
         sys.exit(

@@ -10,11 +10,12 @@ from lib.cards.lines import command
 from lib.cards.registry import LINES
 from lib.record.origins import Origins
 from lib.record.recipe import MADE_FROM, ONLY_MADE_FROM, Record
+from lib.record.wanted import WantedRecipe
 
 
-def describe(wanted: dict[str, Any]) -> dict[str, Any]:
+def describe(wanted: WantedRecipe) -> dict[str, Any]:
     """What card.py takes: what the config says, and what the records tell of the build."""
-    options, origins = wanted["recipe"]["options"], Origins(wanted)
+    options, origins = wanted.recipe["options"], Origins(wanted)
     about, name = options["about"], options["model"]
     found = {form: origins.record(said["file"]) for form, said in options["forms"].items()}
     records = {form: record for form, record in found.items() if record}
@@ -58,7 +59,7 @@ def accepted(made: dict[str, Record], origins: Origins) -> list[dict[str, Any]]:
     """[{names, by, at, differs}]: what was taken as it is although code or tools had changed."""
     found: dict[str, dict[str, Any]] = {}
     for name, record in made.items():
-        if not record.accepted or record.digest in origins.wanted:
+        if not record.accepted or record.digest in origins.digests:
             continue
         entry = record.accepted[-1]
         own = [line for line in entry["differs"] if not line.startswith(MADE_FROM)]
@@ -76,7 +77,7 @@ def with_tokenizer(origins: Origins) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("wanted", type=Path, help="the wanted recipe of the card")
-    print(json.dumps(describe(json.loads(parser.parse_args().wanted.read_text())), indent=1))
+    print(json.dumps(describe(WantedRecipe.read(parser.parse_args().wanted)), indent=1))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,15 @@ from lib.formats import fallbacks
 from lib.formats.gguf_file import read_gguf
 from lib.record.origins import Origins
 from lib.record.recipe import Record
+from lib.record.wanted import WantedRecipe
 
 
-def describe(wanted: dict[str, Any]) -> dict[str, Any]:
+def describe(wanted: WantedRecipe) -> dict[str, Any]:
     """The model's forms: their sizes, what is special about them, where their evaluations are.
 
-    wanted: the wanted recipe. An intermediate of which nothing is known any more is left out.
+    An intermediate of which nothing is known any more is left out.
     """
-    options, origins = wanted["recipe"]["options"], Origins(wanted)
+    options, origins = wanted.recipe["options"], Origins(wanted)
     inputs = origins.of("form")
     evaluations = origins.of("evaluation")
     forms, conditions, parameters = [], {}, None
@@ -72,7 +73,7 @@ def fallbacks_of(record: Record) -> dict[str, Any] | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wanted", type=Path, help="the wanted recipe")
-    print(json.dumps(describe(json.loads(parser.parse_args().wanted.read_text())), indent=1))
+    print(json.dumps(describe(WantedRecipe.read(parser.parse_args().wanted)), indent=1))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ It has the sha256 that the recipe says, or the step fails.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from lib.hub.lock import LOCK_FILE, LockError
 from lib.record.digests import sha256_of
+from lib.record.wanted import WantedRecipe
 
 
 def fetch(arguments: argparse.Namespace) -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, required=True, help="the wanted recipe")
     parser.add_argument("--output", type=Path, required=True, help="link to make")
     arguments = parser.parse_args()
-    recipe = json.loads(arguments.recipe.read_text())["recipe"]
+    recipe = WantedRecipe.read(arguments.recipe).recipe
     try:
         fetch(arguments)
         for identity in recipe["sources"].values():

@@ -4,7 +4,7 @@
 #              only them to what follows; 0: shows none, so that a CPU step never holds a GPU.
 #
 # Visible is what CUDA_VISIBLE_DEVICES says, as a scheduler or the user set it, else every GPU. Two steps
-# of one user on one machine never get the same GPU, whatever --resources says: each takes a lock.
+# of one user on one machine never get the same GPU, whatever --resources says: each holds its own.
 
 gpus() {
     local want=$1 device id fd

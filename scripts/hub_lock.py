@@ -20,7 +20,7 @@ from lib.formats.model_files import ModelFilesError, model_files
 from lib.hub import client as hub
 from lib.hub import lock
 from lib.hub.hubref import parse
-from lib.hub.lock import Entry, File, Lock, Wanted
+from lib.hub.lock import Entry, File, HubSource, Lock
 from lib.record.digests import git_hash
 
 
@@ -49,21 +49,21 @@ def needed_files(
             raise NotAModel(text) from None
 
 
-def lock_reference(want: Wanted, old: Entry | None, api: HfApi) -> Entry:
-    """Ask the hub what `want` means now. With `old` (a dataset), only add a file at its commit."""
-    ref = parse(want.ref)
+def lock_reference(source: HubSource, old: Entry | None, api: HfApi) -> Entry:
+    """Ask the hub what a source means. With `old` (a dataset), only add a file at its commit."""
+    ref = parse(source.ref)
     revision = old.commit if old else ref.revision
-    info = hub.persist(lambda: api.repo_info(ref.repo, revision=revision, repo_type=want.kind))
+    info = hub.persist(lambda: api.repo_info(ref.repo, revision=revision, repo_type=source.kind))
     tree = hub.persist(
         lambda: list(
-            api.list_repo_tree(ref.repo, recursive=True, revision=info.sha, repo_type=want.kind)
+            api.list_repo_tree(ref.repo, recursive=True, revision=info.sha, repo_type=source.kind)
         )
     )
     listing = {file.path: file for file in tree if isinstance(file, RepoFile)}
 
     def fetch(name: str) -> bytes:
         path = hub.persist(
-            lambda: hf_hub_download(ref.repo, name, repo_type=want.kind, revision=info.sha)
+            lambda: hf_hub_download(ref.repo, name, repo_type=source.kind, revision=info.sha)
         )
         content = Path(path).read_bytes()
         if not listing[name].lfs and git_hash(content) != listing[name].blob_id:
@@ -78,17 +78,17 @@ def lock_reference(want: Wanted, old: Entry | None, api: HfApi) -> Entry:
         content = fetch(name)
         return File(hashlib.sha256(content).hexdigest(), len(content))
 
-    if want.kind == "dataset":
-        if want.file not in listing:
-            raise NotAModel(f"there is no file {want.file} in it at {info.sha}")
-        names = {want.file}
+    if source.kind == "dataset":
+        if source.file not in listing:
+            raise NotAModel(f"there is no file {source.file} in it at {info.sha}")
+        names = {source.file}
     else:
-        names = needed_files(set(listing), fetch, want.allow_pickle)
+        names = needed_files(set(listing), fetch, source.allow_pickle)
     with ThreadPoolExecutor(8) as pool:
         files = dict(zip(sorted(names), pool.map(describe, sorted(names)), strict=True))
     if old:
         files = {**old.files, **files}
-    return Entry(want.ref, want.kind, info.sha, files, card_facts(info.card_data))
+    return Entry(source.ref, source.kind, info.sha, files, card_facts(info.card_data))
 
 
 def card_facts(card: object) -> dict[str, object]:
@@ -98,24 +98,26 @@ def card_facts(card: object) -> dict[str, object]:
     return {key: facts[key] for key in keys if facts.get(key)}
 
 
-def lock_all(wanted: list[Wanted], old: Lock, api: HfApi, renew: bool) -> tuple[Lock, list[str]]:
-    """The lock with `wanted` in it, and a line for each reference that could not be locked.
+def lock_all(
+    sources: list[HubSource], old: Lock, api: HfApi, renew: bool
+) -> tuple[Lock, list[str]]:
+    """The lock with `sources` in it, and a line for each reference that could not be locked.
 
     `renew` asks anew also for what is locked; without it a dataset's further files are added at
     the commit that is locked already.
     """
     new, problems = Lock(dict(old.entries)), []
-    for want in dict.fromkeys(wanted):
-        key = (want.kind, want.ref)
+    for source in dict.fromkeys(sources):
+        key = (source.kind, source.ref)
         known = new.entries.get(key)
         if renew and known is old.entries.get(key):
             known = None
         try:
-            new.entries[key] = lock_reference(want, known, api)
+            new.entries[key] = lock_reference(source, known, api)
         except NotAModel as error:
-            problems.append(f"{want.kind} {want.ref}: {error}")
+            problems.append(f"{source.kind} {source.ref}: {error}")
         except Exception as error:  # noqa: BLE001 - every reference's problem is reported at once
-            problems.append(hub.explain(error, parse(want.ref).repo, want.kind, api))
+            problems.append(hub.explain(error, parse(source.ref).repo, source.kind, api))
     return new, problems
 
 
@@ -137,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--directory", type=Path, default=Path(), help="working directory")
     parser.add_argument(
-        "--wanted",
+        "--sources",
         required=True,
         help="JSON file with [{ref, kind: model|dataset, file, allow_pickle}, …]; - is stdin",
     )
@@ -145,18 +147,18 @@ def main() -> None:
     parser.add_argument("--only", default="", help="org/name,…: leave all other references alone")
     args = parser.parse_args()
 
-    text = sys.stdin.read() if args.wanted == "-" else Path(args.wanted).read_text()
-    wanted = [Wanted(**want) for want in json.loads(text)]
+    text = sys.stdin.read() if args.sources == "-" else Path(args.sources).read_text()
+    sources = [HubSource(**source) for source in json.loads(text)]
     if args.only:
         only = set(args.only.split(","))
-        wanted = [w for w in wanted if {w.ref, parse(w.ref).repo} & only]
-        if not wanted:
+        sources = [s for s in sources if {s.ref, parse(s.ref).repo} & only]
+        if not sources:
             sys.exit(f"lock: the config has no hub reference {args.only}")
     try:
         old = Lock.read(args.directory)
     except lock.LockError as error:
         sys.exit(str(error))
-    new, problems = lock_all(wanted, old, HfApi(), args.renew)
+    new, problems = lock_all(sources, old, HfApi(), args.renew)
     lines = changes(old, new)
     if lines:
         lock.write(args.directory, new)

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, bundled_tree, own_tool
+from lib.record.wanted import WantedRecipe
 
 # Nothing is downloaded: no server, no user interface, no TLS.
 FLAGS = (
@@ -90,8 +91,8 @@ def compiled(options: dict, version: str, jobs: int) -> Path:
     ).hexdigest()[:12]
     home = cache_directory() / f"llama.cpp-{version}-{'cuda' if cuda else 'cpu'}-{key}"
     home.parent.mkdir(parents=True, exist_ok=True)
-    with open(home.with_name(f"{home.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two working directories may want it at once
+    with open(home.with_name(f"{home.name}.hold"), "w") as hold:
+        fcntl.flock(hold, fcntl.LOCK_EX)  # two working directories may want it at once
         if not (home / "complete").exists():
             compile_tools(home, flags, jobs)
     return home
@@ -172,7 +173,7 @@ def main() -> None:
         "--jobs", type=int, default=os.cpu_count(), help="compile so many files at once"
     )
     arguments = parser.parse_args()
-    recipe = json.loads(arguments.recipe.read_text())["recipe"]
+    recipe = WantedRecipe.read(arguments.recipe).recipe
     (arguments.output / "bin").mkdir(parents=True)
     options = recipe["options"]
     if options["path"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from lib.formats.merge_references import substitute_references
+from lib.record.wanted import WantedRecipe
 
 
 def main() -> None:
@@ -16,11 +17,9 @@ def main() -> None:
         "stage", type=Path, help="directory for merge.yaml, verbatim.yaml and names.json"
     )
     arguments = parser.parse_args()
-    wanted = json.loads(arguments.recipe.read_text())
-    merge = wanted["recipe"]["options"]["merge"]
-    places = {
-        role.removeprefix("model "): f"./{path}" for role, (path, _) in wanted["inputs"].items()
-    }
+    wanted = WantedRecipe.read(arguments.recipe)
+    merge = wanted.recipe["options"]["merge"]
+    places = {role.removeprefix("model "): f"./{path}" for role, (path, _) in wanted.inputs.items()}
     texts = {
         "merge.yaml": yaml.safe_dump(substitute_references(merge, places), sort_keys=False),
         "verbatim.yaml": yaml.safe_dump(merge, sort_keys=False),

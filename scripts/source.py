@@ -4,13 +4,13 @@ A directory is linked as it is; a reference to the hub is fetched at the locked 
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from lib.formats.merge_references import reference_kind
 from lib.formats.model_files import ModelFilesError
 from lib.hub.lock import LOCK_FILE, LockError
+from lib.record.wanted import WantedRecipe
 from model_view import make_view
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, required=True, help="the wanted recipe")
     parser.add_argument("--output", type=Path, required=True, help="directory to make")
     arguments = parser.parse_args()
-    recipe = json.loads(arguments.recipe.read_text())["recipe"]
+    recipe = WantedRecipe.read(arguments.recipe).recipe
     (source,) = recipe["sources"]
     reference = source.removeprefix("model ")
     allow_pickle = bool(recipe["options"].get("allow_pickle"))

@@ -1,8 +1,9 @@
 """The frame around a step: `begin` and `commit` of step.sh.
 
-`begin` (holding the artifact's lock) makes sure that everything the artifact is made from is there and is what
-the wanted recipe says, and prints shell assignments. `commit` hashes what was made, renames it into place and
-writes its record last. Standard library only: this runs twice for each step.
+`hold` prints the file to hold while the artifact is built. `begin` holds it, makes sure that
+everything the artifact is made from is there and is what the wanted recipe says, and prints shell
+assignments. `commit` hashes what was made, renames it into place and writes its record last.
+lib/planning/handoff.py tells why it does this. Standard library only: it runs three times a step.
 """
 
 import fcntl
@@ -15,51 +16,51 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
+from lib.planning import handoff
 from lib.record import recipe as recipes
 from lib.record.digests import sha256_of
+from lib.record.layout import SNAKEMAKE_MARK, building_directory, hold_file
+from lib.record.wanted import WantedRecipe
 from lib.units import human
 
-LOCK_FD = 9
-RETRY = 75  # the exit status that asks step.sh to open the lock file again
-SNAKEMAKE_MARK = ".snakemake_timestamp"  # Snakemake puts it into directory() outputs
+HOLD_FD = 9
+RETRY = 75  # the exit status that asks step.sh to open the hold's file again
 
 
 def main() -> None:
     verb, wanted_path, *rest = sys.argv[1:]
-    wanted = json.loads(Path(wanted_path).read_text())
-    if verb == "lock":
-        stage(wanted).mkdir(parents=True, exist_ok=True)
-        print(stage(wanted) / "lock")
+    wanted = WantedRecipe.read(Path(wanted_path))
+    here = building_directory(wanted.artifact)
+    if verb == "hold":
+        here.mkdir(parents=True, exist_ok=True)
+        print(hold_file(here))
     elif verb == "begin":
-        begin(wanted, wanted_path)
+        begin(wanted, here, wanted_path)
     elif verb == "commit":
         commit(wanted, float(rest[0]))
-        os.utime(wanted_path, (0, 0))
+        handoff.set_back(wanted_path)
 
 
-def stage(wanted: dict) -> Path:
-    """The directory beside an artifact in which it is made."""
-    path = Path(wanted["artifact"])
-    return path.parent / f".{path.name}.building"
+def begin(wanted: WantedRecipe, here: Path, wanted_path: str) -> None:
+    """Hold the artifact, check the inputs, and print OUT and STAGE for the shell.
 
-
-def begin(wanted: dict, wanted_path: str) -> None:
-    """Take the lock, check the inputs, and print OUT and STAGE for the shell."""
-    here, name = stage(wanted), wanted["artifact"]
-    take_lock(here / "lock", name)
+    here: the directory in which the step works.
+    """
+    name = wanted.artifact
+    hold(hold_file(here), name)
     if is_built(wanted):
         say(f"ready   {name}: another run has just built it")
         shutil.rmtree(here)
-        os.utime(wanted_path, (0, 0))
+        handoff.set_back(wanted_path)
         print("exit 0")
         return
     try:
-        made_from = {role: input_sha256(name, *up) for role, up in wanted["inputs"].items()}
+        made_from = {role: input_sha256(name, *up) for role, up in wanted.inputs.items()}
     except SystemExit:
         shutil.rmtree(here)
         raise
     for old in here.iterdir():
-        if old.name != "lock":
+        if old != hold_file(here):
             old.unlink() if old.is_symlink() else shutil.rmtree(old)
     attempt = here / f"{os.uname().nodename}-{os.getppid()}"
     attempt.mkdir()
@@ -70,28 +71,28 @@ def begin(wanted: dict, wanted_path: str) -> None:
     print(f"OUT_NAME={shlex.quote(name)}")
 
 
-def take_lock(lock: Path, name: str) -> None:
-    """Lock the file that the shell has opened; wait while another build of the same artifact still runs."""
+def hold(file: Path, name: str) -> None:
+    """Hold the file that the shell has opened; wait while another build of it still runs."""
     try:
-        fcntl.flock(LOCK_FD, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(HOLD_FD, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         say(f"wait    {name}: another build of it still runs; this one goes on when that ends")
-        fcntl.flock(LOCK_FD, fcntl.LOCK_EX)
+        fcntl.flock(HOLD_FD, fcntl.LOCK_EX)
     try:
-        current = os.stat(lock)
+        current = os.stat(file)
     except FileNotFoundError:
         sys.exit(RETRY)
-    if not os.path.samestat(current, os.fstat(LOCK_FD)):
+    if not os.path.samestat(current, os.fstat(HOLD_FD)):
         sys.exit(RETRY)
 
 
-def is_built(wanted: dict) -> bool:
+def is_built(wanted: WantedRecipe) -> bool:
     """Whether the artifact is there, whole, as the wanted recipe says."""
-    for path in wanted["outputs"]:
+    for path in wanted.outputs:
         record = recipes.read(path)
-        if record is None or not record.fits(wanted["digest"]) or not os.path.exists(path):
+        if record is None or not record.fits(wanted.digest) or not os.path.exists(path):
             return False
-        if not wanted["directory"] and os.stat(path).st_size != record.bytes:
+        if not wanted.directory and os.stat(path).st_size != record.bytes:
             return False
     return True
 
@@ -111,23 +112,23 @@ def input_sha256(name: str, path: str, digest: str) -> str:
     return record.sha256
 
 
-def commit(wanted: dict, seconds: float) -> None:
+def commit(wanted: WantedRecipe, seconds: float) -> None:
     """Hash, rename into place, write the records, remove the stage."""
     attempt = Path(os.environ["STAGE"])
     inputs = json.loads((attempt / ".inputs.json").read_text())
-    for role, (path, digest) in wanted["inputs"].items():
-        if input_sha256(wanted["artifact"], path, digest) != inputs[role]:
+    for role, (path, digest) in wanted.inputs.items():
+        if input_sha256(wanted.artifact, path, digest) != inputs[role]:
             sys.exit(
-                f"FAILED  {wanted['artifact']}: {path} was built again while this was made from it"
+                f"FAILED  {wanted.artifact}: {path} was built again while this was made from it"
             )
     notes = attempt / "notes.json"
     records = []
-    for path in wanted["outputs"]:
+    for path in wanted.outputs:
         made = attempt / Path(path).name
         if not os.path.lexists(made):
             sys.exit(f"FAILED  {path}: the step ended well but made no such file")
-        record = recipes.Record(path, wanted["recipe"], wanted["digest"], 0, "", inputs=inputs)
-        measure(made, record, wanted["links"])
+        record = recipes.Record(path, wanted.recipe, wanted.digest, 0, "", inputs=inputs)
+        measure(made, record, wanted.links)
         if notes.exists():
             record.notes |= json.loads(notes.read_text())
         records.append((made, record))
@@ -137,7 +138,7 @@ def commit(wanted: dict, seconds: float) -> None:
         recipes.write(record)
     shutil.rmtree(attempt.parent)
     size = sum(record.bytes for _, record in records)
-    say(f"built   {wanted['artifact']}  {human(size)}, {seconds:.0f} s")
+    say(f"built   {wanted.artifact}  {human(size)}, {seconds:.0f} s")
 
 
 def measure(made: Path, record: recipes.Record, links: bool) -> None:

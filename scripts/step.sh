@@ -1,6 +1,6 @@
 # begin and commit: the frame around every step. rules/common.smk puts this file before each shell block.
 #
-#   begin WANTED LOG    locks the artifact, checks what it is made from, sends all output into LOG.
+#   begin WANTED LOG    holds the artifact, checks what it is made from, sends all output into LOG.
 #                       Sets OUT (where the artifact is to be made) and STAGE (the directory that OUT is in).
 #   commit              checks and hashes what was made, renames it into place, writes its recipe last.
 #
@@ -12,19 +12,20 @@
 # A step that ends before `commit` leaves nothing behind but its log.
 
 begin() {
-    local lock answer status
-    if [ $# != 2 ]; then # on a cluster, where the config is read again for each job
-        echo "FAILED  the config was changed after this run was planned. Run the same command again." >&2
+    local hold answer status
+    if [ $# != 2 ]; then # nothing is wanted: lib/planning/handoff.py, 6
+        echo "FAILED  this step was not planned: the config has changed since, or profiles/default is" \
+            "not in use. Run the same command again." >&2
         exit 1
     fi
     exec 8>&2
-    lock=$("$QM_PYTHON" -I "$QM_SCRIPTS/step.py" lock "$1")
+    hold=$("$QM_PYTHON" -I "$QM_SCRIPTS/step.py" hold "$1")
     while true; do
-        exec 9>>"$lock"
+        exec 9>>"$hold"
         status=0
         answer=$("$QM_PYTHON" -I "$QM_SCRIPTS/step.py" begin "$1") || status=$?
-        [ $status = 75 ] || break # the lock was removed by its last holder: take the new one
-        mkdir -p "$(dirname "$lock")"
+        [ $status = 75 ] || break # the file was removed by its last holder: take the new one
+        mkdir -p "$(dirname "$hold")"
     done
     [ $status = 0 ] || exit $status
     eval "$answer" # OUT=… STAGE=…, or exit 0 where another run has just built it
@@ -61,7 +62,7 @@ again() {
 _ended() {
     local status=$?
     [ -n "$QM_WANTED" ] || exit $status
-    rm -rf "$(dirname "$STAGE")" # the lock in it is still held
+    rm -rf "$(dirname "$STAGE")" # the file in it is still held
     {
         printf 'FAILED  %s, after %s s. The end of %s:\n' "$OUT_NAME" "$SECONDS" "$QM_LOG"
         tail -n 15 "$QM_LOG" | sed 's/^/    /'

@@ -20,6 +20,7 @@ import yaml
 from lib.planning.staleness import State
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
+from lib.record.wanted import WantedRecipe
 from lib.run.session import Session
 from tiny_models import make_models, make_texts
 
@@ -350,6 +351,13 @@ def lie_about_mtimes(directory: Path) -> None:
         if path.is_file() or path.is_symlink():
             seconds = 1_500_000_000 + number * 100_000
             os.utime(path, (seconds, seconds), follow_symlinks=False)
+
+
+def leave_wanted(path: Path, recipe: dict, inputs: dict | None = None) -> Path:
+    """A wanted recipe of nothing in particular, as the plan leaves one for a step's programs."""
+    wanted = WantedRecipe("it", ("it",), False, False, "rule", "digest", recipe, inputs or {})
+    path.write_text(wanted.to_json())
+    return path
 
 
 def sha_of_name(path: Path) -> str:

@@ -196,8 +196,8 @@ def test_another_version_of_a_tool_is_accepted_and_named(tmp_path, monkeypatch):
 
 def test_nothing_is_accepted_while_a_run_is_at_work(edited):
     upgrade(edited)
-    with open(edited / ".snakemake/quantmill/run.lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(edited / ".snakemake/quantmill/run.hold", "a") as hold:
+        fcntl.flock(hold, fcntl.LOCK_EX)
         output = edited.run("accept", "--config", "target=all", check=False)
     assert "Another run is at work" in output
     assert edited.plan() == MERGED

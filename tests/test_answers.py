@@ -280,11 +280,11 @@ def test_status_counts_what_is_there_and_names_what_is_being_built(project):
     (stage / "host-1").mkdir(parents=True)
     (stage / "host-1/.inputs.json").write_text("{}")
     (stage / "host-1/Mix-Q8_0.gguf").write_bytes(b"0" * 5000)
-    with (stage / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (stage / "hold").open("w") as hold:
+        fcntl.flock(hold, fcntl.LOCK_EX)
         # A build holds the directory too: asking must be possible all the same.
-        with (project / ".snakemake/quantmill/run.lock").open("a") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
+        with (project / ".snakemake/quantmill/run.hold").open("a") as run:
+            fcntl.flock(run, fcntl.LOCK_EX)
             said = ask(project, "status")
     assert re.search(r"^Mix +1/1 +1/1 +1/1 +2/3 ", said, re.M)
     assert re.search(

@@ -13,6 +13,7 @@ from lib.config.load import load
 from lib.hub.lock import Lock
 from lib.planning.graph import Graph
 from lib.record.contents import Contents
+from lib.record.wanted import WantedRecipe
 from project import ROOT, Project
 from tiny_models import TEXT, make_llama, make_sentencepiece
 
@@ -114,7 +115,7 @@ def copied(project: Project, to: Path, card: str) -> Path:
     for record in project.path.rglob("*.recipe.json"):
         (to / record.relative_to(project.path)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(record, to / record.relative_to(project.path))
-    for path, _ in json.loads(left.read_text())["inputs"].values():
+    for path, _ in WantedRecipe.read(left).inputs.values():
         copy = shutil.copytree if (project / path).is_dir() else shutil.copy
         copy(project / path, to / path)
     return left

@@ -286,8 +286,8 @@ def test_what_killed_runs_left_is_removed_but_not_what_still_runs(project):
         (place / "host-1").mkdir(parents=True)
         (place / "host-1/half.gguf").write_text("half")
     (project / "results/Plain/README.md").unlink()
-    with (kept / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (kept / "hold").open("w") as hold:
+        fcntl.flock(hold, fcntl.LOCK_EX)
         project.build()
     assert not gone.exists()
     assert (kept / "host-1/half.gguf").exists()

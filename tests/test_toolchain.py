@@ -1,6 +1,5 @@
 """llama.cpp: compiled once a machine, or the user's own; and one clear line where neither can be."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import install_llama_cpp
 from lib.config.load import ConfigError, load
 from lib.record.contents import Contents
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, bundled_tree, bundled_version, llama_version
+from project import leave_wanted
 
 
 @pytest.fixture
@@ -62,11 +62,9 @@ def test_cuda_without_its_compiler_one_line_says_so(monkeypatch) -> None:
 def test_a_users_own_build_is_asked_for_its_version_and_used(own: Path, tmp_path: Path) -> None:
     contents = Contents(tmp_path / "contents.json")
     assert llama_version(str(own), contents).startswith(bundled_version())
-    wanted = {
-        "recipe": {"options": {"path": str(own), "cuda": "auto", "portable": False}, "tools": {}}
-    }
-    (tmp_path / "wanted.json").write_text(json.dumps(wanted))
-    command = [sys.executable, install_llama_cpp.__file__, "--recipe", tmp_path / "wanted.json"]
+    options = {"path": str(own), "cuda": "auto", "portable": False}
+    wanted = leave_wanted(tmp_path / "wanted.json", {"options": options, "tools": {}})
+    command = [sys.executable, install_llama_cpp.__file__, "--recipe", wanted]
     subprocess.run([*map(str, command), "--output", str(tmp_path / "tools")], check=True)
     assert (tmp_path / "tools/bin/llama-quantize").resolve().is_file()
     help_ = subprocess.run(

@@ -53,8 +53,8 @@ class Workdir:
         return self.run("card.py", *given, "--output", output)
 
     def lock(self, *refs: str | dict, args: tuple = (), **env: str):
-        wanted = [{"ref": ref} if isinstance(ref, str) else ref for ref in refs]
-        return self.run("hub_lock.py", "--wanted", "-", *args, stdin=json.dumps(wanted), **env)
+        sources = [{"ref": ref} if isinstance(ref, str) else ref for ref in refs]
+        return self.run("hub_lock.py", "--sources", "-", *args, stdin=json.dumps(sources), **env)
 
     def fetch(self, ref: str, output: str = "out", *args: object, **env: str):
         return self.run("hub_fetch.py", ref, *args, "--output", output, **env)

@@ -10,6 +10,7 @@ from hubtest import ok, refused
 
 from lib.hub.license import License, combine, front_matter, of_facts
 from lib.record import recipe as recipes
+from project import leave_wanted
 
 APACHE, LLAMA = License("apache-2.0"), License("llama3.3")
 
@@ -36,9 +37,9 @@ def test_two_different_licenses_called_other_are_not_equal():
 
 
 def test_license_of_the_config_is_taken_and_noted_when_the_tree_says_otherwise():
-    verdict = combine({"a/b": LLAMA, "c/d": APACHE}, wanted=APACHE)
+    verdict = combine({"a/b": LLAMA, "c/d": APACHE}, given=APACHE)
     assert verdict.license == APACHE and "a/b: llama3.3" in verdict.note
-    assert combine({"a/b": APACHE}, wanted=APACHE).note == ""
+    assert combine({"a/b": APACHE}, given=APACHE).note == ""
 
 
 def test_front_matter_of_any_card_is_read():
@@ -179,9 +180,9 @@ def test_commands_for_exl2_have_no_option_that_does_nothing(workdir, monkeypatch
     about["exl2"] = {"corpus": corpus, "rows": 77, "length": 2048}
     forms = {"5.0bpw": {"file": "results/M/exl2/5.0bpw", "family": "exl2"}}
     options = {"model": "M", "weights": "m", "forms": forms, "about": about}
-    inputs = {"form 5.0bpw": ["results/M/exl2/5.0bpw", "f"]}
-    Path("wanted.json").write_text(json.dumps({"recipe": {"options": options}, "inputs": inputs}))
-    told = json.loads(ok(workdir.run("describe_card.py", "wanted.json")))
+    inputs = {"form 5.0bpw": ("results/M/exl2/5.0bpw", "f")}
+    wanted = leave_wanted(workdir.path / "wanted.json", {"options": options}, inputs)
+    told = json.loads(ok(workdir.run("describe_card.py", wanted)))
     start = "python -m exllamav2.conversion.convert_exl2 -i M -o work -nr"
     counted = {"default": ("", "", ""), "own": (" -mr 16", " -r 77", " -c own.parquet")}
     measured_rows, rows, text = counted[corpus]

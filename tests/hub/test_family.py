@@ -101,8 +101,15 @@ def test_every_question_knows_a_family_that_was_just_added(guest):
         assert f"built   results/Plain/evaluation/{form}.json" in said[""]
     assert "Plain: 2 artifacts of weights" in said[""]
     assert "Nothing is stale" in said["why"]
-    head, row, *_ = (line.split() for line in said["status"].splitlines() if "2/2" in line or "model" in line)
-    assert head == ["model", "copies", "evaluated", "report"] and row == ["Plain", "2/2", "2/2", "2/2"]
+    head, row, *_ = (
+        line.split() for line in said["status"].splitlines() if "2/2" in line or "model" in line
+    )
+    assert head == ["model", "copies", "evaluated", "report"] and row == [
+        "Plain",
+        "2/2",
+        "2/2",
+        "2/2",
+    ]
     assert re.search(r"All \d+ artifacts .* are what their records say", said["verify"])
     assert "No orphans" in said["orphans"]
     assert "acme/Plain-copies (new" in said["publish_plan"] and "half.copy" in said["publish_plan"]

@@ -93,8 +93,8 @@ def test_lock_missing_asks_the_hub_once_for_all_and_never_when_all_is_locked(wor
     hub.add_repo("acme/other", MODEL)
     code = (
         "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
-        "from lib.hub.lock import Wanted, lock_missing\n"
-        "lock_missing([Wanted('acme/base'), Wanted('acme/other')], pathlib.Path())\n"
+        "from lib.hub.lock import HubSource, lock_missing\n"
+        "lock_missing([HubSource('acme/base'), HubSource('acme/other')], pathlib.Path())\n"
         "assert 'huggingface_hub' not in sys.modules"
     )
     command = [sys.executable, "-c", code, str(SCRIPTS)]

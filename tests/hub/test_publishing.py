@@ -10,12 +10,13 @@ from hubtest import ok
 from lib.config.load import load
 from lib.config.repositories import repositories
 from lib.hub.license import front_matter
-from lib.hub.lock import Entry, File, Lock, Wanted
+from lib.hub.lock import Entry, File, HubSource, Lock
 from lib.hub.references import hub_sources
 from lib.planning.graph import Graph
 from lib.planning.publishing import card_options, license_note, manifest
 from lib.record import recipe as recipes
 from lib.record.contents import Contents
+from project import leave_wanted
 
 RAW = {
     "corpora": {
@@ -96,11 +97,11 @@ def described(graph: Graph) -> dict:
 
 def test_exactly_what_a_config_uses_is_locked(config):
     assert hub_sources(config) == [
-        Wanted("acme/base@v1"),
-        Wanted("acme/lora"),
-        Wanted("acme/text@v2", "dataset", "a.parquet"),
+        HubSource("acme/base@v1"),
+        HubSource("acme/lora"),
+        HubSource("acme/text@v2", "dataset", "a.parquet"),
     ]
-    assert hub_sources(config, ["Inner"]) == [Wanted("acme/base@v1"), Wanted("acme/lora")]
+    assert hub_sources(config, ["Inner"]) == [HubSource("acme/base@v1"), HubSource("acme/lora")]
 
 
 def test_repositories_are_laid_out_as_people_do_it(config):
@@ -183,11 +184,9 @@ def test_card_written_from_the_records_passes_the_gates_of_publishing(config, lo
     about = card_options(config, lock, "Mix", families, ("gguf", None))
     told = described(graph)
     options = {"model": "Mix", "weights": "results/Mix/safetensors", "forms": told}
-    wanted = here / "wanted.json"
-    inputs = {f"form {form}": [by_form[form].path, "d"] for form in forms}
-    inputs |= {f"shards {form}": [f"results/Mix/shards/{form}", "d"] for form in forms}
-    recipe = {"options": options | {"about": about}}
-    wanted.write_text(json.dumps({"recipe": recipe, "inputs": inputs}))
+    inputs = {f"form {form}": (by_form[form].path, "d") for form in forms}
+    inputs |= {f"shards {form}": (f"results/Mix/shards/{form}", "d") for form in forms}
+    wanted = leave_wanted(here / "wanted.json", {"options": options | {"about": about}}, inputs)
     told = json.loads(ok(workdir.run("describe_card.py", wanted))) | {"tokenizer": None}
     (here / "about.json").write_text(json.dumps(told))
     entries = [
@@ -289,10 +288,9 @@ def split(config, lock, workdir, monkeypatch):
     for repository in repositories(config.models["Mix"]):
         about = card_options(config, lock, "Mix", families, ("exl2", repository.form))
         options = {"model": "Mix", "weights": "results/Mix/safetensors", "forms": told}
-        inputs = {f"form {form}": [a.path, "d"] for form, a in forms.items()}
-        wanted = {"recipe": {"options": options | {"about": about}}, "inputs": inputs}
-        (here / "wanted.json").write_text(json.dumps(wanted))
-        described_card = json.loads(ok(workdir.run("describe_card.py", "wanted.json")))
+        inputs = {f"form {form}": (a.path, "d") for form, a in forms.items()}
+        wanted = leave_wanted(here / "wanted.json", {"options": options | {"about": about}}, inputs)
+        described_card = json.loads(ok(workdir.run("describe_card.py", wanted)))
         (here / "about.json").write_text(json.dumps(described_card | {"tokenizer": None}))
         card = repository.card("Mix")
         ok(workdir.card("forms.json", "about.json", card))

@@ -28,7 +28,7 @@ class License:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Combined:
     """The license of what is made. note: why, in a sentence for the plan; empty if all are equal."""
 
     license: License
@@ -47,14 +47,14 @@ def of_facts(facts: dict[str, object]) -> License | None:
     )
 
 
-def combine(sources: dict[str, License | None], wanted: License | None = None) -> Verdict:
+def combine(sources: dict[str, License | None], given: License | None = None) -> Combined:
     """The license over all `sources` (reference -> license, None where none is known).
 
-    `wanted` is what the config says; it is taken as it is, and noted where the tree says otherwise.
+    `given` is what the config says; it is taken as it is, and noted where the tree says otherwise.
     """
     known = set(sources.values())
     if len(known) == 1 and None not in known:
-        found, note = Verdict(known.pop()), ""
+        found, note = Combined(known.pop()), ""
     else:
         labels = sorted({source.label if source else UNKNOWN for source in known})
         listed = ", ".join(
@@ -63,13 +63,13 @@ def combine(sources: dict[str, License | None], wanted: License | None = None) -
         )
         note = f"other, because its models have different or no licenses ({listed})"
         slug = "-and-".join(re.sub(r"[^a-z0-9.]+", "-", label.lower()) for label in labels)
-        found = Verdict(License("other", slug or UNKNOWN), note)
-    if wanted is None:
+        found = Combined(License("other", slug or UNKNOWN), note)
+    if given is None:
         return found
-    if wanted.label == found.license.label:
-        return Verdict(wanted)
+    if given.label == found.license.label:
+        return Combined(given)
     reason = found.note or found.license.label
-    return Verdict(wanted, f"{wanted.label} as the config says; its models: {reason}")
+    return Combined(given, f"{given.label} as the config says; its models: {reason}")
 
 
 def front_matter(text: str) -> dict[str, object]:

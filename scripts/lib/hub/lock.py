@@ -44,8 +44,8 @@ class LockError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A hub reference that the config needs. `file` is the dataset's file; None for models."""
+class HubSource:
+    """What the config needs of the hub. `file` is the dataset's file; None for models."""
 
     ref: str
     kind: str = "model"
@@ -101,26 +101,27 @@ class Lock:
         """The lock of a working directory; empty where there is no lock file. Raises LockError."""
         return load(Path(workdir) / LOCK_FILE)
 
-    def identity(self, want: "str | Wanted") -> dict[str, str]:
-        """Entry.identity of a model's reference or of a Wanted.
+    def identity(self, source: "str | HubSource") -> dict[str, str]:
+        """Entry.identity of a source; of a model its reference is enough.
 
         Raises LockError when it is not locked.
         """
-        want = Wanted(want) if isinstance(want, str) else want
-        if self.missing([want]):
-            raise LockError([f"{want.kind} {want.ref}: not in {LOCK_FILE}; run `snakemake lock`"])
-        return self.get(want.ref, want.kind).identity(want.file)
+        source = HubSource(source) if isinstance(source, str) else source
+        if self.missing([source]):
+            text = f"{source.kind} {source.ref}: not in {LOCK_FILE}; run `snakemake lock`"
+            raise LockError([text])
+        return self.get(source.ref, source.kind).identity(source.file)
 
     def get(self, ref: str, kind: str = "model") -> Entry | None:
         return self.entries.get((kind, ref))
 
-    def missing(self, wanted: Iterable[Wanted]) -> list[Wanted]:
-        """Those of `wanted` that have no entry, or whose dataset file is not in it; each once."""
+    def missing(self, sources: Iterable[HubSource]) -> list[HubSource]:
+        """Those that have no entry, or whose dataset file is not in it; each once."""
         found = []
-        for want in dict.fromkeys(wanted):
-            entry = self.get(want.ref, want.kind)
-            if entry is None or (want.file is not None and want.file not in entry.files):
-                found.append(want)
+        for source in dict.fromkeys(sources):
+            entry = self.get(source.ref, source.kind)
+            if entry is None or (source.file is not None and source.file not in entry.files):
+                found.append(source)
         return found
 
 
@@ -166,18 +167,18 @@ def write(workdir: Path, lock: Lock) -> None:
     os.replace(partial, path)
 
 
-def lock_missing(wanted: Iterable[Wanted], workdir: Path) -> None:
-    """Lock those of `wanted` that are not locked yet, all in one call of scripts/hub_lock.py.
+def lock_missing(sources: Iterable[HubSource], workdir: Path) -> None:
+    """Lock those that are not locked yet, all in one call of scripts/hub_lock.py.
 
     Asks no hub when nothing is missing. Raises LockError with every reference that could not be
     locked; those that could be are written all the same.
     """
-    missing = Lock.read(workdir).missing(wanted)
+    missing = Lock.read(workdir).missing(sources)
     if not missing:
         return
     script = Path(__file__).parents[2] / "hub_lock.py"
-    command = [sys.executable, str(script), "--directory", str(workdir), "--wanted", "-"]
-    request = json.dumps([asdict(want) for want in missing])
+    command = [sys.executable, str(script), "--directory", str(workdir), "--sources", "-"]
+    request = json.dumps([asdict(source) for source in missing])
     # What it says goes to stderr: stdout belongs to what Snakemake was asked to print.
     done = subprocess.run(command, input=request, text=True, stdout=2, stderr=subprocess.PIPE)
     if done.returncode:

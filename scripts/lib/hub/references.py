@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lib.hub.hubref import parse
-from lib.hub.lock import Wanted
+from lib.hub.lock import HubSource
 
 
 def leaves(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
@@ -28,14 +28,14 @@ def leaves(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
     return list(dict.fromkeys(found))
 
 
-def hub_sources(config: Any, names: Iterable[str] | None = None) -> list[Wanted]:
+def hub_sources(config: Any, names: Iterable[str] | None = None) -> list[HubSource]:
     """Every hub reference that these models (None: all) come from, and those of their corpora."""
     names = list(config.models if names is None else names)
     found = [
-        Wanted(ref, allow_pickle=pickle) for ref, pickle in leaves(config, names) if parse(ref)
+        HubSource(ref, allow_pickle=pickle) for ref, pickle in leaves(config, names) if parse(ref)
     ]
     used = set().union(*(config.models[name].corpora() for name in names))
     for name, corpus in config.corpora.items():
         if name in used and corpus.hub:
-            found.append(Wanted(corpus.reference(), "dataset", corpus.file))
+            found.append(HubSource(corpus.reference(), "dataset", corpus.file))
     return list(dict.fromkeys(found))

@@ -1,21 +1,18 @@
-"""What is stale, and why: the recipes that the config wants against the records on disk. A stat a file, no hashing."""
+"""What is stale, and why: the recipes that follow from the config against the records on disk.
 
-import json
+A stat a file, no hashing.
+"""
+
 import os
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from lib.planning.graph import Graph
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
 from lib.record.recipe import MADE_FROM
-
-RUN_STATE = Path(".snakemake/quantmill")
-NEWEST = 4_000_000_000  # seconds: an mtime that is newer than any output's, whatever the clocks say
 
 
 class State(Enum):
@@ -223,46 +220,3 @@ def _content_change(before: Any, now: Any) -> str:
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"content changed ({', '.join(names[:3])}{more})"
-
-
-def wanted_path(artifact: Artifact) -> Path:
-    """Where the wanted recipe of a stale artifact is left for the step that builds it.
-
-    One for each recipe: a dry run with another config must not change what the steps of a run under way obey. Each in
-    a directory of its own: Snakemake (9.27.1) lists a directory once, and takes a file that comes into it later for
-    missing.
-    """
-    return RUN_STATE / "wanted" / artifact.path / artifact.digest[:16] / "recipe.json"
-
-
-def leave_wanted(artifact: Artifact) -> str:
-    """Write the wanted recipe, as a file that is newer than any output, so that Snakemake runs the step.
-
-    `commit` sets its mtime back when the artifact is there, because Snakemake checks that outputs are newer.
-    `left` makes its content another one each time: Snakemake does not run a step again for an input file that has the
-    checksum that it had when the step ran last.
-    """
-    path = wanted_path(artifact)
-    wanted: dict[str, Any] = {
-        "artifact": artifact.path,
-        "outputs": list(artifact.outputs),
-        "directory": artifact.directory,
-        "links": artifact.links,
-        "rule": artifact.rule,
-        "digest": artifact.digest,
-        "recipe": artifact.recipe,
-        "inputs": {role: [up.path, up.digest] for role, up in artifact.inputs.items()},
-    }
-    try:
-        old = json.loads(path.read_text())
-        same = path.stat().st_mtime == NEWEST and old == wanted | {"left": old["left"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        same = False
-    if not same:
-        text = recipes.canonical(wanted | {"left": time.time_ns()})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}")
-        part.write_text(text)
-        os.utime(part, (NEWEST, NEWEST))
-        os.replace(part, path)
-    return str(path)

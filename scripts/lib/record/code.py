@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from lib.record.contents import Contents
+from lib.record.layout import RUN_STATE
 from lib.record.rules import CodeError, Rulebook
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-MEMORY = Path(".snakemake/quantmill/code.json")
+MEMORY = RUN_STATE / "code.json"
 # Ways to run code that reading the source does not show; `eval` and `exec` only by themselves (a model has methods).
 UNSEEN = {"__import__", "import_module", "run_module", "run_path"}
 

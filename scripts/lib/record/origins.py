@@ -5,22 +5,21 @@ is trusted only where an input was made from its recipe: another config may have
 since.
 """
 
-from typing import Any
-
 from lib.record import recipe as recipes
 from lib.record.recipe import Record
+from lib.record.wanted import WantedRecipe
 
 
 class Origins:
-    """Made from the wanted recipe of a report or a card, as lib/planning/staleness.py leaves it.
+    """Follows from the wanted recipe of a report or a card.
 
-    inputs: {role: path}. wanted: the digests of the recipes that they are wanted to have.
+    inputs: {role: path}. digests: of the recipes that these are wanted to have.
     """
 
-    def __init__(self, wanted: dict[str, Any]):
-        self.inputs: dict[str, str] = {role: path for role, (path, _) in wanted["inputs"].items()}
-        self.wanted = {digest for _, digest in wanted["inputs"].values()}
-        self._known = set(self.wanted)
+    def __init__(self, wanted: WantedRecipe):
+        self.inputs = {role: path for role, (path, _) in wanted.inputs.items()}
+        self.digests = {digest for _, digest in wanted.inputs.values()}
+        self._known = set(self.digests)
         for path in self.inputs.values():
             self.record(path)
 

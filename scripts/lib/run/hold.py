@@ -1,15 +1,19 @@
-"""One run at a time in a working directory: a lock that a killed run cannot leave behind."""
+"""Who is at work: one run at a time holds a working directory, one step at a time an artifact.
+
+To hold is to have an flock(2) on a file, which ends with the process: a killed run leaves none.
+"""
 
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-LOCK = Path(".snakemake/quantmill/run.lock")
-_held = []  # kept open as long as the process lives; children do not inherit it
+from lib.record.layout import RUN_STATE, building_directories, hold_file
+
+RUN = RUN_STATE / "run.hold"
+_of_this_process = []  # kept open as long as the process lives; children do not inherit it
 
 
 class Busy(Exception):
@@ -17,44 +21,49 @@ class Busy(Exception):
 
 
 def hold_directory() -> None:
-    """Take the lock for the life of this process. Raises Busy where another run has it."""
-    _held.append(_locked())
+    """Hold the working directory until this process ends. Raises Busy where another run does."""
+    _of_this_process.append(_hold_run())
 
 
 @contextmanager
 def held_directory() -> Iterator[None]:
-    """Hold the lock for a while. Raises Busy where another run has it."""
-    with _locked():
+    """Hold the working directory for a while. Raises Busy where another run does."""
+    with _hold_run():
         yield
 
 
-def _locked() -> IO:
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    file = open(LOCK, "a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise Busy(
-            f"Another run is at work in {Path.cwd()}. Wait until it ends, or end it."
-        ) from error
+def _hold_run() -> IO:
+    RUN.parent.mkdir(parents=True, exist_ok=True)
+    if not (file := _hold(RUN)):
+        raise Busy(f"Another run is at work in {Path.cwd()}. Wait until it ends, or end it.")
     return file
 
 
+def _hold(path: Path) -> IO | None:
+    """Hold a file until what is returned is closed; None where another process does."""
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+def held(building: Path) -> bool:
+    """Whether a step is at work in this directory."""
+    try:
+        file = _hold(hold_file(building))
+    except OSError:  # it has just ended
+        return False
+    if file:
+        file.close()
+    return file is None
+
+
 def clear_abandoned() -> None:
-    """Remove the directories in which killed runs' steps were at work; not those of steps that still run."""
-    for top in ("results", "resources"):
-        for directory, names, _ in os.walk(top):
-            hidden = [name for name in names if name.startswith(".")]
-            names[:] = [name for name in names if name not in hidden]
-            for name in hidden:
-                if name.endswith(".building"):
-                    _remove_unlocked(Path(directory, name))
-
-
-def _remove_unlocked(stage: Path) -> None:
-    with open(stage / "lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return
-        shutil.rmtree(stage)
+    """Remove the directories of killed runs' steps; not those of steps that still run."""
+    for building in building_directories("results", "resources"):
+        if file := _hold(hold_file(building)):
+            with file:
+                shutil.rmtree(building)

@@ -1,13 +1,10 @@
 """What the rules ask of the plan: which inputs a step needs, what is stale. One `Session` a Snakemake process.
 
-In the main process an artifact is stale when the plan says so, and its wanted recipe is left for the step. In the
-processes that Snakemake starts for its jobs (on a cluster) the plan is not made again: what was left is obeyed, and
-`begin` fails when the config there asks for something else, for which nothing was left.
+How Snakemake is made to run what is stale is told in lib/planning/handoff.py.
 """
 
 import gc
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,12 +18,14 @@ from lib.formats.model_files import ModelFilesError
 from lib.formats.safetensors import SafetensorsError
 from lib.hub.lock import Lock, LockError, lock_missing
 from lib.hub.references import hub_sources
+from lib.planning import handoff
 from lib.planning.graph import Graph
 from lib.planning.publishing import manifest
-from lib.planning.staleness import RUN_STATE, Plan, State, leave_wanted, wanted_path
+from lib.planning.staleness import Plan, State
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
 from lib.record.contents import Contents
+from lib.record.layout import RUN_STATE
 from lib.record.tools import ToolError
 from lib.run.console import summary
 from lib.run.hold import Busy, clear_abandoned, hold_directory
@@ -46,7 +45,7 @@ UserError = (Busy, ConfigError, DiskFull, NotReady, LockError, ModelFilesError, 
 UserError += (SafetensorsError,)
 # Targets that answer a question: they build nothing and may be asked while a build runs.
 ANSWERS = {"why", "plan", "verify", "orphans", "status", "lock", "preflight", "publish_plan"}
-# It takes the directory's lock itself, and gives it back to make reports anew.
+# It takes the directory's hold itself, and gives it back to make reports anew.
 ANSWERS.add("accept")
 # Targets that do something else than build.
 ACTIONS = {"clean_orphans", "verify_rebuild", "publish"}
@@ -93,19 +92,9 @@ class Session:
     def plan(self) -> Plan:
         """The plan of this run."""
         if not self._asked_only(ANSWERS):
-            self._remove_dangling_links()
+            own = [name for name, model in self.config.models.items() if model.own_gguf]
+            handoff.remove_dangling_links(a for name in own for a in self.graph.of(name).values())
         return Plan(self.graph, self._is_forced)
-
-    def _remove_dangling_links(self) -> None:
-        """Of files of the user's own: Snakemake (9.27.1) fails at asking what they lead to for its date."""
-        names = (name for name, model in self.config.models.items() if model.own_gguf)
-        for artifact in (artifact for name in names for artifact in self.graph.of(name).values()):
-            if (
-                artifact.links
-                and os.path.islink(artifact.path)
-                and not os.path.exists(artifact.path)
-            ):
-                os.unlink(artifact.path)
 
     def _is_forced(self, artifact: Artifact) -> bool:
         settings = self._settings()
@@ -125,21 +114,15 @@ class Session:
         """Whether this run builds the artifact, if anything asks for it."""
         if self.main:
             return self.plan.state(artifact) is not State.FRESH
-        # A cluster's job builds what it was sent for, even if a job of an earlier run has just built it: then
-        # `commit` has set the mark back, and `begin` finds it ready.
-        return wildcards is not None and any(
-            target.rulename.removesuffix("_reclaimed") == artifact.rule
-            and target.wildcards_dict == dict(wildcards.items())
-            for target in self._settings().target_jobs
-        )
+        return handoff.is_sent_for(artifact, wildcards, self._settings().target_jobs)
 
     def wanted(self, artifact: Artifact) -> str:
         """The wanted recipe of a stale artifact, as a file."""
         if self.main:
             self.contents.save()
             self._building[artifact.path] = artifact
-            return leave_wanted(artifact)
-        return str(wanted_path(artifact))
+            return handoff.leave(artifact)
+        return str(handoff.path_of(artifact))
 
     @plainly
     def asked(self, *columns: str) -> list[str]:
@@ -167,7 +150,8 @@ class Session:
     def references_file(self) -> str:
         """What scripts/hub_lock.py is asked: every hub reference of the chosen models."""
         return self._leave(
-            "references", [vars(want) for want in hub_sources(self.config, self.graph.names)]
+            "references",
+            [vars(source) for source in hub_sources(self.config, self.graph.names)],
         )
 
     def manifest_file(self) -> str:

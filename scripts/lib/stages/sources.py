@@ -7,7 +7,7 @@ from typing import Any
 
 from lib.formats.merge_references import reference_kind
 from lib.formats.weights import Weights, read_weights
-from lib.hub.lock import Wanted
+from lib.hub.lock import HubSource
 from lib.record.artifact import Artifact
 from lib.stages import demo
 from lib.stages.stage import Memory, Size, Sizes, Stage, Time
@@ -115,7 +115,7 @@ def corpus_identity(shared: Any, section: Any) -> dict[str, str]:
         return {"sha256": shared.contents.file(section.path)}
     if section.url:
         return {"sha256": section.sha256}
-    return shared.lock.identity(Wanted(section.reference(), "dataset", section.file))
+    return shared.lock.identity(HubSource(section.reference(), "dataset", section.file))
 
 
 def corpus_origin(section: Any) -> list[str]:

@@ -1,0 +1,28 @@
+"""What lies under results/ and is not known to be Quantmill's."""
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from lib.record import recipe as recipes
+from lib.record.layout import is_building
+
+
+def unrecorded(known: Collection[Path] = ()) -> Iterator[Path]:
+    """Files under results/ that no record covers, but for those that are known to be ours."""
+    for folder, names, files in os.walk("results"):
+        here = Path(folder)
+        # What is inside a recorded directory, or being built, is judged with it.
+        names[:] = [
+            name
+            for name in names
+            if not is_building(name) and not os.path.exists(recipes.path_of(str(here / name)))
+        ]
+        for name in files:
+            path = here / name
+            if (
+                not name.endswith(recipes.SUFFIX)
+                and path not in known
+                and not os.path.exists(recipes.path_of(str(path)))
+            ):
+                yield path
