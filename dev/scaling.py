@@ -1,123 +1,124 @@
-"""What a large run asks of a cluster: jobs, time, GPU hours and disk of many models of one size.
+"""What a large run asks of a cluster: jobs, memory, time, GPU hours and disk of many models.
 
-    python dev/scaling.py --models 100 --parameters 70e9
+    python dev/scaling.py --models 100 --config docs/scaling.yaml
 
-Times and memory are those that jobs ask for (lib/stages/resources.py): limits, which most jobs stay well under. Printed as
-Markdown; docs/scaling.md has the answer for 100 models of 70B.
+The config declares one model; whatever directories its merge names are given the shapes of a Llama
+of 70B (as files of which only the headers are written). Times and memory are those that jobs ask
+for (lib/stages): limits, which most jobs stay well under. Printed as Markdown for docs/scaling.md.
 """
 
 import argparse
+import json
+import math
+import os
 import sys
+import tempfile
 from pathlib import Path
+
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
-from lib.formats.base_logits import base_logits_bytes
-from lib.formats.quants import QUANT_TYPES
-from lib.stages import resources
+from lib.config.load import load
+from lib.forecast import resources
+from lib.forecast.sizes import Sizes
+from lib.formats.merge_references import merge_references
+from lib.formats.weights import llama_weights
+from lib.hub.lock import Lock
+from lib.planning.graph import Graph
+from lib.record.artifact import Artifact
+from lib.record.contents import Contents
+from lib.run.pattern import tokens_of
+from lib.stages.registry import STAGES
 
-TYPES = [
-    "Q8_0",
-    "Q6_K",
-    "Q5_K_M",
-    "Q5_K_S",
-    "Q4_K_M",
-    "Q4_K_S",
-    "Q4_0",
-    "Q4_1",
-    "IQ4_NL",
-    "IQ4_XS",
-    "Q3_K_L",
-    "Q3_K_M",
-    "Q3_K_S",
-    "IQ3_M",
-    "IQ3_XXS",
-    "Q2_K",
-    "IQ2_M",
-    "IQ2_XS",
-    "IQ2_XXS",
-    "IQ1_M",
-]
-EXL2_BITS = (3.0, 4.0, 5.0, 6.0)
-CONTEXT = 512
-THREADS = 8  # CPUs of a job whose model is large (rules/common.smk)
-TB = 1e12
+ROOT = Path(__file__).resolve().parent.parent
+SHAPE = {"layers": 80, "hidden": 8192, "ffn": 28672, "vocabulary": 128256}
+SHAPE |= {"heads": 64, "kv_heads": 8}
+CONFIG = {"model_type": "llama", "num_hidden_layers": 80, "num_attention_heads": 64}
+CONFIG |= {"num_key_value_heads": 8, "vocab_size": 128256}
+GB, TB = 1e9, 1e12
 
 
-def jobs(parameters: float, parents: int) -> list[tuple[str, int, float]]:
-    """(step, jobs, bytes that each reads) of one model: merged, 20 quants with shards, EXL2, all evaluated."""
-    full = 2 * parameters
-    sizes = [QUANT_TYPES[name].bpw / 8 * parameters for name in TYPES]
-    mean = sum(sizes) / len(sizes)
-    return [
-        ("merge", 1, parents * full),
-        ("convert", 1, full),
-        ("imatrix", 1, full),
-        ("quantize", len(TYPES), full),
-        ("split", len(TYPES), mean),
-        ("base_logits", 1, full),
-        ("evaluate", len(TYPES) + 1, mean),
-        ("exl2_measure", 1, full),
-        ("exl2_quantize", len(EXL2_BITS), full),
-        ("exl2_evaluate", len(EXL2_BITS), sum(EXL2_BITS) / len(EXL2_BITS) / 8 * parameters),
-    ]
+def write_sources(config: dict) -> None:
+    """The directories and texts that a config names; of the weights the headers alone."""
+    header, at = {}, 0
+    for name, shape in llama_weights(**SHAPE).tensors.items():
+        end = at + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    data = json.dumps(header).encode()
+    for model in config["models"].values():
+        for part in (part for found in merge_references(model["merge"]) for part in found.parts):
+            Path(part).mkdir(exist_ok=True)
+            Path(part, "config.json").write_text(json.dumps(CONFIG))
+            with Path(part, "model.safetensors").open("wb") as file:
+                file.write(len(data).to_bytes(8, "little") + data)
+                file.truncate(8 + len(data) + at)
+    for corpus in config["corpora"].values():
+        Path(corpus["path"]).write_text("word " * 1_000_000)
 
 
-def table(parameters: float, parents: int, models: int) -> list[str]:
-    """A line a step: how many jobs, and what one of them asks for."""
+def jobs_table(groups: dict[str, list[Artifact]], sizes: Sizes, models: int) -> list[str]:
+    """A line a stage: how many jobs there are, and what the largest of them asks for."""
     lines = [
         "| step | jobs | memory, GB | time limit, h | GPUs | GPU hours | core hours |",
         "| --- | --: | --: | --: | --: | --: | --: |",
     ]
-    total = [0, 0.0, 0.0]
-    for step, count, size in jobs(parameters, parents):
-        gpus = resources.gpus(step, round(size))
-        hours = resources.runtime_min(step, round(size), gpu=gpus > 0) / 60
-        memory = resources.mem_mb(step, round(size)) / 1000
-        asked = (count * models, count * models * hours * gpus, count * models * hours * THREADS)
-        total = [before + now for before, now in zip(total, asked, strict=True)]
+    all_jobs, all_gpu, all_core = 0, 0.0, 0.0
+    for rule, group in groups.items():
+        stage, asked = STAGES[rule], []
+        for artifact in group:
+            read = sizes.read_by(artifact, STAGES[rule].reads)
+            cards = resources.gpus(stage, read)
+            minutes = resources.runtime_min(stage, read, 1, tokens_of(artifact), cards > 0)
+            asked.append((resources.mem_mb(stage, read), minutes / 60, cards, stage.threads(read)))
+        count = len(group) * models
+        gpu = models * sum(hours * cards for _, hours, cards, _ in asked)
+        core = models * sum(hours * threads for _, hours, _, threads in asked)
+        memory, hours, cards, _ = (max(column) for column in zip(*asked, strict=True))
         lines.append(
-            f"| {step} | {asked[0]:,} | {memory:.0f} | {hours:.1f} | {gpus or ''} "
-            f"| {f'{asked[1]:,.0f}' if gpus else ''} | {asked[2]:,.0f} |"
+            f"| {rule} | {count:,} | {memory / 1000:.0f} | {hours:.1f} | {cards or ''} "
+            f"| {f'{gpu:,.0f}' if gpu else ''} | {core:,.0f} |"
         )
-    return [*lines, f"| all | {total[0]:,} | | | | {total[1]:,.0f} | {total[2]:,.0f} |"]
+        all_jobs, all_gpu, all_core = all_jobs + count, all_gpu + gpu, all_core + core
+    return [*lines, f"| all | {all_jobs:,} | | | | {all_gpu:,.0f} | {all_core:,.0f} |"]
 
 
-def disk(parameters: float, models: int, chunks: int, vocabulary: int) -> list[str]:
-    """Lines on the disk that a model and a run take, kept and while it is built."""
-    full = 2 * parameters
-    quants = sum(QUANT_TYPES[name].bpw / 8 * parameters for name in TYPES)
-    exl2 = sum(EXL2_BITS) / 8 * parameters
-    logits = base_logits_bytes(chunks, CONTEXT, vocabulary)
-    rows = [
-        ("merge, safetensors (reclaimable)", full),
-        ("unquantized GGUF (reclaimable)", full),
-        ("base logits (always reclaimed)", logits),
-        (f"{len(TYPES)} quants", quants),
-        ("their shards (left out without split_max_size)", quants),
-        (f"EXL2 at {len(EXL2_BITS)} sizes", exl2),
-    ]
+def disk_table(groups: dict[str, list[Artifact]], sizes: Sizes, models: int) -> list[str]:
+    """A line a stage: what its artifacts take, for one model and for all."""
     lines = ["| on disk | a model, GB | all, TB |", "| --- | --: | --: |"]
-    lines += [f"| {name} | {size / 1e9:,.0f} | {models * size / TB:,.1f} |" for name, size in rows]
-    kept, passing = 2 * quants + exl2, 2 * full + logits
-    return [
-        *lines,
-        f"| kept in the end, with `reclaim: [safetensors, bf16]` | {kept / 1e9:,.0f} | {models * kept / TB:,.1f} |",
-        f"| besides, while it is built | {passing / 1e9:,.0f} | |",
-    ]
+    kept = passing = 0
+    for rule, group in groups.items():
+        total = sum(sizes.of(artifact).bytes for artifact in group)
+        temporary = group[0].temporary
+        kept, passing = kept + total * (not temporary), passing + total * temporary
+        if total >= GB:
+            name = f"{rule} ({len(group)})" if len(group) > 1 else rule
+            name += ", deleted once it is used" if temporary else ""
+            lines.append(f"| {name} | {total / GB:,.0f} | {models * total / TB:,.1f} |")
+    lines.append(f"| kept in the end | {kept / GB:,.0f} | {models * kept / TB:,.1f} |")
+    return [*lines, f"| besides, while it is built | {passing / GB:,.0f} | |"]
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--models", type=int, default=100)
-    options.add_argument("--parameters", type=float, default=70e9, help="of one model")
-    options.add_argument("--parents", type=int, default=3, help="models in a merge")
-    options.add_argument("--chunks", type=int, default=600, help="of the evaluation, at 512 tokens")
-    options.add_argument("--vocabulary", type=int, default=128_256)
-    given = options.parse_args()
-    print("\n".join(table(given.parameters, given.parents, given.models)))
-    print()
-    print("\n".join(disk(given.parameters, given.models, given.chunks, given.vocabulary)))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", type=int, default=100, help="how many there are of it")
+    parser.add_argument("--config", type=Path, default=ROOT / "docs/scaling.yaml")
+    given = parser.parse_args()
+    raw = yaml.safe_load(given.config.read_text())
+    with tempfile.TemporaryDirectory() as place:
+        os.chdir(place)
+        write_sources(raw)
+        config, _ = load(raw, Path())
+        graph = Graph(config, Contents(), Lock())
+        sizes = Sizes(graph, graph.lock)
+        groups: dict[str, list[Artifact]] = {}
+        for artifact in graph:
+            if STAGES[artifact.rule].column != "report":
+                groups.setdefault(artifact.rule, []).append(artifact)
+        print("\n".join(jobs_table(groups, sizes, given.models)), end="\n\n")
+        print("\n".join(disk_table(groups, sizes, given.models)))
+        os.chdir(ROOT)
 
 
 if __name__ == "__main__":

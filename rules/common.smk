@@ -66,8 +66,8 @@ def needs(made):
     """Memory, time and scratch disk of a step, from its stage, the size of its input and the attempt."""
 
     def asked(name):
-        return lambda wildcards, input, attempt, rulename: made.need(
-            name, wildcards, input, attempt, has_gpu(rulename)
+        return lambda wildcards, attempt, rulename: made.need(
+            name, wildcards, attempt, has_gpu(rulename)
         )
 
     return {name: asked(name) for name in ("mem_mb", "runtime", "disk_mb")}

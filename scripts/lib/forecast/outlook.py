@@ -66,7 +66,7 @@ def forecast(graph: Graph, building: Iterable[Artifact], cores: int) -> Outlook:
     jobs = []
     for artifact in artifacts:
         stage = STAGES[artifact.rule]
-        size, reads = found[artifact.path].bytes, times.reads(artifact)
+        size, reads = found[artifact.path].bytes, sizes.read_by(artifact)
         guess = max(1.0, (size + reads) / 100e6)
         jobs.append(
             Job(
@@ -77,7 +77,7 @@ def forecast(graph: Graph, building: Iterable[Artifact], cores: int) -> Outlook:
                 reads=reads,
                 inputs=tuple(up.path for up in artifact.inputs.values() if up.path in paths),
                 temporary=artifact.temporary,
-                threads=stage.threads(reads),
+                threads=stage.threads(sizes.read_by(artifact, stage.reads)),
                 seconds=seconds[artifact.path] or guess,
             )
         )

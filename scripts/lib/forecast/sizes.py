@@ -16,7 +16,7 @@ from lib.planning.graph import Graph
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
 from lib.stages.registry import STAGES
-from lib.stages.stage import Size
+from lib.stages.stage import Size, directory_size
 
 
 @dataclass
@@ -41,6 +41,19 @@ class Sizes:
     def now(self, artifact: Artifact) -> Size:
         """The size that an artifact has, or will have where it is not there yet."""
         return self.of(artifact, built=not os.path.exists(artifact.path))
+
+    def read_by(self, artifact: Artifact, roles: tuple[str, ...] = ()) -> int:
+        """Bytes that a step reads of its inputs; of links, those of what they lead to.
+
+        roles: the inputs that count (`model`: all that begin with it); empty: all of them.
+        """
+        inputs = artifact.inputs.items()
+        counted = (up for role, up in inputs if not roles or role.split(" ")[0] in roles)
+        return sum(self._content(up) for up in counted)
+
+    def _content(self, artifact: Artifact) -> int:
+        linked = directory_size(artifact, self) if artifact.links and artifact.directory else None
+        return (linked or self.now(artifact)).bytes
 
     def _predicted(self, artifact: Artifact) -> Size:
         stage = STAGES[artifact.rule]

@@ -26,15 +26,11 @@ class Times:
             return None
         # Starting a tool takes time whatever it reads: a small run says nothing about a byte's time.
         seconds, read = map(sum, zip(*runs, strict=True))
-        reads = self.reads(artifact)
+        reads = self.sizes.read_by(artifact)
         return max(
             seconds / len(runs) if reads * len(runs) >= read else 0.5,
             seconds * reads / read if read else 0.0,
         )
-
-    def reads(self, artifact: Artifact) -> int:
-        """Bytes that a step reads."""
-        return sum(self.sizes.now(up).bytes for up in artifact.inputs.values())
 
     def _read(self) -> None:
         for artifact in self.graph:
@@ -45,7 +41,7 @@ class Times:
                 seconds = float(row[header.index("s")])
             except (OSError, ValueError):
                 continue
-            read = self.reads(artifact)
+            read = self.sizes.read_by(artifact)
             for kind in {_kind(artifact), (artifact.rule, "")}:
                 self._found.setdefault(kind, []).append((seconds, read))
 

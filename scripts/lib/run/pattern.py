@@ -1,6 +1,6 @@
 """The artifacts of a rule: what the sections of a rule ask, and get for concrete wildcards."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lib.forecast import resources
@@ -54,17 +54,18 @@ class Pattern:
         """A params function: the artifact's options as the tool's flags."""
         return lambda wildcards: spell(self.made(wildcards).options)
 
-    def threads(self, wildcards, input) -> int:
+    def threads(self, wildcards) -> int:
         """Threads of a job, as its stage says."""
-        return STAGES[self.made(wildcards).rule].threads(size_of(input))
+        artifact = self.made(wildcards)
+        return STAGES[artifact.rule].threads(_read_by(artifact))
 
-    def need(self, resource: str, wildcards, input, attempt: int, gpu: bool) -> int:
+    def need(self, resource: str, wildcards, attempt: int, gpu: bool) -> int:
         """One of a job's resources, by its stage, its input and what it runs a model over.
 
         gpu: it runs on a GPU.
         """
         artifact = self.made(wildcards)
-        stage, size = STAGES[artifact.rule], size_of(input)
+        stage, size = STAGES[artifact.rule], _read_by(artifact)
         if resource == "mem_mb":
             return resources.mem_mb(stage, size, attempt)
         if resource == "runtime":
@@ -72,9 +73,12 @@ class Pattern:
         return resources.disk_mb(stage, size)
 
 
-def size_of(paths: Iterable[str]) -> int:
-    """Bytes of what a step reads, from the records beside it; 0 where nothing is known yet."""
-    records = (recipes.read(str(path)) for path in paths)
+def _read_by(artifact: Artifact) -> int:
+    """Bytes of weights that a step reads, from the records; 0 where nothing is known yet."""
+    roles = STAGES[artifact.rule].reads
+    inputs = artifact.inputs.items()
+    counted = (up for role, up in inputs if not roles or role.split(" ")[0] in roles)
+    records = (recipes.read(up.path) for up in counted)
     return sum(record.bytes for record in records if record)
 
 

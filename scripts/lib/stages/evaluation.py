@@ -45,6 +45,7 @@ class Evaluate(BaseLogits):
     rule = "evaluate"
     column = "evaluated"
     measures = True
+    reads = ("gguf",)  # and not the base logits, which it reads once, batch by batch
     bytes_per_weight = 0.5  # it also reads 2-bit files
     typical = 1_000
 

@@ -94,6 +94,8 @@ class Stage:
     measures = False
     """Its artifact is an evaluation. `verify_rebuild` compares it by its mean KLD where what was
     measured never comes out the same twice."""
+    reads: tuple[str, ...] = ()
+    """Roles of the inputs that are the weights it reads; empty: all inputs."""
     memory = Memory(1000)
     time = Time(10, 1000)
     output = 0.0
