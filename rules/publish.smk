@@ -1,8 +1,8 @@
 """The hub: the lock of what comes from it, the check before a build, and publishing.
 
 needs: every form that is published, fresh, with its evaluation and its card
-makes: config/sources.lock.yaml, results/MODEL/README.KIND.md (cards of repositories; README.exl2.5.0bpw.md
-       where each EXL2 form has its own), and what is on the hub
+makes: config/sources.lock.yaml, results/MODEL/README.FAMILY.md (cards of repositories; README.FAMILY.FORM.md
+       where each form has its own), and what is on the hub
 """
 
 

@@ -15,7 +15,7 @@
     publish        {license, license_name, license_link, language, tags, quantized_by} of the config
     imatrix        {file, corpus, sha256, chunks, context}, without corpus where it was not computed
                    here, or null
-    FAMILY         what else the lines of a family read (lib/cards): exl2 {corpus, sha256, …}
+    FAMILY         what else the lines of a family read; its module in lib/cards tells what
     shards         {form: [file names]} of the forms that there are as shards (too)
     sharded        [forms of which there are shards], where the card does not count them
     too_large      [forms that are published as shards alone]

@@ -159,3 +159,43 @@ def test_an_old_huggingface_hub_ends_a_run_with_one_line_and_no_traceback(tmp_pa
     said = done.stdout + done.stderr
     assert done.returncode and "Traceback" not in said
     assert "huggingface_hub 1.33.0 is too old (2.4.0 is wanted): pip install -r " in said
+
+
+# From below: what is above may know what is below, never the other way.
+FLOORS = ("units", "errors", "formats", "record", "hub", "flags", "cards", "keys", "stages")
+FLOORS += ("config", "planning", "forecast", "report", "run")
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules that a file imports, at its beginning or in functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found.add(str(node.module))
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def test_what_is_below_knows_nothing_of_what_is_above() -> None:
+    lib = ROOT / "scripts/lib"
+    rooms = {path.stem for path in lib.iterdir() if path.name not in ("__init__.py", "__pycache__")}
+    assert rooms == set(FLOORS)
+    programs = {path.stem for path in (ROOT / "scripts").glob("*.py")}
+    for path in lib.glob("*/*.py"):
+        floor = FLOORS.index(path.parent.name)
+        for name in imports_of(path):
+            package, _, room = name.partition(".")
+            assert package not in programs, f"{path}: a module imports the program {package}"
+            if package == "lib":
+                above = FLOORS.index(room.split(".")[0]) > floor
+                assert not above, f"{path.relative_to(ROOT)} imports {name}, which is above it"
+
+
+def test_few_files_name_a_family_that_is_not_theirs() -> None:
+    """Its own, the registry, and the Snakefile that includes its rules; tests and docs aside."""
+    named = subprocess.run(
+        ["git", "grep", "-li", "exl2", "--", ":!tests", ":!docs", ":!*.md", ":!config"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert len(named) <= 8, named

@@ -46,7 +46,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Form:
-    """One form of a model: a quant, an EXL2 directory or the unquantized conversion."""
+    """One form of a model: a quant, or the unquantized conversion."""
 
     name: str
     look: Look

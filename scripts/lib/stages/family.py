@@ -44,7 +44,7 @@ class Family:
     title: str
     """What people call it."""
     phrase: str
-    """What a card says after the model's name, with what comes before it: " as EXL2 for X"."""
+    """What a card says after the model's name, with its own blank: " as GGUF for llama.cpp"."""
     library: str
     """`library_name` of its cards: the hub's word for what loads it."""
     tags: tuple[str, ...] = ()
