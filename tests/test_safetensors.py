@@ -1,4 +1,4 @@
-"""Headers of safetensors: a file that is cut off must not be built from, nor counted as a model's."""
+"""Headers of safetensors: a file that is cut off must not be built from."""
 
 import json
 import struct

@@ -90,7 +90,7 @@ def make_llama(
 
 
 def make_models(directory: Path, *names: str) -> None:
-    """Write a model `base` and near it one of each name, all with one tokenizer, into `directory`."""
+    """Write a model `base` and near it one of each name, with one tokenizer, into `directory`."""
     base = make_llama(directory / "base")
     make_sentencepiece(base)
     for seed, name in enumerate(names, 1):

@@ -1,4 +1,4 @@
-"""The file of base logits that llama-perplexity writes (--kl-divergence-base) and measures others against.
+"""Base logits: what llama-perplexity writes (--kl-divergence-base) and measures others against.
 
 As tools/perplexity/perplexity.cpp of llama.cpp b10605 has it, little-endian:
 

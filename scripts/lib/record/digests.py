@@ -1,6 +1,6 @@
 """Digests of files: the sha256 that recipes, records, locks and configs have, and git's own.
 
-A module of its own because step.py, which runs twice for each step, imports nothing that takes time.
+A module of its own: step.py, which runs twice for each step, imports nothing that takes time.
 """
 
 import hashlib
