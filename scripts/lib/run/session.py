@@ -156,8 +156,7 @@ class Session:
 
     def manifest_file(self) -> str:
         """What scripts/publish.py is asked: what belongs on the hub."""
-        artifact = {name: list(self.graph.of(name).values()) for name in self.graph.names}
-        return self._leave("publish", manifest(self.config, artifact))
+        return self._leave("publish", manifest(self.graph))
 
     @plainly
     def repository_cards(self) -> list[str]:
