@@ -20,6 +20,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 from lib.config.load import load
+from lib.errors import UserError, program
 from lib.flags.context import context_flags
 from lib.flags.imatrix import imatrix_flags
 from lib.flags.quantize import quantize_flags
@@ -92,7 +93,10 @@ def script(graph: Graph) -> str:
 
 
 def timed(command: list[str], directory: Path) -> float:
-    """Seconds of wall time. SystemExit where the command fails; its output is left in DIRECTORY.log."""
+    """Seconds of wall time; the command's output is left in DIRECTORY.log.
+
+    Raises UserError where the command fails.
+    """
     log = directory.with_suffix(".log")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     begin = time.monotonic()
@@ -101,7 +105,7 @@ def timed(command: list[str], directory: Path) -> float:
             command, cwd=directory, stdout=file, stderr=file, env={**os.environ, "PATH": path}
         )
     if done.returncode:
-        sys.exit(f"{command[0]} failed; see {log}")
+        raise UserError(f"{command[0]} failed; see {log}")
     return time.monotonic() - begin
 
 
@@ -139,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
+from lib.errors import UserError, program
 from lib.record import recipe as recipes
 from lib.run.session import Session
 
@@ -185,7 +186,7 @@ def measure(commands: dict[str, list[str]], directory: Path, repeat: int) -> Non
             )
             status, seconds, memory, said = json.loads(answer.stdout)
             if status:
-                sys.exit(f"{name}: {said}")
+                raise UserError(f"{name}: {said}")
             best[name] = min(best.get(name, (seconds, memory, said)), (seconds, memory, said))
     for name, (seconds, memory, said) in best.items():
         print(f"{name:<40} {seconds:6.2f} s CPU {memory:5.0f} MB  {outcome(said)}", flush=True)
@@ -215,7 +216,7 @@ def main() -> None:
     arguments = parser.parse_args()
     here = arguments.directory.resolve()
     if here.exists() and any(here.iterdir()) and not (here / "bench.yaml").exists():
-        sys.exit(f"{here} is not empty and was not made by this script")
+        raise UserError(f"{here} is not empty and was not made by this script")
     shutil.rmtree(here, ignore_errors=True)
     here.mkdir(parents=True)
     os.chdir(here)
@@ -289,4 +290,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -14,6 +14,7 @@ from typing import Any, get_origin
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 from lib.config.schema import Config, Options
+from lib.errors import UserError, program
 from lib.formats.quants import QUANT_TYPES, TENSOR_BITS
 from lib.keys.section import Section, within
 
@@ -134,7 +135,7 @@ def main() -> None:
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
-        sys.exit(f"{readme}: it has no place for the tables: lines {BEGIN} and {END}")
+        raise UserError(f"{readme}: it has no place for the tables: lines {BEGIN} and {END}")
     wanted = {
         CONFIG_DIRECTORY / "schema.json": json.dumps(schema(), indent=2, ensure_ascii=False) + "\n",
         readme: f"{head}{BEGIN}\n\n{tables()}\n{END}{tail}",
@@ -143,10 +144,10 @@ def main() -> None:
         if not arguments.check:
             path.write_text(content, encoding="utf-8")
         elif not path.exists() or path.read_text(encoding="utf-8") != content:
-            sys.exit(
+            raise UserError(
                 f"{path}: not in step with scripts/lib/config/schema.py; run dev/config_docs.py"
             )
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

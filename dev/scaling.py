@@ -20,6 +20,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 from lib.config.load import load
+from lib.errors import program
 from lib.forecast import resources
 from lib.forecast.sizes import Sizes
 from lib.formats.merge_references import merge_references
@@ -122,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -11,33 +11,30 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lib.errors import UserError, program
 from lib.planning.acceptance import Acceptance, adopt, judge
 from lib.record.artifact import Artifact
 from lib.record.recipe import MADE_FROM, ONLY_MADE_FROM
 from lib.run.answers import chosen, listed, open_session, parser
-from lib.run.hold import Busy, held_directory
+from lib.run.hold import held_directory
 from lib.run.session import Session
 from lib.units import human
 
 
-def main() -> None:
+def main() -> int | None:
     arguments = parser(__doc__, builds=True).parse_args()
     session = open_session(arguments.config)
     named = session.options.target
     if not named:
         print("\n".join(offer(judge(session.plan, session.graph))))
-        return
-    try:
-        with held_directory():
-            answer = judge(session.plan, chosen(session))
-            print("\n".join(shown(session, answer)), flush=True)
-            adopt(answer)
-    except Busy as error:
-        sys.exit(str(error))
+        return None
+    with held_directory():
+        answer = judge(session.plan, chosen(session))
+        print("\n".join(shown(session, answer)), flush=True)
+        adopt(answer)
     if answer.retold:
         retell(answer.retold, arguments)
-    if any(str(Path(word)) == artifact.path for artifact, _ in answer.refused for word in named):
-        sys.exit(1)
+    return any(str(Path(word)) == one.path for one, _ in answer.refused for word in named)
 
 
 def offer(answer: Acceptance) -> list[str]:
@@ -87,8 +84,8 @@ def retell(artifacts: list[Artifact], arguments: argparse.Namespace) -> None:
     command += ["--cores", arguments.cores, "--configfile", arguments.config, "--quiet", "all"]
     command += ["--", *(artifact.path for artifact in artifacts)]
     if subprocess.run(list(map(str, command))).returncode:
-        sys.exit("accept: the reports could not be made anew; see above")
+        raise UserError("the reports could not be made anew; see above")
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

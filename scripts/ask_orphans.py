@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.errors import program
 from lib.record import recipe as recipes
 from lib.record.layout import SNAKEMAKE_MARK, artifact_of, building_directories
 from lib.record.unrecorded import unrecorded
@@ -168,4 +169,4 @@ def delete(orphan: Orphan) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

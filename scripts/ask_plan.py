@@ -3,6 +3,7 @@
 import textwrap
 from pathlib import PurePosixPath
 
+from lib.errors import program
 from lib.forecast.outlook import Outlook, forecast
 from lib.formats.fallbacks import Fallbacks, sentence
 from lib.planning.publishing import license_note
@@ -150,4 +151,4 @@ def duration(seconds: float | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -10,7 +10,6 @@ Ends with status 1 when there is a problem.
 import ast
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -31,13 +30,14 @@ from huggingface_hub.utils import hf_raise_for_status
 from lib.config.checks import is_demo, is_gguf_file
 from lib.config.repositories import repositories
 from lib.config.schema import WITH_SECTIONS, Config, LlamaCpp
+from lib.errors import UserError, program
 from lib.formats.merge_references import merge_references
 from lib.formats.model_files import model_files
 from lib.hub import client as hub
 from lib.hub.hubref import parse
 from lib.hub.lock import LOCK_FILE, Entry, HubSource
 from lib.hub.references import leaves
-from lib.record.tools import CONVERTER, ToolError, bundled_tree, own_tool
+from lib.record.tools import CONVERTER, bundled_tree, own_tool
 from lib.run.answers import open_session, parser
 from lib.run.session import Session
 from lib.stages.checked import Inspector, Row
@@ -323,7 +323,7 @@ def converter_architectures(wanted: LlamaCpp) -> set[str] | None:
             own = own_tool(wanted.path, CONVERTER) if wanted.path else None
             directory = own.parent if own else bundled_tree()
         text = (directory / "conversion" / "__init__.py").read_text(encoding="utf-8")
-    except (ToolError, OSError):
+    except (UserError, OSError):
         return None
     for node in ast.parse(text).body:
         target = node.target if isinstance(node, ast.AnnAssign) else None
@@ -359,13 +359,13 @@ def main() -> None:
     session = open_session(arguments.config)
     names = arguments.models.split(",") if arguments.models else session.graph.names
     if unknown := [name for name in names if name not in session.config.models]:
-        sys.exit(f"--models: {', '.join(unknown)} is no model of this config")
+        raise UserError(f"--models: {', '.join(unknown)} is no model of this config")
     cuda = None if arguments.cluster else shutil.which("nvidia-smi") is not None
     rows = Preflight(session, names, cuda, not arguments.no_publish).run()
     print(table(rows))
     if problems := sum(row.state == "problem" for row in rows):
-        sys.exit(f"preflight: {count(problems, 'problem')}")
+        raise UserError(count(problems, "problem"))
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from lib.errors import program
 from lib.planning.staleness import State
 from lib.record.layout import artifact_of, building_directories
 from lib.run.answers import columns, open_session, parser
@@ -83,4 +84,4 @@ def row(building: Path) -> tuple[str, str, str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

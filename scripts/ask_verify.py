@@ -6,12 +6,12 @@ that mends it. Exit status 1 if anything is wrong.
 
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lib.errors import program
 from lib.record import recipe as recipes
 from lib.record.digests import sha256_of
 from lib.record.layout import SNAKEMAKE_MARK, is_building
@@ -62,7 +62,7 @@ class Fault:
     given: tuple[str, ...]
 
 
-def main() -> None:
+def main() -> int | None:
     session = open_session(parser(__doc__).parse_args().config)
     records = list(recorded(session))
     faults: list[Fault] = []
@@ -87,12 +87,13 @@ def main() -> None:
         print(f"{count(len(faults), 'fault')} in {count(len(records), 'artifact')} ({size}):")
         print("\n".join(columns((fault.path, fault.text) for fault in faults)))
         print("\n".join(remedies(faults)))
-        sys.exit(1)
+        return 1
     files = count(len(members), "file")
     if len(records) == 1:
         print(f"The 1 artifact ({files}, {size}) is what its record says.")
     else:
         print(f"All {len(records)} artifacts ({files}, {size}) are what their records say.")
+    return None
 
 
 def as_declared(session: Session, fault: Fault) -> Fault:
@@ -234,4 +235,4 @@ def undone(session: Session) -> Iterator[Fault]:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lib.errors import UserError, program
 from lib.formats.safetensors import read_header
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
@@ -29,11 +30,11 @@ OURS = {"results", "resources", "logs", "benchmarks", ".snakemake", "work"}
 TOLERANCE = 0.1
 
 
-def main() -> None:
+def main() -> int | None:
     arguments = parser(__doc__, builds=True).parse_args()
     session = open_session(arguments.config)
     if len(session.options.model) != 1:
-        sys.exit("verify_rebuild: which model? Say --config model=NAME, one name")
+        raise UserError("which model? Say --config model=NAME, one name")
     (name,) = session.options.model
     skip = set(session.options.skip)
     if shutil.which("nvidia-smi") is None:
@@ -50,9 +51,10 @@ def main() -> None:
         print(
             f"\nDifferent: {len(different)} of {len(rows)}. What was built again is in {scratch}."
         )
-        sys.exit(1)
+        return 1
     shutil.rmtree(scratch)
     print(f"\nAll {count(len(rows), 'artifact')} of {name} came out the same again.")
+    return None
 
 
 def prepare(name: str) -> Path:
@@ -90,7 +92,7 @@ def rebuild(scratch: Path, arguments: argparse.Namespace, skip: set[str]) -> Non
         "all",
     ]
     if subprocess.run(list(map(str, command))).returncode:
-        sys.exit(f"verify_rebuild: the build in {scratch} failed; see above")
+        raise UserError(f"the build in {scratch} failed; see above")
 
 
 def compare(session: Session, name: str, scratch: Path, skip: set[str]) -> list[tuple[str, str]]:
@@ -183,7 +185,7 @@ def difference(ours: Path, theirs: Path) -> str:
         elif ours.suffix == ".json":
             lines = recipes.difference(json.loads(ours.read_text()), json.loads(theirs.read_text()))
             where = lines[0] if lines else None
-    except (OSError, ValueError) as error:
+    except (UserError, OSError, ValueError) as error:
         where = f"cannot be read ({error})"
     return f"different: {where or first_byte(ours, theirs)}"
 
@@ -250,4 +252,4 @@ def first_byte(ours: Path, theirs: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

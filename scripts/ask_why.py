@@ -6,6 +6,7 @@ What has changed itself comes first, then what is only made from that, then what
 import os
 import shlex
 
+from lib.errors import program
 from lib.planning.acceptance import judge
 from lib.planning.staleness import FROM_DAMAGED, Plan, State
 from lib.record.artifact import Artifact
@@ -138,4 +139,4 @@ def follower(artifact: Artifact, names: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -35,7 +35,6 @@ The same input gives the same bytes.
 import argparse
 import json
 import re
-import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -45,8 +44,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lib.cards.lines import Lines
 from lib.cards.registry import LINES
+from lib.errors import UserError, program
 from lib.formats import chat, fallbacks
-from lib.formats.gguf_file import GgufError
+from lib.formats.json_file import read_json
 from lib.hub import license as licenses
 from lib.hub.license import License
 from lib.report import judge as judge
@@ -309,17 +309,15 @@ def main() -> None:
         families = dict.fromkeys(form.family for form in model.forms) or ["safetensors"]
         about = {"model": model.name, "families": list(families)}
         if args.about:
-            about = json.loads(args.about.read_text(encoding="utf-8"))
+            about = read_json(args.about)
         template = Path(about.get("template") or template)
+        if not template.is_file():
+            raise UserError(f"{template}: there is no such template")
         args.output.write_text(render(model, about, template, looks), encoding="utf-8")
-    except judge.FormsError as error:
-        sys.exit(f"card: {error}")
-    except (OSError, GgufError) as error:
-        sys.exit(f"card: {error}")
     except jinja2.TemplateError as error:
         line = f" line {error.lineno}" if getattr(error, "lineno", None) else ""
-        sys.exit(f"card: {template}{line}: {error}")
+        raise UserError(f"{template}{line}: {error}") from None
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -6,9 +6,9 @@ that stay truncated however often a form is evaluated.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
+from lib.errors import UserError, program
 from lib.formats.base_logits import HEADER, MAGIC, base_logits_bytes
 
 
@@ -40,8 +40,8 @@ def main() -> None:
     parser.add_argument("--context", type=int, required=True, help="tokens in a chunk")
     args = parser.parse_args()
     if message := fault(args.logits, args.context):
-        sys.exit(f"check_base_logits: {message}")
+        raise UserError(message)
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -1,9 +1,9 @@
 """Make sure that there is text in a corpus, before tools are given it."""
 
 import argparse
-import sys
 from pathlib import Path
 
+from lib.errors import UserError, program
 from lib.formats.corpora import fault
 
 
@@ -14,8 +14,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if wrong := fault(arguments.file):
         name = arguments.corpus.removesuffix(arguments.file.suffix)
-        sys.exit(f"corpora.{name}: what it names {wrong}; name a file with text in it")
+        raise UserError(f"corpora.{name}: what it names {wrong}; name a file with text in it")
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -12,7 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lib.formats.gguf_file import GgufError, read_gguf
+from lib.errors import UserError, program
+from lib.formats.gguf_file import read_gguf
 
 # Enough for prompt and answer. Without it the tool allocates the context that the model was
 # trained for, gigabytes for a model of 128k tokens.
@@ -24,10 +25,6 @@ CONTEXT = 512
 TRIES, FREE_TRIES = 20, 5
 LAST_LINES = re.compile(r"perf\w*: +total time")
 INVALID = re.compile(r"tensor '([^']+)' has invalid data")
-
-
-class CheckError(Exception):
-    """The file does not work as a model; the message is one line that says how."""
 
 
 def complete(
@@ -43,7 +40,7 @@ def complete(
     The tool prints text and log each from a thread of its own: even where the log is whole, the end of the text can
     be missing (seen once in a hundred runs).
 
-    Raises CheckError: the tool fails, a tensor holds NaN or Inf, nothing was written.
+    Raises UserError: the tool fails, a tensor holds NaN or Inf, nothing was written.
     """
     command = [
         *(tool, "--model", model, "--prompt", prompt, "--n-predict", str(tokens)),
@@ -61,16 +58,16 @@ def complete(
         invalid = INVALID.findall(done.stderr)
         if invalid:
             more = f" and {len(invalid) - 1} more" if len(invalid) > 1 else ""
-            raise CheckError(f"{model}: NaN or Inf in its tensor {invalid[0]}{more}")
+            raise UserError(f"{model}: NaN or Inf in its tensor {invalid[0]}{more}")
         if done.returncode != 0 and (reason := _reason(done.stderr)):
-            raise CheckError(f"{model}: {tool.name} cannot load or run it: {reason}")
+            raise UserError(f"{model}: {tool.name} cannot load or run it: {reason}")
         if done.returncode == 0 and LAST_LINES.search(done.stderr) and done.stdout.strip():
             break
     if done.returncode != 0:
-        raise CheckError(f"{model}: {tool.name} ends with status {done.returncode}")
+        raise UserError(f"{model}: {tool.name} ends with status {done.returncode}")
     text = done.stdout.removesuffix("\n\n")
     if not text:
-        raise CheckError(f"{model}: it wrote no text in {tokens} tokens after {prompt!r}")
+        raise UserError(f"{model}: it wrote no text in {tokens} tokens after {prompt!r}")
     return text
 
 
@@ -87,7 +84,7 @@ def _run(command: list, on_one_processor: bool) -> subprocess.CompletedProcess:
             preexec_fn=pin,
         )
     except OSError as error:
-        raise CheckError(f"{command[0]}: cannot be run: {error.strerror}") from None
+        raise UserError(f"{command[0]}: cannot be run: {error.strerror}") from None
 
 
 def _pin() -> None:
@@ -111,18 +108,9 @@ def main() -> None:
     parser.add_argument("--gpu-layers", type=int, help="layers on the GPU; default: the tool's own")
     parser.add_argument("--json", type=Path, help="write what was found here")
     args = parser.parse_args()
-    try:
-        file = read_gguf(args.model)
-        text = complete(
-            args.model,
-            args.completion_tool,
-            args.prompt,
-            args.tokens,
-            args.threads,
-            args.gpu_layers,
-        )
-    except (CheckError, GgufError, OSError) as error:
-        sys.exit(f"check_gguf: {error}")
+    file = read_gguf(args.model)
+    words = (args.prompt, args.tokens, args.threads, args.gpu_layers)
+    text = complete(args.model, args.completion_tool, *words)
     found = {
         "parameters": sum(t.elements for t in file.tensors),
         "name": file.metadata.get("general.name"),
@@ -136,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

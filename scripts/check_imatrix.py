@@ -7,14 +7,14 @@ widths cannot be told apart here; the recipe beside the matrix says which one it
 
 import argparse
 import re
-import sys
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from lib.formats.gguf_file import GgufError, GgufFile, read_gguf
-from lib.formats.imatrix_file import Imatrix, ImatrixError, read_imatrix
+from lib.errors import UserError, program
+from lib.formats.gguf_file import GgufFile, read_gguf
+from lib.formats.imatrix_file import Imatrix, read_imatrix
 
 # Weights that every transformer block multiplies with activations. A matrix lacks one of them
 # only if it was made from another model or cut off; of other kinds of tensors (state space,
@@ -27,32 +27,32 @@ MATMUL = re.compile(
 def check(matrix: Imatrix, model: GgufFile) -> list[str]:
     """Remarks on what is unusual but usable, one a line.
 
-    Raises ImatrixError for the first fault.
+    Raises UserError for the first fault.
     """
     if not matrix.entries:
-        raise ImatrixError("it has no entries")
+        raise UserError("it has no entries")
     shapes = {t.name: t.shape for t in model.tensors}
     remarks = []
     for name, entry in sorted(matrix.entries.items()):
         if name not in shapes:
-            raise ImatrixError(f"it has an entry {name}, which the model does not have")
+            raise UserError(f"it has an entry {name}, which the model does not have")
         shape = shapes[name]
         width = shape[0] * prod(shape[2:])
         if len(entry.values) != width:
-            raise ImatrixError(
+            raise UserError(
                 f"its entry {name} is {len(entry.values)} wide, the model's tensor {width}"
             )
         if not np.isfinite(entry.values).all() or not np.isfinite(entry.counts).all():
-            raise ImatrixError(f"its entry {name} holds NaN or Inf")
+            raise UserError(f"its entry {name} holds NaN or Inf")
         if (entry.values < 0).any():
-            raise ImatrixError(f"its entry {name} holds negative sums of squares")
+            raise UserError(f"its entry {name} holds negative sums of squares")
         if not (entry.counts > 0).any():
-            raise ImatrixError(f"its entry {name} has no data (its count is 0)")
+            raise UserError(f"its entry {name} has no data (its count is 0)")
         if (unseen := int((entry.counts <= 0).sum())) > 0:
             remarks.append(f"{name}: {unseen} of {len(entry.counts)} experts saw no token")
     for name in expected_entries(model):
         if name not in matrix.entries:
-            raise ImatrixError(f"it has no entry for {name}")
+            raise UserError(f"it has no entry for {name}")
     return remarks
 
 
@@ -84,19 +84,18 @@ def main() -> None:
     called = args.called or args.imatrix
     try:
         matrix = read_imatrix(args.imatrix)
-        try:
-            remarks = check(matrix, read_gguf(args.model))
-        except ImatrixError as error:
-            raise ImatrixError(f"{args.imatrix}: {error}; not a matrix of {args.model}") from None
-    except (ImatrixError, GgufError, OSError) as error:
-        sys.exit(f"check_imatrix: {str(error).replace(str(args.imatrix), str(called))}")
+    except UserError as error:
+        raise UserError(str(error).replace(str(args.imatrix), str(called))) from None
+    model = read_gguf(args.model)
+    try:
+        remarks = check(matrix, model)
+    except UserError as error:
+        raise UserError(f"{called}: {error}; not a matrix of {args.model}") from None
     if matrix.chunks < 1:
-        sys.exit(f"check_imatrix: {called}: computed on no complete chunk of text")
+        raise UserError(f"{called}: computed on no complete chunk of text")
     if args.chunks is not None and matrix.chunks > args.chunks:
-        sys.exit(
-            f"check_imatrix: {called}: computed on {matrix.chunks} chunks, "
-            f"{args.chunks} were asked for"
-        )
+        asked = f"{args.chunks} were asked for"
+        raise UserError(f"{called}: computed on {matrix.chunks} chunks, {asked}")
     if args.chunks is not None and matrix.chunks < args.chunks:
         remarks.append(f"the text has only {matrix.chunks} chunks, {args.chunks} were asked for")
     for remark in remarks:
@@ -105,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -1,11 +1,11 @@
 """Check that an EXL2 measurement is one of a model with as many layers as this one."""
 
 import argparse
-import json
-import sys
 from pathlib import Path
 
-from lib.formats.exllamav2 import Exl2Error, check_measurement, layer_count
+from lib.errors import UserError, program
+from lib.formats.exllamav2 import check_measurement, layer_count
+from lib.formats.json_file import read_json
 
 
 def main() -> None:
@@ -14,15 +14,13 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="model directory")
     parser.add_argument("--called", help="what messages call the measurement; default: its path")
     arguments = parser.parse_args()
+    layers = layer_count(read_json(arguments.model / "config.json"))
     try:
-        config = json.loads((arguments.model / "config.json").read_text(encoding="utf-8"))
-        check_measurement(arguments.measurement, layer_count(config))
-    except (Exl2Error, OSError, ValueError) as error:
-        text = str(error)
-        if arguments.called:
-            text = text.replace(str(arguments.measurement), arguments.called)
-        sys.exit(f"check_measurement: {text}")
+        check_measurement(arguments.measurement, layers)
+    except UserError as error:
+        called = arguments.called or str(arguments.measurement)
+        raise UserError(str(error).replace(str(arguments.measurement), called)) from None
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

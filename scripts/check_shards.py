@@ -5,61 +5,55 @@ Reads both once, in pieces, whatever their size.
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
-from lib.formats.gguf_file import GgufError, GgufFile, Tensor, read_gguf
+from lib.errors import UserError, program
+from lib.formats.gguf_file import GgufFile, Tensor, read_gguf
 
 PIECE = 16 * 2**20  # bytes compared at a time
 SHARD = re.compile(r".*-(\d{5})-of-(\d{5})\.gguf")
 
 
-class ShardError(ValueError):
-    """The shards are not the whole file's; the message is one line that names a file or tensor."""
-
-
 def read_shards(directory: Path) -> list[GgufFile]:
-    """The headers of all shards in `directory`, in order; raises ShardError, GgufError, OSError."""
+    """The headers of all shards in `directory`, in order; raises UserError, OSError."""
     paths = sorted(directory.glob("*.gguf"))
     if not paths:
-        raise ShardError(f"{directory}: no shards in it")
+        raise UserError(f"{directory}: no shards in it")
     for number, path in enumerate(paths, 1):
         match = SHARD.fullmatch(path.name)
         if match is None or (int(match[1]), int(match[2])) != (number, len(paths)):
-            raise ShardError(
+            raise UserError(
                 f"{path}: expected shard {number} of {len(paths)}, one of each in the directory"
             )
     shards = [read_gguf(path) for path in paths]
     for number, shard in enumerate(shards):
         said = (shard.metadata.get("split.no"), shard.metadata.get("split.count"))
         if said != (number, len(shards)):
-            raise ShardError(
-                f"{shard.path}: says of itself that it is shard {said[0]} of {said[1]}"
-            )
+            raise UserError(f"{shard.path}: says of itself that it is shard {said[0]} of {said[1]}")
     return shards
 
 
 def compare(whole: GgufFile, shards: list[GgufFile]) -> None:
-    """Raises ShardError at the first difference between `whole` and its `shards`."""
+    """Raises UserError at the first difference between `whole` and its `shards`."""
     wanted, found = _metadata(whole), {k: v for s in shards for k, v in _metadata(s).items()}
     for key in [*wanted, *found]:
         if wanted.get(key) != found.get(key):
-            raise ShardError(f"{shards[0].path}: its metadata {key} is not that of {whole.path}")
+            raise UserError(f"{shards[0].path}: its metadata {key} is not that of {whole.path}")
     parts = [(shard, tensor) for shard in shards for tensor in shard.tensors]
     if len(parts) != len(whole.tensors):
-        raise ShardError(
+        raise UserError(
             f"{shards[0].path.parent}: {len(parts)} tensors in the shards, "
             f"{len(whole.tensors)} in {whole.path}"
         )
     for tensor, (shard, part) in zip(whole.tensors, parts, strict=True):
         for what in ("name", "type_name", "shape"):
             if getattr(tensor, what) != getattr(part, what):
-                raise ShardError(
+                raise UserError(
                     f"{shard.path}: tensor {part.name} has {what} {getattr(part, what)}, "
                     f"{getattr(tensor, what)} in {whole.path}"
                 )
         if not _same_bytes(whole.path, tensor, shard.path, part):
-            raise ShardError(f"{shard.path}: tensor {part.name} differs from that of {whole.path}")
+            raise UserError(f"{shard.path}: tensor {part.name} differs from that of {whole.path}")
 
 
 def _metadata(file: GgufFile) -> dict[str, bytes]:
@@ -82,15 +76,12 @@ def main() -> None:
     parser.add_argument("--whole", type=Path, required=True, help="the GGUF file that was split")
     parser.add_argument("--shards", type=Path, required=True, help="directory of its shards")
     args = parser.parse_args()
-    try:
-        whole, shards = read_gguf(args.whole), read_shards(args.shards)
-        compare(whole, shards)
-    except (ShardError, GgufError, OSError) as error:
-        sys.exit(f"check_shards: {error}")
+    whole, shards = read_gguf(args.whole), read_shards(args.shards)
+    compare(whole, shards)
     print(
         f"{args.shards}: {len(whole.tensors)} tensors in {len(shards)} shards, as in {args.whole}"
     )
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

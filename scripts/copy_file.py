@@ -2,9 +2,9 @@
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
+from lib.errors import UserError, program
 from lib.record.digests import sha256_of
 from lib.record.wanted import WantedRecipe
 
@@ -18,10 +18,10 @@ def main() -> None:
     (identity,) = WantedRecipe.read(arguments.recipe).recipe["sources"].values()
     shutil.copyfile(arguments.file, arguments.output)
     if sha256_of(arguments.output) != identity["sha256"]:
-        sys.exit(
+        raise UserError(
             f"{arguments.file}: changed after this run was planned; run the same command again"
         )
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -2,21 +2,24 @@
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
+from lib.errors import UserError, program
 from lib.formats.text_columns import TEXT_COLUMNS
 
 
 def parquet_text(path: Path) -> str:
-    """The rows of a parquet file's text column, one after the other. SystemExit where there is none."""
+    """The rows of a parquet file's text column, one after the other.
+
+    Raises UserError where there is no such column.
+    """
     import pyarrow.parquet
 
     table = pyarrow.parquet.ParquetFile(path)
     column = next((name for name in TEXT_COLUMNS if name in table.schema_arrow.names), None)
     if column is None:
         names = ", ".join(table.schema_arrow.names)
-        sys.exit(f"{path}: no column called text or content (it has {names})")
+        raise UserError(f"{path}: no column called text or content (it has {names})")
     return "".join(
         f"{row}\n"
         for batch in table.iter_batches(columns=[column])
@@ -38,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

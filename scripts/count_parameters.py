@@ -3,16 +3,16 @@
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 
-from lib.formats.safetensors import SafetensorsError, read_header
+from lib.errors import UserError, program
+from lib.formats.safetensors import read_header
 
 
 def parameters(directory: Path) -> int:
     """The number of elements of all tensors; adapters count as what they hold.
 
-    Raises SafetensorsError, which names a file by its own place and not by that of a link to it.
+    Raises UserError, which names a file by its own place and not by that of a link to it.
     """
     return sum(
         math.prod(tensor.shape)
@@ -24,11 +24,15 @@ def parameters(directory: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
+    directory = parser.parse_args().directory
+    if not directory.is_dir():
+        raise UserError(f"{directory}: there is no such directory")
     try:
-        print(json.dumps({"parameters": parameters(parser.parse_args().directory)}))
-    except (SafetensorsError, OSError) as error:
-        sys.exit(f"count_parameters: {error}")
+        count = parameters(directory)
+    except OSError as error:  # of what a link leads to, which the command line does not name
+        raise UserError(f"{error.filename}: {error.strerror}") from None
+    print(json.dumps({"parameters": count}))
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

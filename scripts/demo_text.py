@@ -22,6 +22,8 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
+from lib.errors import UserError, program
+
 # Left out: tables rather than text, and what distributions ship separately or not at all.
 SKIPPED = {"encodings", "idlelib", "tkinter", "turtle", "turtledemo", "lib2to3", "distutils"}
 SKIPPED |= {"ensurepip", "venv", "test", "tests", "idle_test", "pydoc_data", "__pycache__"}
@@ -148,9 +150,7 @@ def deal(texts: list[str], sizes: list[int]) -> list[list[str]]:
         run += len(text)
         if run >= 2_000:
             turn, run = turn + 1, 0
-    raise ValueError(
-        f"held-out text for {sum(filled):,} characters where {sum(sizes):,} are needed"
-    )
+    raise UserError(f"held-out text for {sum(filled):,} characters where {sum(sizes):,} are needed")
 
 
 def alternate(first: list[str], second: list[str]) -> list[str]:
@@ -170,7 +170,7 @@ def alternate(first: list[str], second: list[str]) -> list[str]:
 
 
 def demo_text(root: Path) -> dict[str, str]:
-    """Return file name -> text. Raises ValueError if the standard library there is too small."""
+    """Return file name -> text. Raises UserError if the standard library there is too small."""
     seen: set[str] = set()
     code, prose = documents(root)
     files: dict[str, list[str]] = {}
@@ -178,7 +178,7 @@ def demo_text(root: Path) -> dict[str, str]:
     for domain, texts in {"code": code, "prose": prose}.items():
         training, held_out = divide(texts, seen)
         if sum(map(len, training)) < MINIMUM_TRAINING_CHARS:
-            raise ValueError(f"too little {domain} to train on")
+            raise UserError(f"too little {domain} to train on")
         files[f"train-{domain}"] = training
         heldout, *rest = deal(held_out, [HELDOUT_CHARS, *MIXED_CHARS.values()])
         files[f"heldout-{domain}"] = heldout
@@ -195,17 +195,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="directory to write")
     output = parser.parse_args().output
     root = Path(sysconfig.get_path("stdlib"))
+    output.mkdir(parents=True, exist_ok=True)
     try:
         files = demo_text(root)
-    except ValueError as error:
-        sys.exit(
-            f"demo text: {error}: {root} holds no complete standard library; use a full Python"
-        )
-    output.mkdir(parents=True, exist_ok=True)
+    except UserError as error:
+        text = f"{root} holds no complete standard library; use a full Python"
+        raise UserError(f"{error}: {text}") from None
     for name, text in files.items():
         (output / name).write_text(text, encoding="utf-8", newline="\n")
         print(f"{name}: {len(text):,} characters")
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

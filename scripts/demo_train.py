@@ -13,7 +13,6 @@ import io
 import json
 import math
 import os
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +33,8 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
+
+from lib.errors import UserError, program
 
 REPLICAS = 2
 SPACE = "\u2581"
@@ -87,13 +88,13 @@ def learn_tokenizer(texts: list[str], vocabulary: int) -> bytes:
 def fast_tokenizer(model: bytes) -> Tokenizer:
     """Return the tokenizers library's equivalent of a sentencepiece BPE model, as Llama 2 has it.
 
-    Raises ValueError if the model holds pieces that have no equivalent.
+    Raises UserError if the model holds pieces that have no equivalent.
     """
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
     piece_type = sentencepiece_model_pb2.ModelProto.SentencePiece
     allowed = {piece_type.NORMAL, piece_type.BYTE, piece_type.CONTROL, piece_type.UNKNOWN}
     if {piece.type for piece in proto.pieces} - allowed:
-        raise ValueError("user-defined pieces cannot be expressed as merges")
+        raise UserError("user-defined pieces cannot be expressed as merges")
     vocabulary = {piece.piece: number for number, piece in enumerate(proto.pieces)}
     merges = []  # sentencepiece joins any two neighbours that form a piece, the best piece first
     for piece in proto.pieces:
@@ -178,11 +179,11 @@ def mean_loss(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tensor:
 def perplexity(model: LlamaForCausalLM, tokens: torch.Tensor, context: int) -> float:
     """Perplexity over the first EVALUATION_WINDOWS windows of a text's tokens.
 
-    Raises ValueError if the text is shorter than one window.
+    Raises UserError if the text is shorter than one window.
     """
     count = min(EVALUATION_WINDOWS, len(tokens) // context)
     if count == 0:
-        raise ValueError(f"held-out text of {len(tokens)} tokens: {context} are needed")
+        raise UserError(f"held-out text of {len(tokens)} tokens: {context} are needed")
     batches = windows(tokens, torch.arange(count) * context, context).to(model.device)
 
     @torch.inference_mode()
@@ -276,7 +277,7 @@ def train(
         if step % 20 == 19 or step == steps - 1:
             value = loss.item()
             if not math.isfinite(value):
-                raise FloatingPointError(f"the loss is {value} at step {step + 1}")
+                raise UserError(f"the loss is {value} at step {step + 1}")
             smooth = value if smooth is None else 0.7 * smooth + 0.3 * value
             speed = seen / (time.monotonic() - began)
             print(f"step {step + 1}/{steps} loss {smooth:.3f} {speed:,.0f} tokens/s", flush=True)
@@ -350,7 +351,7 @@ def run(args: argparse.Namespace) -> None:
     torch.use_deterministic_algorithms(True, warn_only=args.device == "cuda")
     torch.utils.deterministic.fill_uninitialized_memory = False
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no GPU here")
+        raise UserError("--device cuda: torch sees no GPU here")
     texts = {
         name: (args.text / f"{name}.txt").read_text(encoding="utf-8")
         for name in (f"{part}-{domain}" for part in ("train", "heldout") for domain in DOMAINS)
@@ -394,12 +395,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    args = arguments()
-    try:
-        run(args)
-    except (OSError, ValueError, FloatingPointError) as error:
-        sys.exit(f"demo model {args.output}: {error}")
+    run(arguments())
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

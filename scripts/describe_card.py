@@ -8,6 +8,7 @@ from typing import Any
 
 from lib.cards.lines import command
 from lib.cards.registry import LINES
+from lib.errors import program
 from lib.record.origins import Origins
 from lib.record.recipe import MADE_FROM, ONLY_MADE_FROM, Record
 from lib.record.wanted import WantedRecipe
@@ -81,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

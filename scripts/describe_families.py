@@ -6,6 +6,7 @@ it; the fields are told in lib/stages/family.py.
 
 import argparse
 
+from lib.errors import program
 from lib.report.looks import Looks
 from lib.stages.registry import FAMILIES
 
@@ -16,4 +17,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

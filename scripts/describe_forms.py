@@ -5,11 +5,11 @@ From the wanted recipe, the evaluations, the GGUFs' headers and the records.
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lib.errors import UserError, program
 from lib.formats import fallbacks
 from lib.formats.gguf_file import read_gguf
 from lib.record.origins import Origins
@@ -30,7 +30,9 @@ def describe(wanted: WantedRecipe) -> dict[str, Any]:
         record = origins.record(about["file"])
         if record is None:
             if form in inputs:
-                sys.exit(f"{about['file']}: its recipe is missing; run the same command again")
+                raise UserError(
+                    f"{about['file']}: its recipe is missing; run the same command again"
+                )
             continue
         evaluated = origins.record(evaluations[form]) if form in evaluations else None
         if evaluated:
@@ -77,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -17,16 +17,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lib.errors import UserError, program
 from lib.formats.exllamav2 import (
     ENVIRONMENT,
-    Exl2Error,
     check_measurement,
     check_quantized,
     layer_count,
     make_view,
 )
-from lib.formats.model_files import ModelFilesError
-from lib.formats.safetensors import SafetensorsError
 
 JOB = "job_new.json"
 DIGEST = "recipe-digest"
@@ -60,7 +58,7 @@ def open_work(work: Path, digest: str, paths: dict[str, str | None]) -> bool:
 
 
 def check_parquet(file: Path) -> None:
-    """Raises Exl2Error unless `file` begins and ends as parquet files do."""
+    """Raises UserError unless `file` begins and ends as parquet files do."""
     try:
         with file.open("rb") as stream:
             magic = stream.read(4)
@@ -68,8 +66,8 @@ def check_parquet(file: Path) -> None:
             if (magic, stream.read(4)) == (b"PAR1", b"PAR1"):
                 return
     except OSError as error:
-        raise Exl2Error(f"{file}: {error.strerror}") from None
-    raise Exl2Error(f"{file}: not a parquet file, or cut off")
+        raise UserError(f"{file}: {error.strerror}") from None
+    raise UserError(f"{file}: not a parquet file, or cut off")
 
 
 def convert(arguments: list[str]) -> str:
@@ -123,11 +121,13 @@ def options(args: argparse.Namespace) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do one step, to a checked result. Raises Exl2Error, ModelFilesError, OSError."""
+    """Do one step, to a checked result. Raises UserError, OSError."""
     view, work, output = args.work / "model", args.work, str(args.output)
     measuring = args.step == "measure"
     if not measuring and args.output.is_dir() and any(args.output.iterdir()):
-        raise Exl2Error(f"{output}: not empty; the converter would write between the files there")
+        raise UserError(f"{output}: not empty; the converter would write between the files there")
+    if importlib.util.find_spec("exllamav2") is None:
+        raise UserError("exllamav2 is not installed; pip install -r requirements-exl2.txt")
     going_on = open_work(
         work,
         args.recipe_digest,
@@ -158,8 +158,8 @@ def run(args: argparse.Namespace) -> None:
             check_measurement(args.output, layers)
         else:
             check_quantized(args.output, view, args.bits)
-    except (Exl2Error, SafetensorsError) as error:
-        raise Exl2Error(
+    except UserError as error:
+        raise UserError(
             f"{error}; exllamav2's converter said: {complaint or 'nothing of an error'}"
         ) from None
     shutil.rmtree(work)
@@ -212,13 +212,8 @@ def main() -> None:
     quantize.add_argument("--length", type=int, help="tokens in a row")
     quantize.add_argument("--shard-size", type=float, help="largest shard in MiB; 0: one file")
     args = parser.parse_args()
-    if importlib.util.find_spec("exllamav2") is None:
-        sys.exit("exl2_convert: exllamav2 is not installed; pip install -r requirements-exl2.txt")
-    try:
-        run(args)
-    except (Exl2Error, ModelFilesError, OSError) as error:
-        sys.exit(f"exl2_convert: {error}")
+    run(args)
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -10,16 +10,15 @@ time, 2 bytes x tokens x hidden size, and half of them of the other.
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
+from lib.errors import UserError, program
 from lib.formats.divergence import scored, summary, windows
-from lib.formats.exllamav2 import ENVIRONMENT, Exl2Error, make_view, readable
-from lib.formats.model_files import ModelFilesError
+from lib.formats.exllamav2 import ENVIRONMENT, make_view, readable
 
 REFERENCE = "the unquantized model in 16-bit floats, through exllamav2"
 # Base probabilities below exp(-16) add nothing: llama-perplexity leaves them out.
@@ -28,7 +27,10 @@ MIN_LOG_P = -16.0
 
 def read_text(corpus: Path) -> str:
     """The text as llama.cpp's tools take it: without one last newline."""
-    return corpus.read_bytes().decode("utf-8").removesuffix("\n")
+    try:
+        return corpus.read_bytes().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{corpus}: not UTF-8 ({error})") from None
 
 
 def bos_token(model: Path) -> int | None:
@@ -134,7 +136,7 @@ def evaluate(model: Path, reference: Path, rows: np.ndarray) -> dict:
     context = rows.shape[1]
     quantized, base = Streamed(model, context), Streamed(reference, context)
     if quantized.model.config.vocab_size != base.model.config.vocab_size:
-        raise Exl2Error(
+        raise UserError(
             f"{model} and {reference} differ in the size of their vocabulary: not the same model"
         )
     pairs = list(zip(quantized.states(tokens), base.states(tokens), strict=True))
@@ -154,7 +156,7 @@ def evaluate(model: Path, reference: Path, rows: np.ndarray) -> dict:
 def smoke(model: Path, prompt: str, count: int) -> dict:
     """Greedy text of `count` tokens after `prompt`, and tokens a second after the first one.
 
-    Raises Exl2Error for text that is empty or output that is not finite.
+    Raises UserError for text that is empty or output that is not finite.
     """
     import torch
     from exllamav2 import ExLlamaV2, ExLlamaV2Cache, ExLlamaV2Config
@@ -172,7 +174,7 @@ def smoke(model: Path, prompt: str, count: int) -> dict:
     with torch.inference_mode():
         logits = network.forward(tokens, cache, last_id_only=True)
         if not torch.isfinite(logits[..., : config.vocab_size]).all():
-            raise Exl2Error(f"{model}: its output is not finite")
+            raise UserError(f"{model}: its output is not finite")
         for step in range(count + 1):
             if step == 1:
                 torch.cuda.synchronize()
@@ -187,7 +189,7 @@ def smoke(model: Path, prompt: str, count: int) -> dict:
 
     text = Tokenizer.from_file(str(model / "tokenizer.json")).decode(made[:count])
     if not text.strip():
-        raise Exl2Error(f"{model}: it generates nothing after {prompt!r}")
+        raise UserError(f"{model}: it generates nothing after {prompt!r}")
     return {"prompt": prompt, "text": text, "tokens": count, "tokens_per_second": count / seconds}
 
 
@@ -225,10 +227,10 @@ def main() -> None:
             result |= {"engine": "exllamav2", "reference": REFERENCE}
             if args.smoke:
                 result["smoke"] = smoke(model, args.prompt, args.smoke)
-    except (Exl2Error, ModelFilesError, ValueError, OSError) as error:
-        sys.exit(f"exl2_evaluate: {args.model}: {error}")
+    except UserError as error:
+        raise UserError(f"{args.model}: {error}") from None
     args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

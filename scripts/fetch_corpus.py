@@ -4,28 +4,27 @@ It has the sha256 that the recipe says, or the step fails.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from lib.hub.lock import LOCK_FILE, LockError
+from lib.errors import UserError, program
+from lib.hub.lock import LOCK_FILE
 from lib.record.digests import sha256_of
 from lib.record.wanted import WantedRecipe
 
 
 def fetch(arguments: argparse.Namespace) -> None:
-    """Make the link; downloads go into the user's cache. SystemExit where that fails."""
+    """Make the link; downloads go into the user's cache. Raises UserError."""
     if arguments.path:
+        if not arguments.path.is_file():
+            raise UserError(f"{arguments.path}: there is no such file")
         arguments.output.symlink_to(arguments.path.absolute())
         return
-    from hub_fetch import FetchError, fetch_url, link_file  # huggingface_hub takes a second
+    from hub_fetch import fetch_url, link_file  # huggingface_hub takes a second
 
-    try:
-        if arguments.url:
-            arguments.output.symlink_to(fetch_url(arguments.url, arguments.sha256))
-        else:
-            link_file(arguments.hub, "dataset", arguments.file, arguments.output, LOCK_FILE)
-    except (FetchError, LockError) as error:
-        sys.exit(str(error))
+    if arguments.url:
+        arguments.output.symlink_to(fetch_url(arguments.url, arguments.sha256))
+    else:
+        link_file(arguments.hub, "dataset", arguments.file, arguments.output, LOCK_FILE)
 
 
 def main() -> None:
@@ -42,15 +41,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="link to make")
     arguments = parser.parse_args()
     recipe = WantedRecipe.read(arguments.recipe).recipe
-    try:
-        fetch(arguments)
-        for identity in recipe["sources"].values():
-            if sha256_of(arguments.output) != identity["sha256"]:
-                text = "changed while this run was under way; run the same command again"
-                sys.exit(f"{arguments.output.resolve()}: {text}")
-    except OSError as error:
-        sys.exit(str(error))
+    fetch(arguments)
+    for identity in recipe["sources"].values():
+        if sha256_of(arguments.output) != identity["sha256"]:
+            text = "changed while this run was under way; run the same command again"
+            raise UserError(f"{arguments.output.resolve()}: {text}")
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

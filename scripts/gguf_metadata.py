@@ -7,7 +7,6 @@ config into its arguments. A null removes a field.
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from gguf.scripts.gguf_new_metadata import (
     copy_with_new_metadata,
     get_field_data,
 )
+
+from lib.errors import UserError, program
 
 # Without these, or with others, the file does not load or its tensors are not found.
 FIXED = (Keys.General.ARCHITECTURE, Keys.General.ALIGNMENT, Keys.General.FILE_TYPE)
@@ -32,16 +33,16 @@ INTEGERS = (
 def details(key: str, value: Any, old: Any) -> MetadataDetails:
     """The field as gguf's tool takes it; of the old field's type where there is one that fits.
 
-    Raises ValueError for a value that GGUF has no type for.
+    Raises UserError for a value that GGUF has no type for.
     """
     items = value if isinstance(value, list) else [value]
     kinds = {bool if isinstance(item, bool) else type(item) for item in items}
     if len(kinds) != 1 or not kinds <= {str, bool, int, float}:
-        raise ValueError(f"{key}: {value!r} is neither text, a number, a boolean nor a list of one")
+        raise UserError(f"{key}: {value!r} is neither text, a number, a boolean nor a list of one")
     (kind,) = kinds
     is_list = isinstance(value, list)
     if old and is_list != (old.types[0] == GGUFValueType.ARRAY):
-        raise ValueError(f"{key}: the file holds {'one value' if is_list else 'a list'} there")
+        raise UserError(f"{key}: the file holds {'one value' if is_list else 'a list'} there")
     was = old.types[-1] if old else None
     if kind is int and was in (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64):
         kind, items = float, list(map(float, items))
@@ -51,25 +52,28 @@ def details(key: str, value: Any, old: Any) -> MetadataDetails:
         found = GGUFValueType.BOOL
     elif kind is float:
         if not all(map(math.isfinite, items)):
-            raise ValueError(f"{key}: {value!r} is not finite")
+            raise UserError(f"{key}: {value!r} is not finite")
         found = was if was == GGUFValueType.FLOAT64 else GGUFValueType.FLOAT32
     else:
         fits = [t for t, low, high in INTEGERS if all(low <= item <= high for item in items)]
         if not fits:
-            raise ValueError(f"{key}: {value!r} does not fit a 64-bit integer")
+            raise UserError(f"{key}: {value!r} does not fit a 64-bit integer")
         found = was if was in [t for t, _, _ in INTEGERS] else fits[0]
     if old and found != was:
-        raise ValueError(f"{key}: the file holds {was.name.lower()} there, not {kind.__name__}")
+        raise UserError(f"{key}: the file holds {was.name.lower()} there, not {kind.__name__}")
     if is_list:
         return MetadataDetails(GGUFValueType.ARRAY, items, sub_type=found)
     return MetadataDetails(found, items[0])
 
 
 def apply(source: Path, output: Path, fields: dict[str, Any]) -> None:
-    """Write `source` to `output` with `fields` set (None removes). Raises ValueError, OSError."""
-    reader = GGUFReader(source, "r")
+    """Write `source` to `output` with `fields` set (None removes). Raises UserError, OSError."""
+    try:
+        reader = GGUFReader(source, "r")
+    except ValueError as error:
+        raise UserError(str(error)) from None
     if wrong := sorted(set(fields) & set(FIXED)):
-        raise ValueError(f"{wrong[0]}: belongs to the tensors and is not to be changed")
+        raise UserError(f"{wrong[0]}: belongs to the tensors and is not to be changed")
     removed = [key for key, value in fields.items() if value is None]
     new = {
         key: details(key, value, reader.get_field(key))
@@ -88,14 +92,18 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="GGUF file")
     parser.add_argument("output", type=Path, help="GGUF file to write")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=TEXT", help="repeatable")
-    parser.add_argument("--json", default="{}", help="an object of fields with typed values")
+    parser.add_argument(
+        "--json", type=json.loads, default={}, help="an object of fields with typed values"
+    )
     args = parser.parse_args()
-    fields = json.loads(args.json) | dict(pair.split("=", 1) for pair in args.set)
+    if wrong := [pair for pair in args.set if "=" not in pair]:
+        raise UserError(f"--set {wrong[0]}: write KEY=TEXT")
+    fields = args.json | dict(pair.split("=", 1) for pair in args.set)
     try:
         apply(args.source, args.output, fields)
-    except (ValueError, OSError) as error:
-        sys.exit(f"gguf_metadata: {args.source}: {error}")
+    except UserError as error:
+        raise UserError(f"{args.source}: {error}") from None
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -9,7 +9,6 @@ the lock; a file that fails is removed from the cache. With a full cache no netw
 import argparse
 import fnmatch
 import glob
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import hf_raise_for_status
 
+from lib.errors import UserError, program
 from lib.formats.model_files import PICKLES
 from lib.hub import client as hub
 from lib.hub import lock
@@ -32,14 +32,10 @@ from lib.hub.lock import Entry, File
 from lib.record.digests import sha256_of
 
 
-class FetchError(RuntimeError):
-    """What could not be fetched, one line a file."""
-
-
 def fetch(entry: Entry, names: list[str], api: HfApi) -> dict[str, Path]:
     """Get `names` of the locked repository into the cache; the path of each in it, all checked.
 
-    Raises FetchError naming every file that is missing or is not what the lock says.
+    Raises UserError naming every file that is missing or is not what the lock says.
     """
     if not all(cached(entry, name) for name in names):
         try:
@@ -47,14 +43,14 @@ def fetch(entry: Entry, names: list[str], api: HfApi) -> dict[str, Path]:
         except Exception as error:
             absent = ", ".join(name for name in names if not cached(entry, name))
             reason = hub.explain(error, entry.repo, entry.kind, api)
-            raise FetchError(f"{reason} (for {absent})") from None
+            raise UserError(f"{reason} (for {absent})") from None
     paths = {name: cached(entry, name) for name in names}
     with ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda name: check(paths[name], entry.files[name]), names)
         problems = zip(names, found, strict=True)
         bad = [f"{entry.repo}: {name}: {text}" for name, text in problems if text]
     if bad:
-        raise FetchError("\n".join(bad))
+        raise UserError(*bad)
     return paths
 
 
@@ -99,7 +95,7 @@ def check(path: Path, wanted: File) -> str | None:
 def fetch_url(url: str, sha256: str) -> Path:
     """Download `url` into the cache under its sha256, going on where an earlier run stopped.
 
-    Raises FetchError when it cannot be had or has another sha256.
+    Raises UserError when it cannot be had or has another sha256.
     """
     blob = cached_assets_path("quantmill", "url") / sha256
     if blob.exists():
@@ -107,18 +103,18 @@ def fetch_url(url: str, sha256: str) -> Path:
             return blob
         blob.unlink()
     if constants.HF_HUB_OFFLINE:
-        raise FetchError(f"{url}: HF_HUB_OFFLINE is set, and the file is not in the cache")
+        raise UserError(f"{url}: HF_HUB_OFFLINE is set, and the file is not in the cache")
     partial = blob.with_name(f"{sha256}.incomplete")
     try:
         hub.persist(lambda: download_url(url, partial))
     except HfHubHTTPError as error:
-        raise FetchError(f"{url}: the server says {error.response.status_code}") from None
+        raise UserError(f"{url}: the server says {error.response.status_code}") from None
     except HTTPError as error:
-        raise FetchError(f"{url}: cannot be reached ({hub.one_line(error)})") from None
+        raise UserError(f"{url}: cannot be reached ({hub.one_line(error)})") from None
     digest = sha256_of(partial)
     if digest != sha256:
         partial.unlink()
-        raise FetchError(f"{url}: sha256 {digest}, but the config says {sha256}; not used")
+        raise UserError(f"{url}: sha256 {digest}, but the config says {sha256}; not used")
     partial.rename(blob)
     return blob
 
@@ -137,20 +133,20 @@ def download_url(url: str, partial: Path) -> None:
 
 
 def link_file(ref: str, kind: str, name: str, output: Path, lock_file: Path) -> None:
-    """Make the link `output` to one file of a locked repository. Raises FetchError, LockError."""
+    """Make the link `output` to one file of a locked repository. Raises UserError."""
     entry = _locked(ref, kind, lock_file)
     if name not in entry.files:
-        raise FetchError(f"{name} of {ref} is not in {lock_file}; `snakemake lock` puts it there")
+        raise UserError(f"{name} of {ref} is not in {lock_file}; `snakemake lock` puts it there")
     output.symlink_to(fetch(entry, [name], HfApi())[name].absolute())
 
 
 def link_model(ref: str, output: Path, lock_file: Path, allow_pickle: bool = False) -> None:
-    """Fill the directory `output` with links to a locked model's files. Raises FetchError, LockError."""
+    """Fill the directory `output` with links to a locked model's files. Raises UserError."""
     entry = _locked(ref, "model", lock_file)
     names = sorted(entry.files)
     pickles = [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in PICKLES)]
     if pickles and not allow_pickle:
-        raise FetchError(
+        raise UserError(
             f"{ref}: {pickles[0]} is a pickle, which can run any code when it is "
             "loaded; say `allow_pickle: true` if you trust it"
         )
@@ -163,7 +159,7 @@ def link_model(ref: str, output: Path, lock_file: Path, allow_pickle: bool = Fal
 def _locked(ref: str, kind: str, lock_file: Path) -> Entry:
     entry = lock.load(lock_file).get(ref, kind)
     if entry is None:
-        raise FetchError(f"{ref} is not in {lock_file}; `snakemake lock` puts it there")
+        raise UserError(f"{ref} is not in {lock_file}; `snakemake lock` puts it there")
     return entry
 
 
@@ -177,16 +173,13 @@ def main() -> None:
     parser.add_argument("--allow-pickle", action="store_true", help="accept .bin weights")
     parser.add_argument("--output", type=Path, required=True, help="directory (or link) to make")
     args = parser.parse_args()
-    try:
-        if args.source.startswith(("http://", "https://")):
-            args.output.symlink_to(fetch_url(args.source, args.sha256))
-        elif args.file:
-            link_file(args.source, args.kind, args.file, args.output, args.lock)
-        else:
-            link_model(args.source, args.output, args.lock, args.allow_pickle)
-    except (FetchError, lock.LockError, OSError) as error:
-        sys.exit(str(error))
+    if args.source.startswith(("http://", "https://")):
+        args.output.symlink_to(fetch_url(args.source, args.sha256))
+    elif args.file:
+        link_file(args.source, args.kind, args.file, args.output, args.lock)
+    else:
+        link_model(args.source, args.output, args.lock, args.allow_pickle)
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -16,16 +16,14 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.hf_api import RepoFile
 
-from lib.formats.model_files import ModelFilesError, model_files
+from lib.errors import UserError, program
+from lib.formats.json_file import read_json
+from lib.formats.model_files import model_files
 from lib.hub import client as hub
 from lib.hub import lock
 from lib.hub.hubref import parse
 from lib.hub.lock import Entry, File, HubSource, Lock
 from lib.record.digests import git_hash
-
-
-class NotAModel(ValueError):
-    """A repository that has nothing to build from; the message says why."""
 
 
 def needed_files(
@@ -34,7 +32,7 @@ def needed_files(
     """Those of a model repository's files that a build needs, by name.
 
     model_files chooses them, as it will for the build: in a directory that has the names alone, and
-    the content of the index. `read` gives a file's content. Raises NotAModel.
+    the content of the index. `read` gives a file's content. Raises UserError.
     """
     top = {name for name in names if "/" not in name}
     indexes = {name for name in top if name.endswith(".index.json")}
@@ -44,9 +42,9 @@ def needed_files(
             Path(place, name).write_bytes(read(name) if name in (safe or indexes) else b"")
         try:
             return {file.name for file in model_files(Path(place), allow_pickle)}
-        except ModelFilesError as error:
+        except UserError as error:
             text = str(error).replace(f"{place}/", "").removeprefix(f"{place}: ")
-            raise NotAModel(text) from None
+            raise UserError(text) from None
 
 
 def lock_reference(source: HubSource, old: Entry | None, api: HfApi) -> Entry:
@@ -69,7 +67,7 @@ def lock_reference(source: HubSource, old: Entry | None, api: HfApi) -> Entry:
         if not listing[name].lfs and git_hash(content) != listing[name].blob_id:
             Path(path).resolve().unlink()
             Path(path).unlink()
-            raise NotAModel(f"{name} came with other bytes than the hub promises; run again")
+            raise UserError(f"{name} came with other bytes than the hub promises; run again")
         return content
 
     def describe(name: str) -> File:
@@ -80,7 +78,7 @@ def lock_reference(source: HubSource, old: Entry | None, api: HfApi) -> Entry:
 
     if source.kind == "dataset":
         if source.file not in listing:
-            raise NotAModel(f"there is no file {source.file} in it at {info.sha}")
+            raise UserError(f"there is no file {source.file} in it at {info.sha}")
         names = {source.file}
     else:
         names = needed_files(set(listing), fetch, source.allow_pickle)
@@ -114,7 +112,7 @@ def lock_all(
             known = None
         try:
             new.entries[key] = lock_reference(source, known, api)
-        except NotAModel as error:
+        except UserError as error:
             problems.append(f"{source.kind} {source.ref}: {error}")
         except Exception as error:  # noqa: BLE001 - every reference's problem is reported at once
             problems.append(hub.explain(error, parse(source.ref).repo, source.kind, api))
@@ -147,25 +145,22 @@ def main() -> None:
     parser.add_argument("--only", default="", help="org/name,…: leave all other references alone")
     args = parser.parse_args()
 
-    text = sys.stdin.read() if args.sources == "-" else Path(args.sources).read_text()
-    sources = [HubSource(**source) for source in json.loads(text)]
+    listed = json.load(sys.stdin) if args.sources == "-" else read_json(Path(args.sources))
+    sources = [HubSource(**source) for source in listed]
     if args.only:
         only = set(args.only.split(","))
         sources = [s for s in sources if {s.ref, parse(s.ref).repo} & only]
         if not sources:
-            sys.exit(f"lock: the config has no hub reference {args.only}")
-    try:
-        old = Lock.read(args.directory)
-    except lock.LockError as error:
-        sys.exit(str(error))
+            raise UserError(f"the config has no hub reference {args.only}")
+    old = Lock.read(args.directory)
     new, problems = lock_all(sources, old, HfApi(), args.renew)
     lines = changes(old, new)
     if lines:
         lock.write(args.directory, new)
     print("\n".join(lines) or "lock: nothing moved")
     if problems:
-        sys.exit("\n".join(problems))
+        raise UserError(*problems)
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

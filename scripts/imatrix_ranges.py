@@ -7,11 +7,12 @@ are rounded in another order (seen on a CPU: values within 3e-5 of a single run'
 import argparse
 import re
 import subprocess
-import sys
 import tempfile
 from contextlib import ExitStack
 from os import environ
 from pathlib import Path
+
+from lib.errors import UserError, program
 
 TOTAL = re.compile(rb"computing over (\d+) chunks")
 MINIMUM = 2  # llama-imatrix wants at least two chunks of text after those that it skips
@@ -20,7 +21,7 @@ MINIMUM = 2  # llama-imatrix wants at least two chunks of text after those that 
 def count_chunks(command: list[str]) -> int:
     """Chunks in the text, as llama-imatrix says before it begins; it is stopped there.
 
-    Raises ValueError where it ends without saying.
+    Raises UserError where it ends without saying.
     """
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as tool:
         last = b""
@@ -29,7 +30,7 @@ def count_chunks(command: list[str]) -> int:
                 tool.kill()
                 return int(found[1])
             last = line.strip() or last
-    raise ValueError(f"llama-imatrix does not say how many chunks there are: {last.decode()}")
+    raise UserError(f"llama-imatrix does not say how many chunks there are: {last.decode()}")
 
 
 def ranges(total: int, batch: int, count: int) -> list[tuple[int, int]]:
@@ -45,7 +46,7 @@ def ranges(total: int, batch: int, count: int) -> list[tuple[int, int]]:
 
 
 def run_all(commands: list[tuple[list[str], str, Path]]) -> None:
-    """Run (command, device, log) side by side. Raises ValueError naming the first that fails."""
+    """Run (command, device, log) side by side. Raises UserError naming the first that fails."""
     with ExitStack() as stack:
         running = []
         for command, device, log in commands:
@@ -58,7 +59,7 @@ def run_all(commands: list[tuple[list[str], str, Path]]) -> None:
     for _, _, log in commands:
         print(f"--- {log.stem}\n{log.read_text(errors='replace')}", flush=True)
     if failed:
-        raise ValueError(f"{failed[0].stem} failed; its output is above")
+        raise UserError(f"{failed[0].stem} failed; its output is above")
 
 
 def main() -> None:
@@ -80,27 +81,25 @@ def main() -> None:
     base = [args.tool, *rest, *sizes]
     batch = max(1, args.batch_size // args.ctx_size)
     devices = args.devices.split(",")
-    try:
-        with tempfile.TemporaryDirectory(dir=args.output_file.parent) as scratch:
-            probe = [*base, "--n-gpu-layers", "0", "--output-file", f"{scratch}/probe"]
-            total = count_chunks([*probe, "--chunks", str(args.chunks)])
-            parts, commands = [], []
-            for device, (first, number) in zip(
-                devices, ranges(total, batch, len(devices)), strict=False
-            ):
-                # Sums are exact only in this format; the legacy one holds means.
-                part = Path(scratch) / f"chunks-{first}-{first + number - 1}.gguf"
-                command = [*base, "--chunk", str(first), "--chunks", str(number)]
-                command += ["--output-format", "gguf", "--output-file", str(part)]
-                commands.append((command, device, part.with_suffix(".log")))
-                parts += ["--in-file", str(part)]
-            run_all(commands)
-            combine = [args.tool, "--model", "none", *sizes, *parts]
-            combine += ["--output-format", args.output_format]
-            subprocess.run([*combine, "--output-file", str(args.output_file)], check=True)
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"imatrix_ranges: {error}")
+    with tempfile.TemporaryDirectory(dir=args.output_file.parent) as scratch:
+        probe = [*base, "--n-gpu-layers", "0", "--output-file", f"{scratch}/probe"]
+        total = count_chunks([*probe, "--chunks", str(args.chunks)])
+        parts, commands = [], []
+        for device, (first, number) in zip(
+            devices, ranges(total, batch, len(devices)), strict=False
+        ):
+            # Sums are exact only in this format; the legacy one holds means.
+            part = Path(scratch) / f"chunks-{first}-{first + number - 1}.gguf"
+            command = [*base, "--chunk", str(first), "--chunks", str(number)]
+            command += ["--output-format", "gguf", "--output-file", str(part)]
+            commands.append((command, device, part.with_suffix(".log")))
+            parts += ["--in-file", str(part)]
+        run_all(commands)
+        combine = [args.tool, "--model", "none", *sizes, *parts]
+        combine += ["--output-format", args.output_format]
+        if subprocess.run([*combine, "--output-file", str(args.output_file)]).returncode:
+            raise UserError("llama-imatrix cannot combine the ranges; its output is above")
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

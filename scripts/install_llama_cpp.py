@@ -16,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lib.errors import UserError, program
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, bundled_tree, own_tool
 from lib.record.wanted import WantedRecipe
 
@@ -47,11 +48,12 @@ def cache_directory() -> Path:
 
 
 def wants_cuda(setting: str) -> bool:
-    """`auto` is on where there are both nvcc and a GPU. SystemExit for `on` without nvcc."""
+    """`auto` is on where there are both nvcc and a GPU. Raises UserError for `on` without nvcc."""
     nvcc = shutil.which("nvcc")
     if setting == "on" and not nvcc:
-        sys.exit(
-            "llama_cpp.cuda is on, but there is no nvcc on PATH; install the CUDA toolkit or set it to off"
+        raise UserError(
+            "llama_cpp.cuda is on, but there is no nvcc on PATH; install the CUDA toolkit or set "
+            "it to off"
         )
     return setting == "on" or (setting == "auto" and bool(nvcc) and os.path.exists("/dev/nvidia0"))
 
@@ -100,16 +102,17 @@ def compiled(options: dict, version: str, jobs: int) -> Path:
 
 def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
     """Compile into `home`, which is marked complete last."""
-    for program, advice in (
+    for tool, advice in (
         ("cmake", "pip install -r requirements.txt brings it"),
         (
             "c++",
             "install a C++ compiler (apt install g++, dnf install gcc-c++, xcode-select --install)",
         ),
     ):
-        if not program_there(program):
-            sys.exit(
-                f"llama.cpp cannot be compiled: there is no {program} here; {advice}, or set llama_cpp.path"
+        if not program_there(tool):
+            raise UserError(
+                f"llama.cpp cannot be compiled: there is no {tool} here; {advice}, or set "
+                "llama_cpp.path"
             )
     shutil.rmtree(home, ignore_errors=True)
     work = home / "build"
@@ -125,7 +128,10 @@ def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
     ]
     build = ["cmake", "--build", work, "--parallel", jobs, "--target", *LLAMA_TOOLS]
     for command in (configure, build):
-        subprocess.run([str(word) for word in command], check=True, env=environment())
+        status = subprocess.run([str(word) for word in command], env=environment()).returncode
+        if status:
+            ended = f"{command[0]} ended with status {status}; see above"
+            raise UserError(f"llama.cpp could not be compiled: {ended}")
     (home / "bin").mkdir()
     for tool in LLAMA_TOOLS:
         shutil.copy2(work / "bin" / tool, home / "bin" / tool)
@@ -186,9 +192,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except subprocess.CalledProcessError as error:
-        sys.exit(
-            f"llama.cpp could not be compiled: {error.cmd[0]} ended with status {error.returncode}; see above"
-        )
+    program(main)

@@ -11,6 +11,8 @@ import re
 import sys
 from pathlib import Path
 
+from lib.errors import UserError, program
+
 TRUNCATED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 # The summary's lines, in the tool's order (tools/perplexity/perplexity.cpp, kl_divergence()):
@@ -78,7 +80,7 @@ def parse_report(text: str) -> dict:
     `error`, for a mean) is the standard error that the tool prints, None where that is NaN
     between models that all but agree.
 
-    Raises TruncatedReport, and ValueError for a value that is NaN or infinite.
+    Raises TruncatedReport, and UserError for a value that is NaN or infinite.
     """
     # The columns of the summary are padded with a varying number of blanks.
     lines = {}
@@ -113,7 +115,7 @@ def _numbers(label: str, value: str | None) -> tuple[float, float | None]:
     if spread is not None and math.isnan(spread) and label in ERROR_MAY_BE_NAN:
         spread = None
     if not math.isfinite(mean) or not math.isfinite(spread or 0):
-        raise ValueError(f"`{label}` is {value.strip()}: the model's output is not finite")
+        raise UserError(f"`{label}` is {value.strip()}: the model's output is not finite")
     if unit:
         # The tool prints percents with three decimals; rounding only removes binary noise.
         mean = round(mean / 100, 8)
@@ -121,7 +123,7 @@ def _numbers(label: str, value: str | None) -> tuple[float, float | None]:
     return mean + 0.0, spread  # -0.0 becomes 0.0
 
 
-def main() -> None:
+def main() -> int | None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("report", type=Path, help="standard output of llama-perplexity")
     parser.add_argument("--output", type=Path, required=True, help="JSON to write")
@@ -132,12 +134,13 @@ def main() -> None:
         result = parse_report(args.report.read_text(encoding="utf-8", errors="replace"))
     except TruncatedReport as error:
         print(f"kld_report: truncated: {args.report}: {error}", file=sys.stderr)
-        sys.exit(TRUNCATED)
-    except (ValueError, OSError) as error:
-        sys.exit(f"kld_report: {args.report}: {error}")
+        return TRUNCATED
+    except UserError as error:
+        raise UserError(f"{args.report}: {error}") from None
     result |= {"corpus": args.corpus, "context": args.context, "engine": "llama.cpp"}
     args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return None
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

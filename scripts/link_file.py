@@ -10,6 +10,8 @@ import json
 import os
 from pathlib import Path
 
+from lib.errors import UserError, program
+
 
 def link(file: Path, output: Path, final: Path | None = None) -> None:
     """Link `output` to `file`. final: where `output` will be moved to."""
@@ -33,9 +35,11 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="the link to make")
     parser.add_argument("--final", type=Path, help="where the link will lie in the end")
     arguments = parser.parse_args()
+    if not arguments.file.exists():
+        raise UserError(f"{arguments.file}: there is no such file")
     link(arguments.file, arguments.output, arguments.final)
     print(json.dumps({"link": True}))
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lib.formats.model_files import ModelFilesError, model_files
+from lib.errors import UserError, program
+from lib.formats.model_files import model_files
 
 if TYPE_CHECKING:
     from mergekit.config import MergeConfiguration
@@ -32,10 +33,6 @@ THREADS = 4
 # waiting threads would take the processors from those at work when there are fewer than THREADS.
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_WAIT_POLICY": "PASSIVE"}
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
-
-
-class MergeError(Exception):
-    """The merge cannot be made or is not sound; the message is one line that says why."""
 
 
 def prepare(seed: int) -> None:
@@ -72,7 +69,7 @@ def _referenced_models(config: "MergeConfiguration") -> list:
 def read_config(text: str) -> "MergeConfiguration":
     """mergekit's own reading of a configuration, its parameters' names checked too.
 
-    Raises MergeError.
+    Raises UserError.
     """
     import pydantic
     from mergekit import merge_methods
@@ -86,9 +83,9 @@ def read_config(text: str) -> "MergeConfiguration":
         problems = [
             ".".join(str(part) for part in one["loc"]) + ": " + one["msg"] for one in error.errors()
         ]
-        raise MergeError("; ".join(problems)) from error
+        raise UserError("; ".join(problems)) from error
     except RuntimeError as error:
-        raise MergeError(str(error)) from error
+        raise UserError(str(error)) from error
     # mergekit does not look at a parameter that its method does not have, so a slip of the pen
     # would go unseen. One that belongs to another method is common in published configurations.
     known = {p.name for p in method.spec.parameters}
@@ -103,7 +100,7 @@ def read_config(text: str) -> "MergeConfiguration":
         hint = (
             f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known)) or 'none'}"
         )
-        raise MergeError(f"{where}.{name}: {config.merge_method} has no such parameter; {hint}")
+        raise UserError(f"{where}.{name}: {config.merge_method} has no such parameter; {hint}")
     return config
 
 
@@ -124,7 +121,7 @@ def _parameters(part: Any, where: str = "") -> Iterator[tuple[str, str]]:
 def check_sources(config: "MergeConfiguration", allow_pickle: bool) -> None:
     """Every model that is merged is a usable directory, and the chat template is one.
 
-    Raises ModelFilesError, MergeError.
+    Raises UserError.
     """
     from mergekit.merge import _set_chat_template
 
@@ -133,19 +130,19 @@ def check_sources(config: "MergeConfiguration", allow_pickle: bool) -> None:
             model_files(Path(path.path), allow_pickle)
     tokenizer = config.tokenizer.source if config.tokenizer else config.tokenizer_source
     if tokenizer not in (None, "base", "union") and not Path(tokenizer.model.path).is_dir():
-        raise MergeError(f"{tokenizer.model.path}, the tokenizer's source: no such directory")
+        raise UserError(f"{tokenizer.model.path}, the tokenizer's source: no such directory")
     if config.chat_template not in (None, "auto"):
         # mergekit itself looks at it when all tensors are written, and may then only log the fault.
         try:
             _set_chat_template(SimpleNamespace(), config)
         except RuntimeError as error:
-            raise MergeError(str(error)) from error
+            raise UserError(str(error)) from error
 
 
 def merge(config: "MergeConfiguration", output: Path, options: "MergeOptions") -> None:
     """Run mergekit and put right what it leaves; `output` is a directory that is empty or not there.
 
-    Raises MergeError with mergekit's own words.
+    Raises UserError with mergekit's own words.
     """
     from mergekit.merge import run_merge
 
@@ -153,11 +150,11 @@ def merge(config: "MergeConfiguration", output: Path, options: "MergeOptions") -
         run_merge(config, str(output), options)
     except Exception as error:
         traceback.print_exc()
-        raise MergeError(_one_line(error)) from error
+        raise UserError(_one_line(error)) from error
     donor = Path((config.base_model or config.referenced_models()[0]).model.path)
     # mergekit only logs that it could not write a tokenizer.
     if _any(donor, TOKENIZERS) and not _any(output, TOKENIZERS):
-        raise MergeError(f"mergekit could not write the tokenizer of {donor}")
+        raise UserError(f"mergekit could not write the tokenizer of {donor}")
     # With a chat_template it leaves out files that the donor's vocabulary goes with all the same.
     if not (config.tokenizer_source or config.tokenizer):
         for name in ("tokenizer.model", "generation_config.json"):
@@ -193,7 +190,7 @@ def _one_line(error: BaseException) -> str:
 def check_output(output: Path) -> int:
     """The number of tensors, all of which are there, finite, and of the shape the config says.
 
-    Raises MergeError naming the tensor, ModelFilesError naming the file.
+    Raises UserError naming the tensor or the file.
     """
     import torch
     from safetensors import safe_open
@@ -208,23 +205,23 @@ def check_output(output: Path) -> int:
             for name in sorted(names):
                 tensor = tensors.get_tensor(name)
                 if not torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all():
-                    raise MergeError(f"NaN or Inf in the merged tensor {name}")
+                    raise UserError(f"NaN or Inf in the merged tensor {name}")
                 wanted = shapes.get(name, tensor.shape)
                 if tensor.shape != wanted:
-                    raise MergeError(
+                    raise UserError(
                         f"the merged tensor {name} is {list(tensor.shape)}, "
                         f"{list(wanted)} by config.json"
                     )
         lost = sorted(n for n, shard in listed.items() if shard == file.name and n not in names)
         if lost:
-            raise MergeError(f"{file.name}: it lacks {lost[0]}, which the index says it has")
+            raise UserError(f"{file.name}: it lacks {lost[0]}, which the index says it has")
         found |= names
     if not found:
-        raise MergeError("mergekit wrote no tensors")
+        raise UserError("mergekit wrote no tensors")
     # Where checkpoint and transformers agree on names, all that config.json asks for must be there.
     missing = sorted(set(shapes) - found - tied) if found <= set(shapes) else []
     if missing:
-        raise MergeError(f"the merge lacks the tensor {missing[0]}, which config.json asks for")
+        raise UserError(f"the merge lacks the tensor {missing[0]}, which config.json asks for")
     return len(found)
 
 
@@ -272,17 +269,19 @@ def main() -> None:
     names = json.loads(args.names.read_text(encoding="utf-8")) if args.names else {}
     try:
         count = run(args)
-    except (MergeError, ModelFilesError, OSError, yaml.YAMLError) as error:
+    except (UserError, yaml.YAMLError) as error:
         message = " ".join(str(error).split())
         for path in sorted(names, key=len, reverse=True):
             # pathlib leaves out a leading ./
             message = message.replace(path, names[path]).replace(str(Path(path)), names[path])
-        sys.exit(f"merge: {message}")
+        raise UserError(message) from None
     print(f"{args.output}: {count} tensors, all finite")
 
 
 def run(args: argparse.Namespace) -> int:
     """The whole step; returns the number of tensors written."""
+    text = args.config.read_text(encoding="utf-8")
+
     import torch
     from mergekit.common import parse_kmb
     from mergekit.options import MergeOptions
@@ -290,8 +289,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING)
     prepare(args.seed)
     if args.cuda and not torch.cuda.is_available():
-        raise MergeError("--cuda: torch sees no GPU here")
-    text = args.config.read_text(encoding="utf-8")
+        raise UserError("--cuda: torch sees no GPU here")
     config = read_config(text)
     check_sources(config, args.allow_pickle)
     adapters = args.output / "merged-adapters"
@@ -316,4 +314,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

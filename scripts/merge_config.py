@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from lib.errors import program
 from lib.formats.merge_references import substitute_references
 from lib.record.wanted import WantedRecipe
 
@@ -30,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

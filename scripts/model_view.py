@@ -6,21 +6,21 @@ built. Links are absolute; a view is made for one step and thrown away.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from lib.formats.model_files import ModelFilesError, model_files
+from lib.errors import UserError, program
+from lib.formats.model_files import model_files
 
 
 def make_view(source: Path, output: Path, allow_pickle: bool = False) -> list[Path]:
     """Link the files of the model in `source` into the directory `output`; returns the links.
 
-    `output` may exist, but then must be empty. Raises ModelFilesError and OSError.
+    `output` may exist, but then must be empty. Raises UserError and OSError.
     """
     files = model_files(source, allow_pickle)
     output.mkdir(parents=True, exist_ok=True)
     if any(output.iterdir()):
-        raise ModelFilesError(f"{output}: the view's directory is not empty; remove it first")
+        raise UserError(f"{output}: the view's directory is not empty; remove it first")
     links = []
     for file in files:
         link = output / file.name
@@ -37,11 +37,8 @@ def main() -> None:
         "--allow-pickle", action="store_true", help="take .bin weights where nothing else is there"
     )
     args = parser.parse_args()
-    try:
-        make_view(args.source, args.output, args.allow_pickle)
-    except (ModelFilesError, OSError) as error:
-        sys.exit(f"model_view: {error}")
+    make_view(args.source, args.output, args.allow_pickle)
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -35,6 +35,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
+from lib.errors import UserError, program
+from lib.formats.json_file import read_json
 from lib.hub import client as hub
 from lib.hub.license import front_matter
 from lib.record import recipe as recipes
@@ -336,7 +338,7 @@ def commit(repo: str, branch: str, batch: list[Item], title: str, api: HfApi) ->
     return api.create_commit(repo, operations, commit_message=title, revision=branch)
 
 
-def main() -> None:
+def main() -> int | None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=("plan", "push"))
     parser.add_argument("--manifest", type=Path, required=True, help="JSON, as told above")
@@ -344,27 +346,29 @@ def main() -> None:
         "--large", type=int, default=100_000_000, help="bytes from which a file has its own commit"
     )
     args = parser.parse_args()
-    manifest = json.loads(args.manifest.read_text(encoding="utf-8"))
+    manifest = read_json(args.manifest)
     api = HfApi()
     targets, problems = read(manifest)
     for target in targets:
         try:
             compare(target, api)
         except Exception as error:  # noqa: BLE001 - told in one line, whatever it is
-            sys.exit(f"publish: {hub.explain(error, target.repo, 'model', api)}")
+            raise UserError(hub.explain(error, target.repo, "model", api)) from None
     problems += gates(manifest, targets)
     print("\n".join(table(targets)), flush=True)
     if problems:
         lines = "\n".join(f"  {line}" for line in problems)
         print(f"Nothing is published until this is put right:\n{lines}", file=sys.stderr)
-        sys.exit(args.action == "push")
+        return args.action == "push"
     if args.action == "push":
         for target in targets:
             try:
                 push(target, api, args.large)
             except Exception as error:  # noqa: BLE001 - told in one line, whatever it is
-                sys.exit(f"publish: {hub.explain(error, target.repo, 'model', api, write=True)}")
+                why = hub.explain(error, target.repo, "model", api, write=True)
+                raise UserError(why) from None
+    return None
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -9,7 +9,6 @@ import argparse
 import base64
 import hashlib
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import jinja2
 import pandas
 from markupsafe import Markup
 
+from lib.errors import UserError, program
 from lib.formats import fallbacks
 from lib.report import judge, quality_plot
 from lib.report.figures import decimal, places, scaled, size_text
@@ -271,12 +271,9 @@ def main() -> None:
     parser.add_argument("--svg", type=Path, required=True, help="plot to write")
     parser.add_argument("--html", type=Path, required=True, help="page to write")
     args = parser.parse_args()
-    try:
-        model = judge.read(args.forms, Looks.read(args.families))
-    except judge.FormsError as error:
-        sys.exit(f"report: {error}")
+    model = judge.read(args.forms, Looks.read(args.families))
     if model.name != args.model:
-        sys.exit(f"report: {args.forms}: is of model {model.name!r}, not {args.model!r}")
+        raise UserError(f"{args.forms}: is of model {model.name!r}, not {args.model!r}")
     table(model.forms).to_csv(args.csv, index=False, lineterminator="\n")
     plot = quality_plot.draw(model.name, model.forms, *WIDE, standalone=True)
     args.svg.write_text(plot, encoding="utf-8")
@@ -285,4 +282,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

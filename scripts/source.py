@@ -4,12 +4,11 @@ A directory is linked as it is; a reference to the hub is fetched at the locked 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
+from lib.errors import UserError, program
 from lib.formats.merge_references import reference_kind
-from lib.formats.model_files import ModelFilesError
-from lib.hub.lock import LOCK_FILE, LockError
+from lib.hub.lock import LOCK_FILE
 from lib.record.wanted import WantedRecipe
 from model_view import make_view
 
@@ -23,19 +22,16 @@ def main() -> None:
     (source,) = recipe["sources"]
     reference = source.removeprefix("model ")
     allow_pickle = bool(recipe["options"].get("allow_pickle"))
-    try:
-        if reference_kind(reference) == "directory":
+    if reference_kind(reference) == "directory":
+        try:
             make_view(Path(reference), arguments.output, allow_pickle)
-        else:
-            from hub_fetch import FetchError, link_model  # huggingface_hub takes a second
+        except OSError as error:  # the recipe names it, not the command line
+            raise UserError(f"{reference}: {error.strerror}") from None
+    else:
+        from hub_fetch import link_model  # huggingface_hub takes a second
 
-            try:
-                link_model(reference, arguments.output, LOCK_FILE, allow_pickle)
-            except FetchError as error:
-                sys.exit(str(error))
-    except (LockError, ModelFilesError, OSError) as error:
-        sys.exit(f"source: {error}")
+        link_model(reference, arguments.output, LOCK_FILE, allow_pickle)
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
+from lib.errors import UserError, program
 from lib.planning import handoff
 from lib.record import recipe as recipes
 from lib.record.digests import sha256_of
@@ -56,7 +57,7 @@ def begin(wanted: WantedRecipe, here: Path, wanted_path: str) -> None:
         return
     try:
         made_from = {role: input_sha256(name, *up) for role, up in wanted.inputs.items()}
-    except SystemExit:
+    except UserError:
         shutil.rmtree(here)
         raise
     for old in here.iterdir():
@@ -101,13 +102,13 @@ def input_sha256(name: str, path: str, digest: str) -> str:
     """sha256 of an input, from its record, which must be of the recipe that the plan counted on."""
     record = recipes.read(path)
     if record is None or not record.fits(digest):
-        sys.exit(
-            f"FAILED  {name}: {path} is not what it was when this run was planned "
+        raise UserError(
+            f"{name}: {path} is not what it was when this run was planned "
             "(the config or a source was changed meanwhile). Run the same command again."
         )
     if os.path.isfile(path) and os.stat(path).st_size != record.bytes:
-        sys.exit(
-            f"FAILED  {name}: {path} has another size than when it was made. Run the same command again."
+        raise UserError(
+            f"{name}: {path} has another size than when it was made. Run the same command again."
         )
     return record.sha256
 
@@ -118,15 +119,15 @@ def commit(wanted: WantedRecipe, seconds: float) -> None:
     inputs = json.loads((attempt / ".inputs.json").read_text())
     for role, (path, digest) in wanted.inputs.items():
         if input_sha256(wanted.artifact, path, digest) != inputs[role]:
-            sys.exit(
-                f"FAILED  {wanted.artifact}: {path} was built again while this was made from it"
+            raise UserError(
+                f"{wanted.artifact}: {path} was built again while this was made from it"
             )
     notes = attempt / "notes.json"
     records = []
     for path in wanted.outputs:
         made = attempt / Path(path).name
         if not os.path.lexists(made):
-            sys.exit(f"FAILED  {path}: the step ended well but made no such file")
+            raise UserError(f"{path}: the step ended well but made no such file")
         record = recipes.Record(path, wanted.recipe, wanted.digest, 0, "", inputs=inputs)
         measure(made, record, wanted.links)
         if notes.exists():
@@ -149,7 +150,7 @@ def measure(made: Path, record: recipes.Record, links: bool) -> None:
                 sha = "" if links else sha256_of(path, flush=True)
                 record.files[path.relative_to(made).as_posix()] = [path.stat().st_size, sha]
         if not record.files:
-            sys.exit(f"FAILED  {record.artifact}: the step ended well but made an empty directory")
+            raise UserError(f"{record.artifact}: the step ended well but made an empty directory")
         record.bytes = sum(size for size, _ in record.files.values())
         record.sha256 = record.digest if links else recipes.digest(record.files)
     elif links:
@@ -161,7 +162,7 @@ def measure(made: Path, record: recipes.Record, links: bool) -> None:
         record.bytes = made.stat().st_size
         record.sha256 = sha256_of(made, flush=True)
         if not record.bytes:
-            sys.exit(f"FAILED  {record.artifact}: the step ended well but made an empty file")
+            raise UserError(f"{record.artifact}: the step ended well but made an empty file")
 
 
 def put(made: Path, path: Path) -> None:
@@ -178,4 +179,4 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main, "FAILED  ")

@@ -48,6 +48,8 @@ MADE_BY = {
 }
 WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split")
 WEIGHTS += ("exl2_measure", "exl2_quantize")
+# How a program ends decides no bytes: whatever is loaded from there is not counted.
+ENDS = "lib/errors.py"
 # What decides no weights, whatever else it does.
 NEVER = ("session", "schema", "checks", "plan", "sizes", "resources", "report", "card", "console")
 
@@ -69,7 +71,7 @@ def deciding(rule: str) -> set[str]:
         files |= imported(name) if name.endswith(".py") else {name}
         if name.startswith("lib/"):  # not run as a program: its packages are loaded before it
             files |= {f"{parent}/__init__.py" for parent in Path(name).parents if parent.name}
-    return files
+    return files - {ENDS}
 
 
 def has_code(file: str) -> bool:
@@ -206,6 +208,63 @@ def test_an_edit_of_a_rule_counts_where_it_makes_bytes(copied, file, old, new, r
     path.write_text(path.read_text().replace(old, new))
     after = {rule: Code(copied).digest(rule) for rule in MADE_BY}
     assert {rule for rule in MADE_BY if before[rule] != after[rule]} == rules
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("merge.py", "mergekit wrote no tensors", "there are no tensors in it"),
+        ("merge.py", "raise UserError(str(error)) from error", "raise UserError('no') from None"),
+        ("merge.py", "mergekit YAML, models as", "a YAML file, models as"),
+        ("lib/formats/model_files.py", "there is no such directory", "no such directory"),
+        ("imatrix_ranges.py", "All other options", "The other options"),
+        ("gguf_metadata.py", 'metavar="KEY=TEXT"', 'metavar="KEY=VALUE"'),
+        ("exl2_convert.py", "error of each layer", "the error of each layer"),
+        ("kld_report.py", "kld_report: truncated: ", "kld_report: cut off: "),
+        (ENDS, "sys.exit(READER_GONE)", "sys.exit(1)"),
+    ],
+)
+def test_a_message_put_better_builds_nothing_again(copied, file, old, new):
+    before = {rule: Code(copied).digest(rule) for rule in MADE_BY}
+    path = copied / "scripts" / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert {rule: Code(copied).digest(rule) for rule in MADE_BY} == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "counts"),
+    [
+        ("raise UserError('a')", "raise UserError(f'b {THREADS}') from None", False),
+        ("raise UserError('a')", "raise ValueError('a')", True),
+        ("raise UserError('a')", "raise", True),
+        ("raise UserError('a')", "UserError('a')", True),
+        ("if THREADS: raise UserError('a')", "if not THREADS: raise UserError('a')", True),
+        ("sys.exit('a')", "sys.exit(f'b {THREADS}')", False),
+        ("sys.exit('a')", "sys.exit('b'.join(TOKENIZERS))", False),
+        ("sys.exit(1)", "sys.exit(2)", True),
+        ("sys.exit(THREADS)", "sys.exit(1)", True),
+        ("print('a', file=sys.stderr)", "print('b', THREADS, file=sys.stderr)", False),
+        ("print('a')", "print('b')", True),  # standard output may be what is made
+        ("print('a', file=OUT)", "print('b', file=OUT)", True),
+        ("p.add_argument('--a', help='a')", "p.add_argument('--a', help='b', metavar='A')", False),
+        ("p.add_argument('--a', help='a')", "p.add_argument('--a', type=int, help='a')", True),
+        ("p.add_argument('--a', help='a')", "p.add_argument('--b', help='a')", True),
+        ("writer(description='a')", "writer(description='b')", True),
+        ("class A(UserError): 'a'", "class B(UserError): 'b'", False),
+        ("class A(UserError): 'a'", "class A(UserError): a = 1", True),
+        ("class A(ValueError): 'a'", "class A(KeyError): 'a'", True),
+        ("from lib.errors import UserError", "from lib.errors import UserError, plainly", False),
+        ("from lib.units import human", "from lib.units import count", True),
+    ],
+)
+def test_what_only_speaks_counts_nowhere_and_the_code_beside_it_does(copied, old, new, counts):
+    path = copied / "scripts/merge.py"
+    text = path.read_text()
+    path.write_text(f"{text}\n{old}\n")
+    before = Code(copied).digest("merge")
+    path.write_text(f"{text}\n{new}\n")
+    assert (Code(copied).digest("merge") != before) is counts
 
 
 @pytest.mark.parametrize(

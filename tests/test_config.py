@@ -19,8 +19,9 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from pyarrow import parquet
 
 from lib.config import merges
-from lib.config.load import ConfigError, load
+from lib.config.load import load
 from lib.config.schema import Config, Options
+from lib.errors import UserError
 from lib.formats.merge_references import merge_references, substitute_references
 from lib.stages.gguf import Gguf
 
@@ -127,7 +128,7 @@ def read(text: str, workdir: Path) -> tuple[Config, Options]:
 
 
 def problems(text: str, workdir: Path) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         read(text, workdir)
     return [line.replace(str(workdir), "WORKDIR") for line in caught.value.lines]
 

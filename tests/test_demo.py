@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import demo_text
+from lib.errors import UserError
 
 SCRIPTS = Path(demo_text.__file__).parent
 TEXTS = {"train-code.txt", "train-prose.txt", "heldout-code.txt", "heldout-prose.txt"}
@@ -87,7 +88,7 @@ def test_a_distribution_without_some_modules_still_makes_the_demo(tmp_path: Path
 
 
 def test_an_installation_without_sources_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="too little code"):
+    with pytest.raises(UserError, match="too little code"):
         demo_text.demo_text(tmp_path)
 
 

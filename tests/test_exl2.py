@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lib.errors import UserError
 from lib.formats.divergence import scored, summary, windows
 from lib.formats.exllamav2 import (
-    Exl2Error,
     check_measurement,
     exllama_config,
     make_view,
@@ -216,7 +216,7 @@ def test_measurement_of_another_model_is_refused(convert, tmp_path, model):
 def test_measurement_with_a_nan_is_refused(tmp_path):
     file = tmp_path / "measurement.json"
     file.write_text('{"measurement": {"model.layers.0.mlp": [{"accuracy": NaN}]}}')
-    with pytest.raises(Exl2Error, match="not a number"):
+    with pytest.raises(UserError, match="not a number"):
         check_measurement(file, 1)
 
 
@@ -393,13 +393,13 @@ def test_statistics_are_those_of_llama_perplexity(measured):
 
 
 def test_text_too_short_for_two_windows_is_refused():
-    with pytest.raises(ValueError, match="too few"):
+    with pytest.raises(UserError, match="too few"):
         windows(np.arange(127), 64, None, 1)
 
 
 def test_output_that_is_not_finite_is_no_result():
     values = np.ones(200)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         summary(values, values, np.where(np.arange(200) == 7, np.nan, 0), values)
 
 

@@ -16,8 +16,9 @@ import check_gguf
 import check_imatrix
 import check_shards
 import kld_report
-from lib.formats.gguf_file import GgufError, read_gguf
-from lib.formats.model_files import ModelFilesError, model_files
+from lib.errors import UserError
+from lib.formats.gguf_file import read_gguf
+from lib.formats.model_files import model_files
 from model_view import make_view
 from tiny_models import TEXT, make_llama, make_sentencepiece
 
@@ -116,13 +117,13 @@ def test_the_index_decides_which_shards_are_the_models(tmp_path):
     names = [file.name for file in model_files(source)]
     assert names == ["a.safetensors", "c.safetensors", "config.json", index.name]
     (source / "c.safetensors").unlink()
-    with pytest.raises(ModelFilesError, match="c.safetensors, which model.safetensors.index.json"):
+    with pytest.raises(UserError, match="c.safetensors, which model.safetensors.index.json"):
         model_files(source)
 
 
 def test_pickles_need_permission_and_the_message_says_which(tmp_path):
     source = a_model(tmp_path / "m", "config.json", "pytorch_model.bin", "training_args.bin")
-    with pytest.raises(ModelFilesError, match="allow_pickle: true"):
+    with pytest.raises(UserError, match="allow_pickle: true"):
         model_files(source)
     assert [f.name for f in model_files(source, True)] == ["config.json", "pytorch_model.bin"]
 
@@ -204,7 +205,7 @@ def test_a_nan_is_found_and_its_tensor_named(made, tools, tmp_path):
 )
 def test_a_cut_off_file_is_refused(made, tmp_path, size, words):
     (tmp_path / "cut.gguf").write_bytes((made / "q4.gguf").read_bytes()[:size])
-    with pytest.raises(GgufError, match=words):
+    with pytest.raises(UserError, match=words):
         read_gguf(tmp_path / "cut.gguf")
 
 
@@ -242,7 +243,7 @@ def test_another_models_imatrix_is_refused_by_width_and_by_coverage(made):
     down = next(t for t in model.tensors if t.name == "blk.0.ffn_down.weight")
     rest = tuple(t for t in model.tensors if t is not down)
     wider = replace(model, tensors=(replace(down, shape=(768, 256)), *rest))
-    with pytest.raises(check_imatrix.ImatrixError, match=r"ffn_down.weight is 512 wide, .* 768"):
+    with pytest.raises(UserError, match=r"ffn_down.weight is 512 wide, .* 768"):
         check_imatrix.check(matrix, wider)
     more = tuple(replace(t, name=t.name.replace("blk.1.", "blk.2.")) for t in model.tensors)
     deeper = replace(
@@ -250,14 +251,14 @@ def test_another_models_imatrix_is_refused_by_width_and_by_coverage(made):
         tensors=model.tensors + tuple(t for t in more if "blk.2." in t.name),
         metadata=model.metadata | {"llama.block_count": 3},
     )
-    with pytest.raises(check_imatrix.ImatrixError, match=r"no entry for blk\.2\."):
+    with pytest.raises(UserError, match=r"no entry for blk\.2\."):
         check_imatrix.check(matrix, deeper)
 
 
 def test_an_entry_that_the_model_lacks_is_named(made):
     matrix = check_imatrix.read_imatrix(made / "im.gguf")
     matrix.entries["blk.7.attn_q.weight"] = matrix.entries["blk.0.attn_q.weight"]
-    with pytest.raises(check_imatrix.ImatrixError, match=r"blk\.7\.attn_q\.weight"):
+    with pytest.raises(UserError, match=r"blk\.7\.attn_q\.weight"):
         check_imatrix.check(matrix, read_gguf(made / "model.gguf"))
 
 
@@ -279,7 +280,7 @@ def test_bad_values_in_an_imatrix_are_found(made, tmp_path, part, data, words):
 
 def test_a_cut_off_dat_is_refused(made, tmp_path):
     (tmp_path / "im.dat").write_bytes((made / "im.dat").read_bytes()[:-30])
-    with pytest.raises(check_imatrix.ImatrixError, match="cut off"):
+    with pytest.raises(UserError, match="cut off"):
         check_imatrix.read_imatrix(tmp_path / "im.dat")
 
 
@@ -313,7 +314,7 @@ def test_one_flipped_byte_in_a_shard_is_found(made, shards):
 
 def test_a_lost_shard_is_found(made, shards):
     max(shards.iterdir()).unlink()
-    with pytest.raises(check_shards.ShardError, match="expected shard 1 of"):
+    with pytest.raises(UserError, match="expected shard 1 of"):
         check_shards.read_shards(shards)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import install_llama_cpp
-from lib.config.load import ConfigError, load
+from lib.config.load import load
+from lib.errors import UserError
 from lib.record.contents import Contents
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, bundled_tree, bundled_version, llama_version
 from project import leave_wanted
@@ -45,7 +46,7 @@ def test_a_second_working_directory_does_not_compile_again(
 
 def test_without_a_compiler_one_line_says_what_to_install(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(install_llama_cpp, "program_there", lambda name: name != "c++")
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(UserError) as end:
         install_llama_cpp.compile_tools(tmp_path / "home", [], 1)
     assert "no c++ here; install a C++ compiler" in str(end.value) and "llama_cpp.path" in str(
         end.value
@@ -54,7 +55,7 @@ def test_without_a_compiler_one_line_says_what_to_install(tmp_path: Path, monkey
 
 def test_cuda_without_its_compiler_one_line_says_so(monkeypatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(SystemExit, match="no nvcc on PATH"):
+    with pytest.raises(UserError, match="no nvcc on PATH"):
         install_llama_cpp.wants_cuda("on")
     assert not install_llama_cpp.wants_cuda("auto")
 
@@ -75,6 +76,6 @@ def test_a_users_own_build_is_asked_for_its_version_and_used(own: Path, tmp_path
 
 def test_an_own_build_that_lacks_a_tool_is_named_before_anything_runs(own: Path) -> None:
     (own / "build/bin/llama-imatrix").unlink()
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         load({"llama_cpp": {"path": str(own)}, "models": {}}, own)
     assert f"llama_cpp.path: {own} has no llama-imatrix" in error.value.lines

@@ -11,6 +11,7 @@ import yaml
 from hubtest import MODEL, SCRIPTS, ok, refused
 from standin import Fault
 
+from lib.errors import UserError
 from lib.hub import lock
 from lib.hub.hubref import HubRef, parse
 
@@ -294,5 +295,5 @@ def test_damaged_lock_is_named_and_not_taken_for_an_empty_one(workdir):
     path.parent.mkdir()
     for text in ("models: [", "models: {acme/base: {commit: abc}}", "modls: {}"):
         path.write_text(text)
-        with pytest.raises(lock.LockError, match="sources.lock.yaml"):
+        with pytest.raises(UserError, match="sources.lock.yaml"):
             lock.Lock.read(workdir.path)

@@ -10,6 +10,7 @@ from typing import Any
 from lib.config.merges import check_merge
 from lib.config.repositories import repositories
 from lib.config.schema import PUBLISHED, WITH_SECTIONS, Config, Corpus, LlamaCpp, Model
+from lib.errors import UserError
 from lib.formats.corpora import fault
 from lib.formats.merge_references import (
     MODEL_NAME,
@@ -17,7 +18,7 @@ from lib.formats.merge_references import (
     merge_references,
     reference_kind,
 )
-from lib.formats.model_files import ModelFilesError, model_files
+from lib.formats.model_files import model_files
 from lib.keys.values import TILDE, show, suggestion
 from lib.record.contents import STORE, Contents
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, own_tool
@@ -207,7 +208,6 @@ class Checks:
 
         (`publish.safetensors` is refused of all that is no merge.)
         """
-        from lib.formats.gguf_file import GgufError  # takes 0.08 s, and few configs need it
         from lib.formats.gguf_source import GgufSource, describe
 
         path = self._place(model.source)
@@ -218,7 +218,7 @@ class Checks:
                 found = contents.remembered(path, "gguf", lambda: describe(Path(path)))
                 contents.save()
                 model._own_gguf = GgufSource(*found)
-            except (GgufError, OSError) as error:
+            except (UserError, OSError) as error:
                 self.add((*at, "source"), str(error).replace(str(Path(path)), model.source))
         for key in ("allow_pickle", *WITH_SECTIONS):
             family = WITH_SECTIONS.get(key)
@@ -244,7 +244,7 @@ class Checks:
             elif not is_demo(text):
                 try:
                     model_files(Path(self._place(text)), self.config.models[at[1]].allow_pickle)
-                except ModelFilesError as error:
+                except UserError as error:
                     self.add(at, str(error).replace(self._place(text), text))
         elif kind == "hub":
             if "@" not in text and os.path.isdir(self._place(text)):

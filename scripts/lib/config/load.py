@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from lib.config.checks import BAD, Checks
 from lib.config.merge_files import ADDED, read_merge_files
 from lib.config.schema import WITH_SECTIONS, Config, Options, section_at
+from lib.errors import UserError
 from lib.keys.section import Section
 from lib.keys.values import show, suggestion
 
@@ -20,18 +21,10 @@ TAGS = ("<imatrix>", "<false>")
 WRONG_KEY = ("string_type", "invalid_key")
 
 
-class ConfigError(Exception):
-    """The config cannot be used. `lines` has every problem, one line each."""
-
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
-
-
 def load(raw: Mapping[str, Any], workdir: Path) -> tuple[Config, Options]:
     """The config and the options of `--config`, from the mapping that Snakemake gives.
 
-    workdir: what relative paths are relative to. Raises ConfigError with every problem found, in
+    workdir: what relative paths are relative to. Raises UserError with every problem found, in
     the order of the config.
     """
     models, origins = read_merge_files(raw.get("models"), Path(workdir))
@@ -49,7 +42,7 @@ def load(raw: Mapping[str, Any], workdir: Path) -> tuple[Config, Options]:
             near = suggestion(name, config.models)
             problems.add(("model",), f"{show(name)} is no model of this config{near}")
     if problems.found:
-        raise ConfigError(problems.lines())
+        raise UserError(*problems.lines())
     return config, options
 
 

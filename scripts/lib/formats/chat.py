@@ -18,7 +18,7 @@ TOKENS = {
 def read(place: Path) -> tuple[str | None, dict[str, str]]:
     """(chat template or None, {name: special token}) of a GGUF file or a model directory.
 
-    Raises GgufError and OSError.
+    Raises UserError and OSError.
     """
     return _of_directory(place) if place.is_dir() else _of_gguf(place)
 

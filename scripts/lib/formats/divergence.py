@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from lib.errors import UserError
+
 KLD_QUANTILES = {
     "max": 1, "p99_9": 0.999, "p99": 0.99, "p95": 0.95, "p90": 0.9, "median": 0.5,
     "p10": 0.1, "p5": 0.05, "p1": 0.01, "p0_1": 0.001, "min": 0,
@@ -19,10 +21,10 @@ def windows(tokens: np.ndarray, context: int, chunks: int | None, bos: int | Non
     """Cut `tokens` (n,) into rows of `context` tokens, int64 (chunks, context).
 
     `bos`, where the model has one, stands in place of each row's first token. A shorter last row is
-    left out; `chunks` limits their number. Raises ValueError where there are less than two rows.
+    left out; `chunks` limits their number. Raises UserError where there are less than two rows.
     """
     if len(tokens) < 2 * context:
-        raise ValueError(
+        raise UserError(
             f"{len(tokens)} tokens are too few for a context of {context}: at least {2 * context}"
         )
     count = len(tokens) // context
@@ -57,13 +59,13 @@ def summary(
 
     All arrays are (n,): negative log-likelihood of the token under the model and under the
     reference, KL divergence (all in nats), and whether both think the same token the likeliest.
-    Raises ValueError for values that are not finite, and for less than 100 tokens.
+    Raises UserError for values that are not finite, and for less than 100 tokens.
     """
     nll, nll_base, kld = (np.asarray(a, dtype=np.float64) for a in (nll, nll_base, kld))
     if not all(np.isfinite(a).all() for a in (nll, nll_base, kld)):
-        raise ValueError("the model's output is not finite")
+        raise UserError("the model's output is not finite")
     if len(nll) < 100:
-        raise ValueError(f"{len(nll)} scored tokens are too few for statistics: at least 100")
+        raise UserError(f"{len(nll)} scored tokens are too few for statistics: at least 100")
     return {
         "kld": _with_quantiles(kld, KLD_QUANTILES),
         "perplexity": _perplexity(nll, nll_base),

@@ -8,6 +8,7 @@ import math
 import re
 from pathlib import Path
 
+from lib.errors import UserError
 from lib.formats.model_files import model_files
 from lib.formats.safetensors import read_header
 
@@ -19,10 +20,6 @@ ENVIRONMENT = {"EXLLAMA_NO_SDPA": "1"}
 
 WORKING_FILE = re.compile(r"output_temp_\d+\.safetensors")
 SHARD = re.compile(r"output-(\d{5})-of-(\d{5})\.safetensors")
-
-
-class Exl2Error(ValueError):
-    """A model that exllamav2 cannot take, or a result that is not whole; one line that says why."""
 
 
 def exllama_config(config: dict) -> dict:
@@ -56,19 +53,19 @@ def exllama_config(config: dict) -> dict:
 def make_view(model: Path, view: Path) -> None:
     """Links to the files of `model` in the new directory `view`, with a config.json for exllamav2.
 
-    Raises Exl2Error where there is no tokenizer.json, the only tokenizer that exllamav2 reads, and
-    ModelFilesError for a directory that is no whole model.
+    Raises UserError where there is no tokenizer.json, the only tokenizer that exllamav2 reads, and
+    for a directory that is no whole model.
     """
     files = model_files(model)
     if not (model / "tokenizer.json").is_file():
-        raise Exl2Error(
+        raise UserError(
             f"{model}: no tokenizer.json in it, the only tokenizer that exllamav2 reads; "
             "transformers' AutoTokenizer makes one from the others (save_pretrained)"
         )
     view.mkdir(parents=True)
     for file in files:
         if file.name == "config.json":
-            config = exllama_config(json.loads(file.read_text(encoding="utf-8")))
+            config = exllama_config(_read_config(model))
             (view / file.name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         elif not file.name.endswith(
             ".safetensors.index.json"
@@ -82,7 +79,7 @@ def readable(model: Path, view: Path) -> Path:
     An EXL2 directory is taken as it is where its config.json has what exllamav2 reads; those that
     were converted by other means may have `rope_parameters` alone. Any other model gets a view.
 
-    Raises what `make_view` raises, and Exl2Error for a config.json that cannot be read.
+    Raises UserError as `make_view` does, and for a config.json that cannot be read.
     """
     config = _read_config(model)
     if config.get("quantization_config", {}).get("quant_method") != "exl2":
@@ -100,16 +97,16 @@ def readable(model: Path, view: Path) -> Path:
 
 
 def layer_count(config: dict) -> int:
-    """Number of transformer layers of a config.json. Raises Exl2Error where it does not say."""
+    """Number of transformer layers of a config.json. Raises UserError where it does not say."""
     for part in (config, config.get("text_config", {})):
         for key in ("num_hidden_layers", "n_layers", "n_layer"):
             if isinstance(part.get(key), int):
                 return part[key]
-    raise Exl2Error("config.json does not say how many layers the model has (num_hidden_layers)")
+    raise UserError("config.json does not say how many layers the model has (num_hidden_layers)")
 
 
 def check_measurement(file: Path, layers: int, whole: bool = True) -> None:
-    """Raises Exl2Error unless `file` holds a measurement of each of `layers` layers.
+    """Raises UserError unless `file` holds a measurement of each of `layers` layers.
 
     whole=False: the model's layers are not known; only whether it is a measurement is looked at.
     """
@@ -121,19 +118,19 @@ def check_measurement(file: Path, layers: int, whole: bool = True) -> None:
             if tried
         }
     except FileNotFoundError:
-        raise Exl2Error(f"{file}: the converter did not write it") from None
+        raise UserError(f"{file}: the converter did not write it") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Exl2Error(f"{file}: not a measurement ({error!r})") from None
+        raise UserError(f"{file}: not a measurement ({error!r})") from None
     if not whole:
         return
     for layer in range(layers):
         found = [values for key, values in accuracies.items() if f"layers.{layer}." in key]
         if not found:
-            raise Exl2Error(f"{file}: layer {layer} of {layers} was not measured")
+            raise UserError(f"{file}: layer {layer} of {layers} was not measured")
         if not all(math.isfinite(value) for values in found for value in values):
-            raise Exl2Error(f"{file}: the accuracy of layer {layer} is not a number")
+            raise UserError(f"{file}: the accuracy of layer {layer} is not a number")
     if any(f"layers.{layers}." in key for key in accuracies):
-        raise Exl2Error(f"{file}: it has more layers than the model's {layers}: another model's")
+        raise UserError(f"{file}: it has more layers than the model's {layers}: another model's")
 
 
 def _options(tried: list | dict) -> list[dict]:
@@ -146,37 +143,37 @@ def _options(tried: list | dict) -> list[dict]:
 def check_quantized(directory: Path, view: Path, bits: float) -> None:
     """Look whether `directory` is `view` in EXL2, whole, of `bits` bits a weight.
 
-    Raises Exl2Error where it is not, SafetensorsError for a file of weights that is not whole.
+    Raises UserError where it is not, and for a file of weights that is not whole.
     """
     names = {file.name for file in directory.iterdir()} if directory.is_dir() else set()
     if not names:
-        raise Exl2Error(f"{directory}: the converter wrote nothing there")
+        raise UserError(f"{directory}: the converter wrote nothing there")
     weights = {name for name in names if name.endswith(".safetensors")}
     if left := sorted(name for name in weights if WORKING_FILE.fullmatch(name)):
-        raise Exl2Error(f"{directory}: {left[0]} is a working file: the conversion did not finish")
+        raise UserError(f"{directory}: {left[0]} is a working file: the conversion did not finish")
     _check_shards(directory, weights)
 
     tensors = {key for name in weights for key in read_header(directory / name).tensors}
     for layer in range(layer_count(_read_config(view))):
         if not any(f"layers.{layer}." in key and key.endswith(".q_weight") for key in tensors):
-            raise Exl2Error(f"{directory}: no quantized tensor of layer {layer}")
+            raise UserError(f"{directory}: no quantized tensor of layer {layer}")
     if not any(key.endswith("lm_head.q_weight") for key in tensors):
-        raise Exl2Error(f"{directory}: no quantized output tensor (lm_head)")
+        raise UserError(f"{directory}: no quantized output tensor (lm_head)")
 
     quantization = _read_config(directory).get("quantization_config", {})
     if quantization.get("quant_method") != "exl2" or quantization.get("bits") != bits:
-        raise Exl2Error(f"{directory}: config.json does not say that it has {bits} bits EXL2")
+        raise UserError(f"{directory}: config.json does not say that it has {bits} bits EXL2")
     wanted = {file.name for file in view.iterdir() if not file.name.endswith(".safetensors")}
     for name in sorted(wanted):
         if name not in names:
-            raise Exl2Error(f"{directory}: {name} is missing")
+            raise UserError(f"{directory}: {name} is missing")
         if (
             name != "config.json"
             and (directory / name).stat().st_size != (view / name).stat().st_size
         ):
-            raise Exl2Error(f"{directory}: {name} is not the model's")
+            raise UserError(f"{directory}: {name} is not the model's")
     if extra := sorted(names - wanted - weights):
-        raise Exl2Error(f"{directory}: {extra[0]} is no file of the model")
+        raise UserError(f"{directory}: {extra[0]} is no file of the model")
 
 
 def _check_shards(directory: Path, weights: set[str]) -> None:
@@ -184,11 +181,11 @@ def _check_shards(directory: Path, weights: set[str]) -> None:
         return
     numbers = [SHARD.fullmatch(name) for name in sorted(weights)]
     if not numbers or None in numbers:
-        raise Exl2Error(
+        raise UserError(
             f"{directory}: {sorted(weights) or 'no weights'} in place of output*.safetensors"
         )
     if [int(m[1]) for m in numbers] != list(range(1, int(numbers[0][2]) + 1)):
-        raise Exl2Error(
+        raise UserError(
             f"{directory}: a shard is missing, of {numbers[0][2]} there are {len(numbers)}"
         )
 
@@ -197,4 +194,4 @@ def _read_config(directory: Path) -> dict:
     try:
         return json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise Exl2Error(f"{directory}/config.json: {error}") from None
+        raise UserError(f"{directory}/config.json: {error}") from None

@@ -13,6 +13,8 @@ from typing import Any
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from lib.errors import UserError
+
 STRING, ARRAY = 8, 9
 SCALARS = {
     0: "<B",
@@ -27,10 +29,6 @@ SCALARS = {
     11: "<q",
     12: "<d",
 }
-
-
-class GgufError(ValueError):
-    """A file that is no GGUF, or is cut off; the message is one line that names it."""
 
 
 @dataclass(frozen=True)
@@ -100,28 +98,26 @@ class _Cursor:
 def read_gguf(path: Path) -> GgufFile:
     """Read the header of the GGUF file `path`.
 
-    Raises GgufError (no GGUF, cut off, a tensor type that gguf does not know) and OSError.
+    Raises UserError (no GGUF, cut off, a tensor type that gguf does not know) and OSError.
     """
     if path.stat().st_size < 24:
-        raise GgufError(f"{path}: not a GGUF file")
+        raise UserError(f"{path}: not a GGUF file")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:4] != b"GGUF":
-            raise GgufError(f"{path}: not a GGUF file")
+            raise UserError(f"{path}: not a GGUF file")
         try:
             return _read(path, _Cursor(data))
         except (struct.error, OverflowError, MemoryError):
-            raise GgufError(f"{path}: its header is cut off or damaged") from None
+            raise UserError(f"{path}: its header is cut off or damaged") from None
         except (KeyError, ValueError) as error:
-            if isinstance(error, GgufError):
-                raise
-            raise GgufError(f"{path}: its header has an unknown type ({error})") from None
+            raise UserError(f"{path}: its header has an unknown type ({error})") from None
 
 
 def _read(path: Path, cursor: _Cursor) -> GgufFile:
     cursor.at = 4
     version = cursor.scalar("<I")
     if version not in (2, 3):
-        raise GgufError(f"{path}: GGUF version {version} is not supported")
+        raise UserError(f"{path}: GGUF version {version} is not supported")
     n_tensors, n_values = cursor.scalar("<Q"), cursor.scalar("<Q")
     metadata, raw = {}, {}
     for _ in range(n_values):
@@ -142,5 +138,5 @@ def _read(path: Path, cursor: _Cursor) -> GgufFile:
         size = prod(shape) // block * block_bytes
         tensors.append(Tensor(name, shape, kind, data_start + offset, size))
         if data_start + offset + size > len(cursor.data):
-            raise GgufError(f"{path}: it ends before the data of its tensor {name}")
+            raise UserError(f"{path}: it ends before the data of its tensor {name}")
     return GgufFile(path, metadata, raw, tuple(tensors))

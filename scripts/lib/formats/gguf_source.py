@@ -4,6 +4,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lib.errors import UserError
+
 
 class GgufSource(NamedTuple):
     """What the header of a GGUF file says of the model in it."""
@@ -19,29 +21,29 @@ class GgufSource(NamedTuple):
 def describe(path: Path) -> GgufSource:
     """What a model's GGUF file is. Only its header is read (0.2 s for 128k tokens).
 
-    Raises GgufError for a file that is no GGUF, is cut off or holds no whole language model.
+    Raises UserError for a file that is no GGUF, is cut off or holds no whole language model.
     """
     # The config's schema imports this module, and these take 0.08 s, which few configs need.
     from gguf.constants import GGML_QUANT_SIZES
 
-    from lib.formats.gguf_file import GgufError, read_gguf
+    from lib.formats.gguf_file import read_gguf
 
     file = read_gguf(path)
     metadata = file.metadata
     shards = metadata.get("split.count", 0)
     if shards > 1:
-        raise GgufError(
+        raise UserError(
             f"{path}: this is shard {metadata.get('split.no', 0) + 1} of {shards}; a source is "
             "one file: join them with llama-gguf-split --merge FIRST-SHARD WHOLE.gguf"
         )
     architecture = str(metadata.get("general.architecture"))
     kind = "mmproj" if architecture == "clip" else metadata.get("general.type", "model")
     if kind == "mmproj":
-        raise GgufError(f"{path}: this is a multimodal projector (mmproj), not a language model")
+        raise UserError(f"{path}: this is a multimodal projector (mmproj), not a language model")
     if kind != "model":
-        raise GgufError(f"{path}: general.type is {kind}: not a model")
+        raise UserError(f"{path}: general.type is {kind}: not a model")
     if not file.tensors:
-        raise GgufError(f"{path}: there are no tensors in it, only a vocabulary")
+        raise UserError(f"{path}: there are no tensors in it, only a vocabulary")
     quantized = any(GGML_QUANT_SIZES[tensor.type][0] > 1 for tensor in file.tensors)
     experts = int(metadata.get(f"{architecture}.expert_count", 0))
     return GgufSource(_form(file, quantized), quantized, experts)

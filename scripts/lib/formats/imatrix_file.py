@@ -6,11 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lib.errors import UserError
 from lib.formats.gguf_file import read_gguf
-
-
-class ImatrixError(ValueError):
-    """The matrix is damaged or not of this model; the message is one line that names a tensor."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Imatrix:
 def read_imatrix(path: Path) -> Imatrix:
     """Read a matrix in either of llama-imatrix's formats, told apart by content.
 
-    Raises ImatrixError, GgufError and OSError.
+    Raises UserError and OSError.
     """
     with path.open("rb") as file:
         magic = file.read(4)
@@ -43,7 +40,7 @@ def read_imatrix(path: Path) -> Imatrix:
 def _read_gguf(path: Path) -> Imatrix:
     file = read_gguf(path)
     if file.metadata.get("general.type") != "imatrix":
-        raise ImatrixError(f"{path}: a GGUF file, but not an importance matrix")
+        raise UserError(f"{path}: a GGUF file, but not an importance matrix")
     arrays = {
         t.name: np.fromfile(path, "<f4", count=t.elements, offset=t.offset) for t in file.tensors
     }
@@ -52,7 +49,7 @@ def _read_gguf(path: Path) -> Imatrix:
         try:
             entries[name] = Entry(arrays[f"{name}.in_sum2"], arrays[f"{name}.counts"])
         except KeyError:
-            raise ImatrixError(f"{path}: sums and counts of {name} do not match up") from None
+            raise UserError(f"{path}: sums and counts of {name} do not match up") from None
     return Imatrix(entries, file.metadata.get("imatrix.chunk_count", 0))
 
 
@@ -84,5 +81,5 @@ def _read_dat(path: Path) -> Imatrix:
         chunks = integer()
         take(integer())  # the text's path
     except struct.error:
-        raise ImatrixError(f"{path}: not an importance matrix, or cut off") from None
+        raise UserError(f"{path}: not an importance matrix, or cut off") from None
     return Imatrix(entries, chunks)

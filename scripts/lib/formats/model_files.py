@@ -8,6 +8,8 @@ import json
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from lib.errors import UserError
+
 # What mergekit, llama.cpp's converter and exllamav2 read besides the weights.
 SIDE_FILES = (
     "config*.json",
@@ -36,10 +38,6 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model-*.bin", "adapter_model.bin")
 
 
-class ModelFilesError(ValueError):
-    """A directory that cannot be used as a model; the message is one line that says why."""
-
-
 def model_files(directory: Path, allow_pickle: bool = False) -> list[Path]:
     """The files of the model (or LoRA adapter) in `directory` that a build step needs, by name.
 
@@ -47,15 +45,15 @@ def model_files(directory: Path, allow_pickle: bool = False) -> list[Path]:
     `allow_pickle` says so. An index decides which shards belong to the model. Only the top level
     is looked at.
 
-    Raises ModelFilesError: no directory, no config.json, no weights, only pickles, a shard that
+    Raises UserError: no directory, no config.json, no weights, only pickles, a shard that
     the index names and that is not there, an index that cannot be read.
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise ModelFilesError(f"{directory}: there is no such directory")
+        raise UserError(f"{directory}: there is no such directory")
     present = {p.name: p for p in directory.iterdir() if p.name[0] != "." and p.is_file()}
     if "config.json" not in present and "adapter_config.json" not in present:
-        raise ModelFilesError(
+        raise UserError(
             f"{directory}: no config.json in it, so it is not a model in Hugging Face form"
         )
     weights = _weights(directory, set(present), allow_pickle)
@@ -77,9 +75,9 @@ def _weights(directory: Path, names: set[str], allow_pickle: bool) -> set[str]:
 
     pickles = {n for n in names if any(fnmatchcase(n, pattern) for pattern in PICKLES)}
     if not pickles:
-        raise ModelFilesError(f"{directory}: no weights in it (no *.safetensors file)")
+        raise UserError(f"{directory}: no weights in it (no *.safetensors file)")
     if not allow_pickle:
-        raise ModelFilesError(
+        raise UserError(
             f"{directory}: its weights are only there as pickles ({min(pickles)}), which can run "
             "any code when they are loaded; say `allow_pickle: true` if you trust them"
         )
@@ -87,7 +85,7 @@ def _weights(directory: Path, names: set[str], allow_pickle: bool) -> set[str]:
     if not found:
         found = {n for n in pickles if any(fnmatchcase(n, p) for p in PICKLED_WEIGHTS)}
     if not found:
-        raise ModelFilesError(
+        raise UserError(
             f"{directory}: no weights that the tools can read (pytorch_model*.bin) among its pickles"
         )
     return found
@@ -102,8 +100,8 @@ def _indexed(directory: Path, names: set[str], index: str) -> set[str]:
             json.loads((directory / index).read_text(encoding="utf-8"))["weight_map"].values()
         )
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise ModelFilesError(f"{directory / index}: not a safetensors index") from None
+        raise UserError(f"{directory / index}: not a safetensors index") from None
     for shard in sorted(shards):
         if shard not in names:
-            raise ModelFilesError(f"{directory}: {shard}, which {index} names, is not there")
+            raise UserError(f"{directory}: {shard}, which {index} names, is not there")
     return shards | {index}

@@ -9,11 +9,9 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+from lib.errors import UserError
+
 LENGTH = struct.Struct("<Q")
-
-
-class SafetensorsError(ValueError):
-    """A file that is no whole safetensors file; one line that says why."""
 
 
 class Tensor(NamedTuple):
@@ -44,7 +42,7 @@ class Header(NamedTuple):
 def read_header(file: Path) -> Header:
     """The header of a safetensors file.
 
-    Raises SafetensorsError where it is none, or not as long as its tensors need, and OSError.
+    Raises UserError where it is none, or not as long as its tensors need, and OSError.
     """
     size = file.stat().st_size
     try:
@@ -61,8 +59,8 @@ def read_header(file: Path) -> Header:
         start = LENGTH.size + length
         whole = start + max((tensor.end for tensor in tensors.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise SafetensorsError(f"{file}: not a safetensors file ({error})") from None
+        raise UserError(f"{file}: not a safetensors file ({error})") from None
     if size != whole:
         message = f"{file}: {size} bytes, its header wants {whole}: cut off or changed, get it anew"
-        raise SafetensorsError(message)
+        raise UserError(message)
     return Header(tensors, metadata, start)

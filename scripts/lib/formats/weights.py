@@ -45,7 +45,7 @@ def header_bytes(weights: Weights, tensors: int) -> int:
 def read_weights(directory: Path) -> Weights:
     """What a model directory holds, from its config and the headers of its safetensors.
 
-    Raises SafetensorsError for a file that is cut off, ModelFilesError, OSError.
+    Raises UserError (a file that is cut off, no model) and OSError.
     """
     config = json.loads((directory / "config.json").read_text())
     config = config.get("text_config") or config

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import yaml
 
+from lib.errors import UserError
 from lib.hub.hubref import parse
 
 LOCK_FILE = Path("config/sources.lock.yaml")
@@ -33,14 +34,6 @@ HEADER = """\
 """
 SECTIONS = {"model": "models", "dataset": "datasets"}
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class LockError(RuntimeError):
-    """The lock cannot be read, or references could not be locked; `lines` says what, one a line."""
-
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
 
 
 @dataclass(frozen=True)
@@ -98,18 +91,18 @@ class Lock:
 
     @classmethod
     def read(cls, workdir: Path = Path()) -> "Lock":
-        """The lock of a working directory; empty where there is no lock file. Raises LockError."""
+        """The lock of a working directory; empty where there is no lock file. Raises UserError."""
         return load(Path(workdir) / LOCK_FILE)
 
     def identity(self, source: "str | HubSource") -> dict[str, str]:
         """Entry.identity of a source; of a model its reference is enough.
 
-        Raises LockError when it is not locked.
+        Raises UserError when it is not locked.
         """
         source = HubSource(source) if isinstance(source, str) else source
         if self.missing([source]):
             text = f"{source.kind} {source.ref}: not in {LOCK_FILE}; run `snakemake lock`"
-            raise LockError([text])
+            raise UserError(text)
         return self.get(source.ref, source.kind).identity(source.file)
 
     def get(self, ref: str, kind: str = "model") -> Entry | None:
@@ -128,7 +121,7 @@ class Lock:
 def load(path: Path) -> Lock:
     """The lock in a file; empty where there is no such file.
 
-    Raises LockError when the file is not a lock.
+    Raises UserError when the file is not a lock.
     """
     try:
         data = yaml.load(path.read_bytes(), Loader=Loader) or {}
@@ -136,7 +129,7 @@ def load(path: Path) -> Lock:
         return Lock()
     except yaml.YAMLError as error:
         text = " ".join(str(error).split())
-        raise LockError([f"{path}: not YAML ({text}); restore it or delete it"]) from None
+        raise UserError(f"{path}: not YAML ({text}); restore it or delete it") from None
     lock = Lock()
     try:
         for kind, section in SECTIONS.items():
@@ -149,7 +142,7 @@ def load(path: Path) -> Lock:
         if data:
             raise ValueError(f"unknown key {next(iter(data))!r}")
     except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise LockError([f"{path}: not a lock ({error}); restore it or delete it"]) from None
+        raise UserError(f"{path}: not a lock ({error}); restore it or delete it") from None
     return lock
 
 
@@ -170,7 +163,7 @@ def write(workdir: Path, lock: Lock) -> None:
 def lock_missing(sources: Iterable[HubSource], workdir: Path) -> None:
     """Lock those that are not locked yet, all in one call of scripts/hub_lock.py.
 
-    Asks no hub when nothing is missing. Raises LockError with every reference that could not be
+    Asks no hub when nothing is missing. Raises UserError with every reference that could not be
     locked; those that could be are written all the same.
     """
     missing = Lock.read(workdir).missing(sources)
@@ -182,4 +175,7 @@ def lock_missing(sources: Iterable[HubSource], workdir: Path) -> None:
     # What it says goes to stderr: stdout belongs to what Snakemake was asked to print.
     done = subprocess.run(command, input=request, text=True, stdout=2, stderr=subprocess.PIPE)
     if done.returncode:
-        raise LockError(done.stderr.strip().splitlines() or ["hub_lock.py failed without a word"])
+        said = done.stderr.strip().splitlines()
+        begin = f"{script.stem}: "
+        problems = [line.removeprefix(begin) for line in said if line.startswith(begin)]
+        raise UserError(*(problems or said or [f"{begin}failed without a word"]))

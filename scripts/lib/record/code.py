@@ -1,12 +1,16 @@
-"""The code that decides an artifact's bytes, as a digest. It follows from the rule that makes the artifact:
+"""The code that decides an artifact's bytes, as a digest. It follows from the artifact's rule:
 
-- its shell text, but for the lines that frame the step (begin, commit, gpus), only judge or describe what was made
-  (check), or bring what the recipe pins by its sha256 (fetch);
-- the programs (`script NAME`) and other files ("$QM_SCRIPTS/NAME") that this text names, and what they import;
-- the params that this text uses: their expressions, what these name beside the rule, and the modules of functions.
+- its shell text, but for the lines that frame the step (begin, commit, gpus), only judge or
+  describe what was made (check), or bring what the recipe pins by its sha256 (fetch);
+- the programs (`script NAME`) and other files ("$QM_SCRIPTS/NAME") that this text names, and what
+  they import;
+- the params that this text uses: their expressions, what these name beside the rule, and the
+  modules of functions.
 
-What counts is the code and not its text: comments, docstrings and white space change nothing, nor does the place of a
-file, so that rooms can be moved. Whatever cannot be followed is a CodeError: tests/test_code.py meets it, no user does.
+What counts is the code and not its text: comments, docstrings and white space change nothing, nor
+does the place of a file, so that rooms can be moved. Nor does what only speaks to people (_Silent
+says what that is), and how a program ends (lib/errors.py). Whatever cannot be followed is a
+CodeError: tests/test_code.py meets it, no user does.
 """
 
 import ast
@@ -25,6 +29,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 MEMORY = RUN_STATE / "code.json"
 # Ways to run code that reading the source does not show; `eval` and `exec` only by themselves (a model has methods).
 UNSEEN = {"__import__", "import_module", "run_module", "run_path"}
+# How programs end.
+ENDS = "lib/errors.py"
 
 _PROGRAM = re.compile(r"\bscript ([\w./-]+)")
 _FILE = re.compile(r'"\$QM_SCRIPTS/([^"]+)"')
@@ -42,7 +48,6 @@ class Code:
         self._memory = memory
         self._rule = cache(self.rules.rule)
         self._params = cache(self._params_of)
-        self._tree = cache(lambda file: ast.parse(file.read_text(encoding="utf-8")))
         self._facts = cache(self._facts_of)
 
     def _digest(self, rule: str) -> str:
@@ -55,7 +60,10 @@ class Code:
         return hashlib.sha256("\0".join([rule, text, *params, *files]).encode()).hexdigest()
 
     def files(self, rule: str) -> list[Path]:
-        """The files under scripts/ whose code decides the bytes of what `rule` makes, sorted. Raises CodeError."""
+        """The files under scripts/ whose code decides the bytes of what `rule` makes, sorted.
+
+        Raises CodeError.
+        """
         shell = self._rule(rule).shell
         named = _PROGRAM.findall(shell) + _FILE.findall(shell)
         todo = [self.scripts / name for name in named] + self._params(rule)[1]
@@ -64,13 +72,13 @@ class Code:
             file = todo.pop()
             if not file.is_file():
                 raise CodeError(f"rule {rule}: there is no {file.relative_to(self.scripts)}")
-            if file not in seen:
+            if file not in seen and file != self.scripts / ENDS:
                 seen.add(file)
                 todo += [self.scripts / name for name in self._facts(file)[1]]
         return sorted(seen)
 
     def _params_of(self, name: str) -> tuple[list[str], list[Path]]:
-        """The code of the params that a shell text uses, and the modules of the functions that spell them."""
+        """The code of a shell text's params, and the modules of the functions that spell them."""
         rule = self._rule(name)
         params, modules, seen = [], [], set()
 
@@ -89,7 +97,8 @@ class Code:
                 elif isinstance(definition, ast.FunctionDef):
                     follow(definition, name)
                 elif isinstance(definition, ast.Assign):
-                    # What is called for gives options of the recipe (a pattern, the session), and no code of its own.
+                    # What is called for gives options of the recipe (a pattern, the session),
+                    # and no code of its own.
                     if not isinstance(definition.value, ast.Call):
                         follow(definition.value, name)
                 elif name not in ("session", "workflow", "config"):
@@ -115,16 +124,17 @@ class Code:
 
     @cached_property
     def _names(self) -> str:
-        """A digest of the names of all modules: what an import means depends on them too."""
+        """A digest of what else facts depend on: the names of all modules, and how we count."""
         names = sorted(str(path) for path in self.scripts.rglob("*.py"))
-        return f"code {hashlib.sha256('|'.join(names).encode()).hexdigest()[:16]}"
+        known = "|".join([*names, Path(__file__).read_text("utf-8")])
+        return f"code {hashlib.sha256(known.encode()).hexdigest()[:16]}"
 
     def _code_of(self, file: Path) -> str:
         """sha256 (hex) of a file's code; nothing where it has none."""
         if file.suffix != ".py":
             return hashlib.sha256(file.read_bytes()).hexdigest()
-        body = self._tree(file).body
-        # Of imports of ours the names count, not their order, which follows from where the modules lie.
+        body = _Silent().visit(_parsed(file)).body
+        # Of imports of ours the names count, not their order, which follows from where they lie.
         ours = [node for node in body if _is_import(node) and self._resolved(node, str(file))]
         code = sorted(_dump(alias) for node in ours for alias in node.names)
         code += [_dump(node) for node in _undocumented(body) if node not in ours]
@@ -133,7 +143,7 @@ class Code:
     def _imports_of(self, file: Path) -> list[Path]:
         """The files under scripts/ that a module imports, anywhere in it. Raises CodeError."""
         found = []
-        for node in ast.walk(self._tree(file)):
+        for node in ast.walk(_parsed(file)):
             if _is_import(node):
                 found += self._resolved(node, str(file))
             elif isinstance(node, ast.Call) and self._is_unseen(node):
@@ -156,7 +166,10 @@ class Code:
         return isinstance(value, str) and value.endswith(".py") and (self.scripts / value).is_file()
 
     def _resolved(self, node: ast.Import | ast.ImportFrom, where: str) -> list[Path]:
-        """The files under scripts/ that an import reads; none for what is not ours. Raises CodeError."""
+        """The files under scripts/ that an import reads; none for what is not ours.
+
+        Raises CodeError.
+        """
         names = [alias.name for alias in node.names]
         if isinstance(node, ast.ImportFrom):
             if node.level:
@@ -172,7 +185,7 @@ class Code:
         return found
 
     def _module(self, name: str) -> list[Path]:
-        """The file of a module of ours, after those of the packages that it is in; empty if it is none."""
+        """The file of a module of ours, after those of its packages; empty if it is none."""
         *packages, last = name.split(".")
         places = [
             self.scripts.joinpath(*packages[: n + 1], "__init__.py") for n in range(len(packages))
@@ -182,6 +195,66 @@ class Code:
             filter(Path.is_file, (within / f"{last}.py", within / last / "__init__.py")), None
         )
         return [*filter(Path.is_file, places), own] if own else []
+
+
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+class _Silent(ast.NodeTransformer):
+    """Leaves out what only speaks to people: it decides no bytes, so it may be put better.
+
+    - the message and the cause of `raise CLASS(message) from cause`. The class counts: somebody may
+      catch it by its name and go another way. So a class that is renamed counts where it is raised,
+      and what decides must not be carried by an exception.
+    - a text that `sys.exit` is given (a number counts), and `print(…, file=sys.stderr)`
+    - what argparse shows: help, description, epilog, metavar
+    - a class that is a UserError of another name and nothing more, and what lib/errors.py gives
+    """
+
+    SHOWN = {"help", "description", "epilog", "metavar"}
+    SHOWS = {"ArgumentParser", "add_argument", "add_parser", "add_subparsers"}
+    SHOWS |= {"add_argument_group"}
+
+    def visit_Raise(self, node: ast.Raise) -> ast.Raise:
+        return ast.Raise(getattr(node.exc, "func", node.exc))
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        if isinstance(node.value, ast.Call) and _dotted(node.value.func) == "print":
+            given = {word.arg: _dotted(word.value) for word in node.value.keywords}
+            if given.get("file") == "sys.stderr":
+                return None
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if _dotted(node.func) == "sys.exit":
+            node.args = [word for word in node.args if not _is_text(word)]
+        elif getattr(node.func, "attr", None) in self.SHOWS:
+            node.keywords = [word for word in node.keywords if word.arg not in self.SHOWN]
+        return self.generic_visit(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef | None:
+        only_named = not _undocumented(node.body) and not node.decorator_list
+        if only_named and [*map(_dotted, node.bases)] == ["UserError"]:
+            return None
+        return self.generic_visit(node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom | None:
+        return None if node.module == "lib.errors" else node
+
+
+def _dotted(node: ast.expr) -> str:
+    """A name, or a name in a module, as it is written; nothing for any other expression."""
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}"
+    return getattr(node, "id", "")
+
+
+def _is_text(node: ast.expr) -> bool:
+    """Whether it can be seen that this is a text: as it is written, str(…) or "…".join(…)."""
+    if isinstance(node, ast.Call):
+        return getattr(node.func, "id", getattr(node.func, "attr", "")) in ("str", "join")
+    return isinstance(node, ast.JoinedStr) or isinstance(getattr(node, "value", None), str)
 
 
 def _is_import(node: ast.AST) -> bool:

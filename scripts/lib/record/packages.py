@@ -1,4 +1,7 @@
-"""Whether the packages of requirements.txt are there, before anything is imported from them. Standard library only."""
+"""Whether the packages of requirements.txt are there, before anything is imported from them.
+
+Standard library only.
+"""
 
 import os
 import sys
@@ -6,8 +9,11 @@ from collections.abc import Container
 from importlib import metadata
 from pathlib import Path
 
+from lib.errors import UserError, plainly
+
 REQUIREMENTS = Path(__file__).resolve().parents[3] / "requirements.txt"
-# With `--sdm conda` the steps have theirs; these are for the process that plans, and for what it asks of the hub.
+# With `--sdm conda` the steps have theirs; these are for the process that plans, and for what it
+# asks of the hub.
 PLANNING = {"pydantic", "huggingface_hub"}
 # What is known not to work with a version whose first number is lower than that of the pinned one.
 NEW_ENOUGH = {"huggingface_hub", "pydantic", "transformers"}
@@ -38,7 +44,7 @@ def unfit(wanted: dict[str, str]) -> list[str]:
 
 
 def listed() -> dict[str, str]:
-    """{package: version} by the names of what pip leaves: a hundredth of the time that reading it takes."""
+    """{package: version} by the names of what pip leaves: reading it takes a hundred times as long."""
     found: dict[str, str] = {}
     for place in sys.path:
         names = os.listdir(place) if os.path.isdir(place) else []
@@ -53,8 +59,12 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
+@plainly
 def insist(only: Container[str] | None = None, requirements: Path = REQUIREMENTS) -> None:
-    """End the program with one line where a package is missing or too old. only: look at these alone."""
+    """End Snakemake with a line where a package is missing or too old.
+
+    only: look at these alone.
+    """
     wanted = {n: v for n, v in pins(requirements).items() if only is None or n in only}
     if found := unfit(wanted):
-        sys.exit(f"{', '.join(found)}: pip install -r {requirements}")
+        raise UserError(f"{', '.join(found)}: pip install -r {requirements}")

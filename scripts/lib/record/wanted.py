@@ -5,10 +5,11 @@ programs whose code decides bytes read it.
 """
 
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from lib.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class WantedRecipe:
 
     @classmethod
     def read(cls, path: Path) -> "WantedRecipe":
-        """The wanted recipe in a file. Ends the program with one line where there is none."""
+        """The wanted recipe in a file. Raises UserError where there is none."""
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             inputs = {role: (up, digest) for role, (up, digest) in document["inputs"].items()}
@@ -46,7 +47,7 @@ class WantedRecipe:
             return cls(**document | {"inputs": inputs, "outputs": outputs})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             text = "this wanted recipe is missing or damaged. Run the same command again."
-            sys.exit(f"FAILED  {path}: {text}")
+            raise UserError(f"{path}: {text}") from None
 
     def to_json(self) -> str:
         """The text of its file. Its keys are sorted: what a step writes of it has their order."""

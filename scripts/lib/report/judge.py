@@ -16,13 +16,14 @@
 fraction; an error is one standard error.
 """
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lib.errors import UserError
 from lib.formats.fallbacks import Fallbacks
+from lib.formats.json_file import read_json
 from lib.report.looks import Look, Looks
 
 MEMORY_SIZES = (8, 12, 16, 24, 48, 80)
@@ -30,10 +31,6 @@ GIB = 2**30
 SMALL_BITS = 4.0
 LOSSLESS_KLD = 0.01
 LOSSLESS_RATIO = 5.0
-
-
-class FormsError(ValueError):
-    """forms.json or an evaluation cannot be used; the message says which file and why."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ def read(path: Path, looks: Looks | None = None) -> Model:
     looks: how families are shown; None: by their keys.
     """
     looks = Looks() if looks is None else looks
-    document = _read_json(path)
+    document = _read(path)
     try:
         forms = [_form(entry, document, path, looks) for entry in document["forms"]]
         return Model(
@@ -122,23 +119,20 @@ def read(path: Path, looks: Looks | None = None) -> Model:
             forms=sorted(forms, key=lambda form: (form.bytes, form.name)),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise FormsError(f"{path}: not a list of forms ({error!r})") from None
+        raise UserError(f"{path}: not a list of forms ({error!r})") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FormsError(f"{path}: cannot be read ({error})") from None
+def _read(path: Path) -> dict[str, Any]:
+    document = read_json(path)
     if not isinstance(document, dict):
-        raise FormsError(f"{path}: is not a JSON object")
+        raise UserError(f"{path}: is not a JSON object")
     return document
 
 
 def _form(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: Looks) -> Form:
     name = str(entry["form"])
     if looks and entry["family"] not in looks:
-        raise FormsError(
+        raise UserError(
             f"{path}: {name}: family is {entry['family']!r}, not one of {', '.join(looks)}"
         )
     fallbacks = entry.get("fallbacks")
@@ -159,7 +153,7 @@ def _form(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: Lo
     if entry.get("evaluation") is None:
         return Form(**form)
     source = Path(entry["evaluation"])
-    evaluation = _read_json(source)
+    evaluation = _read(source)
     kld = evaluation.get("kld") or {}
     return Form(
         **form,
@@ -187,7 +181,7 @@ def _number(source: Path, key: str, value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise FormsError(f"{source}: {key} is {value!r}, not a finite number; measure it again")
+        raise UserError(f"{source}: {key} is {value!r}, not a finite number; measure it again")
     return float(value)
 
 

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.formats.json_file import read_json
+
 
 @dataclass(frozen=True)
 class Look:
@@ -55,5 +57,5 @@ class Looks(dict[str, Look]):
     @classmethod
     def read(cls, path: Path | None) -> "Looks":
         """From the file that describe_families.py prints; None: nothing is told."""
-        told = json.loads(path.read_text(encoding="utf-8")) if path else []
+        told = read_json(path) if path else []
         return cls({look["name"]: Look(**look) for look in told})

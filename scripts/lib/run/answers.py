@@ -1,14 +1,14 @@
 """What the scripts that answer questions share: the config that Snakemake left for them, and tables."""
 
 import argparse
-import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
+from lib.errors import UserError
+from lib.formats.json_file import read_json
 from lib.record.artifact import Artifact
-from lib.run.session import Session, UserError
+from lib.run.session import Session
 
 SHOWN = 30  # files of one reason
 NOTHING_FORCED = SimpleNamespace(forcerun=(), forcetargets=False, forceall=False, targets=())
@@ -27,12 +27,8 @@ def parser(doc: str, builds: bool = False) -> argparse.ArgumentParser:
 
 
 def open_session(config: Path, **options) -> Session:
-    """The config's graph and plan, read in the working directory. Ends the program with a line where that fails."""
-    try:
-        raw = json.loads(config.read_text())
-        return Session({**raw, **options}, lambda: NOTHING_FORCED, True)
-    except (OSError, ValueError, *UserError) as error:
-        sys.exit(str(error))
+    """The config's graph and plan, read in the working directory."""
+    return Session({**read_json(config), **options}, lambda: NOTHING_FORCED, True)
 
 
 def chosen(session: Session) -> list[Artifact]:
@@ -56,9 +52,9 @@ def chosen(session: Session) -> list[Artifact]:
         elif word == "all":
             named = list(session.graph)
         else:
-            sys.exit(
-                f"target: {word} is no model of the config, no rule that makes something, and no file that follows "
-                "from the config"
+            raise UserError(
+                f"target: {word} is no model of the config, no rule that makes something, and no "
+                "file that follows from the config"
             )
         found |= {artifact.path: artifact for artifact in named}
     return list(found.values())

@@ -10,24 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from lib.errors import UserError
 from lib.record.layout import RUN_STATE, building_directories, hold_file
 
 RUN = RUN_STATE / "run.hold"
 _of_this_process = []  # kept open as long as the process lives; children do not inherit it
 
 
-class Busy(Exception):
-    """Another run is at work in this directory."""
-
-
 def hold_directory() -> None:
-    """Hold the working directory until this process ends. Raises Busy where another run does."""
+    """Hold the working directory until this process ends. Raises UserError where another run does."""
     _of_this_process.append(_hold_run())
 
 
 @contextmanager
 def held_directory() -> Iterator[None]:
-    """Hold the working directory for a while. Raises Busy where another run does."""
+    """Hold the working directory for a while. Raises UserError where another run does."""
     with _hold_run():
         yield
 
@@ -35,7 +32,7 @@ def held_directory() -> Iterator[None]:
 def _hold_run() -> IO:
     RUN.parent.mkdir(parents=True, exist_ok=True)
     if not (file := _hold(RUN)):
-        raise Busy(f"Another run is at work in {Path.cwd()}. Wait until it ends, or end it.")
+        raise UserError(f"Another run is at work in {Path.cwd()}. Wait until it ends, or end it.")
     return file
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from lib.errors import plainly
 from lib.forecast import resources
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
-from lib.run.session import plainly
 from lib.stages.registry import STAGES
 
 if TYPE_CHECKING:

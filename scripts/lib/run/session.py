@@ -8,15 +8,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cached_property, wraps
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lib.config.load import ConfigError, load
+from lib.config.load import load
 from lib.config.schema import Config, Options
-from lib.formats.model_files import ModelFilesError
-from lib.formats.safetensors import SafetensorsError
-from lib.hub.lock import Lock, LockError, lock_missing
+from lib.errors import UserError, plainly
+from lib.hub.lock import Lock, lock_missing
 from lib.hub.references import hub_sources
 from lib.planning import handoff
 from lib.planning.graph import Graph
@@ -26,42 +25,17 @@ from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
 from lib.record.contents import Contents
 from lib.record.layout import RUN_STATE
-from lib.record.tools import ToolError
 from lib.run.console import summary
-from lib.run.hold import Busy, clear_abandoned, hold_directory
+from lib.run.hold import clear_abandoned, hold_directory
 from lib.stages.registry import STAGES
 from lib.units import count, is_are
 
-
-class DiskFull(Exception):
-    """What is to be built does not fit the disk."""
-
-
-class NotReady(Exception):
-    """What the preflight has found."""
-
-
-UserError = (Busy, ConfigError, DiskFull, NotReady, LockError, ModelFilesError, ToolError)
-UserError += (SafetensorsError,)
 # Targets that answer a question: they build nothing and may be asked while a build runs.
 ANSWERS = {"why", "plan", "verify", "orphans", "status", "lock", "preflight", "publish_plan"}
 # It takes the directory's hold itself, and gives it back to make reports anew.
 ANSWERS.add("accept")
 # Targets that do something else than build.
 ACTIONS = {"clean_orphans", "verify_rebuild", "publish"}
-
-
-def plainly(ask: Callable) -> Callable:
-    """A user's mistake ends Snakemake with its message alone: no traceback, no wrapping exception."""
-
-    @wraps(ask)
-    def asked(*args, **kwargs):
-        try:
-            return ask(*args, **kwargs)
-        except UserError as error:
-            sys.exit(str(error))
-
-    return asked
 
 
 class Session:
@@ -107,7 +81,7 @@ class Session:
         """The artifact of a path that a rule's pattern has matched."""
         artifact = self.graph.find(path)
         if artifact is None:
-            raise ConfigError([f"{path}: nothing of this name follows from the config"])
+            raise UserError(f"{path}: nothing of this name follows from the config")
         return artifact
 
     def is_stale(self, artifact: Artifact, wildcards=None) -> bool:
@@ -184,7 +158,7 @@ class Session:
                     done.stderr.strip(),
                     "(--config ignore_preflight=true builds all the same)",
                 ]
-                raise NotReady("\n".join(lines))
+                raise UserError(*lines)
 
     @plainly
     def start(self, cores: int, local: bool) -> None:
@@ -200,7 +174,7 @@ class Session:
 
             outlook = forecast(self.graph, self.plan.builds(self._building.values()), cores)
             if not outlook.fits:
-                raise DiskFull(outlook.refusal(self.config.reclaim))
+                raise UserError(outlook.refusal(self.config.reclaim))
 
     def summary(self) -> None:
         """After the last job: what there is now, and where."""

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from lib.formats.exllamav2 import Exl2Error, check_measurement
+from lib.errors import UserError
+from lib.formats.exllamav2 import check_measurement
 from lib.keys.section import Number, Read, Section, Text
 from lib.keys.values import show, to_list, to_number
 from lib.record.artifact import Artifact
@@ -255,7 +256,7 @@ class Exl2Family(Family):
         subject, layers = f"models.{name}.exl2.measurement", inspector.layers(name)
         try:
             check_measurement(Path(file), layers or 0, whole=layers is not None)
-        except (Exl2Error, OSError) as error:
+        except (UserError, OSError) as error:
             yield Row(subject, "problem", str(error))
             return
         yield Row(subject, "ok", f"{file}: of {layers} layers" if layers else file)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from lib.errors import UserError
 from lib.keys.section import Choice, Flag, Number, Section, Text
 from lib.keys.values import show
 from lib.record.artifact import Artifact
@@ -119,13 +120,12 @@ def imatrix(shared: Any, name: str, section: Imatrix, conversion: Artifact) -> A
 
 def preflight(inspector: Inspector, name: str, file: str) -> Iterator[Row]:
     """Whether a file of the user's can be read as an importance matrix, and fits the model."""
-    from lib.formats.gguf_file import GgufError  # these bring numpy
-    from lib.formats.imatrix_file import ImatrixError, read_imatrix
+    from lib.formats.imatrix_file import read_imatrix
 
     subject = f"models.{name}.gguf.imatrix.file"
     try:
         matrix = read_imatrix(Path(file))
-    except (ImatrixError, GgufError, OSError) as error:
+    except (UserError, OSError) as error:
         yield Row(subject, "problem", str(error))
         return
     widths = {key: len(entry.values) for key, entry in matrix.entries.items()}

@@ -1,0 +1,17 @@
+"""JSON files that people name, or that lie where they put them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lib.errors import UserError
+
+
+def read_json(path: Path) -> Any:
+    """The document in a file. Raises UserError where it cannot be read or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
