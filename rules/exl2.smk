@@ -7,7 +7,7 @@ makes: results/MODEL/exl2/measurement.json, results/MODEL/exl2/5.0bpw/, results/
 
 from lib.run.wildcards import models_where
 from lib.flags.context import context_flags
-from lib.flags.exl2 import exl2_flags
+from lib.formats.exllamav2 import exl2_flags
 
 EXL2_MEASUREMENT = pattern("results/{model}/exl2/measurement.json")
 EXL2 = pattern("results/{model}/exl2/{bits}bpw")

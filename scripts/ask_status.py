@@ -32,6 +32,8 @@ def table(session: Session) -> list[str]:
         for artifact in session.graph.of(name).values():
             column = STAGES[artifact.rule].column
             state, record = session.plan.state(artifact), session.plan.record(artifact)
+            if artifact.on_demand and state is not State.FRESH:
+                continue  # `publish_plan` makes it
             all_[column] += 1
             reclaimed = state is State.ABSENT and record and record.fits(artifact.digest)
             gone[column] += bool(reclaimed)

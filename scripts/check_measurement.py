@@ -1,4 +1,4 @@
-"""Check that an EXL2 measurement is one of a model with as many layers as this one."""
+"""Check that an exllamav2 measurement is one of a model with as many layers as this one."""
 
 import argparse
 from pathlib import Path

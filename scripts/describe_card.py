@@ -34,7 +34,7 @@ def describe(wanted: WantedRecipe) -> dict[str, Any]:
         made |= own
     about["versions"] = versions(made.values())
     about["accepted"] = accepted(made, origins)
-    about["tokenizer"] = with_tokenizer(origins)
+    about["tokenizer"] = with_tokenizer(origins, options["forms"])
     limit = about["max_file_size"] or float("inf")
     about["too_large"] = [form for form, record in records.items() if record.bytes > limit]
     shards = {form: origins.record(path) for form, path in origins.of("shards").items()}
@@ -69,10 +69,14 @@ def accepted(made: dict[str, Record], origins: Origins) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def with_tokenizer(origins: Origins) -> str | None:
-    """An input with the chat template: a form, or the model where that is an input instead."""
-    places = [*origins.of("form").values(), origins.inputs.get("model")]
-    return next(filter(None, places), None)
+def with_tokenizer(origins: Origins, forms: dict[str, dict[str, Any]]) -> str | None:
+    """An input with the chat template: a form, or the model where that is an input instead.
+
+    forms: what the recipe says of each.
+    """
+    inputs = origins.of("form").items()
+    places = [path for form, path in inputs if LINES[forms[form]["family"]].has_tokenizer]
+    return next(iter(places), origins.inputs.get("model"))
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hubtest import ok
 
 from project import ROOT, Project
 
@@ -101,15 +100,12 @@ def test_every_question_knows_a_family_that_was_just_added(guest):
         assert f"built   results/Plain/evaluation/{form}.json" in said[""]
     assert "Plain: 2 artifacts of weights" in said[""]
     assert "Nothing is stale" in said["why"]
-    head, row, *_ = (
-        line.split() for line in said["status"].splitlines() if "2/2" in line or "model" in line
+    head, row = (
+        line.split()
+        for line in said["status"].splitlines()
+        if line.startswith(("model ", "Plain "))
     )
-    assert head == ["model", "copies", "evaluated", "report"] and row == [
-        "Plain",
-        "2/2",
-        "2/2",
-        "2/2",
-    ]
+    assert (head, row) == (["model", "copies", "evaluated", "report"], ["Plain", *["2/2"] * 3])
     assert re.search(r"All \d+ artifacts .* are what their records say", said["verify"])
     assert "No orphans" in said["orphans"]
     assert "acme/Plain-copies (new" in said["publish_plan"] and "half.copy" in said["publish_plan"]
@@ -134,7 +130,8 @@ def test_what_changes_makes_its_own_stale_and_what_is_skipped_is_left_out(guest)
     half.write_bytes(half.read_bytes()[:-1])
     assert "results/Plain/copies/half.copy has " in guest.run("why")
     assert "truncated" in guest.run("verify", check=False)
-    assert guest.plan("--config", "skip=copies") == set()
+    left = guest.plan("--config", "skip=copies")
+    assert not any("copies/" in path or "evaluation/" in path for path in left)
     said = guest.run("plan", "--config", "skip=copie", check=False)
     assert "skip: 'copie' is not one of gguf, exl2, copies; did you mean copies?" in said
 
@@ -151,4 +148,3 @@ def test_no_edit_of_a_declaration_makes_anything_stale(guest, repository, tmp_pa
         text = text.replace(old, new)
     declared.write_text(text)
     assert guest.plan() == set()
-    assert ok is not None

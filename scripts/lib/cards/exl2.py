@@ -12,6 +12,7 @@ class Exl2Lines(Lines):
     """Directories; on the hub a branch or a repository each."""
 
     name = "exl2"
+    has_tokenizer = True
     reads = ("exl2",)
     longest_row = 2048  # of exllamav2's own calibration set (0.3.2)
 

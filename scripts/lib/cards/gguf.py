@@ -15,6 +15,7 @@ class GgufLines(Lines):
     """Files, whole or in shards."""
 
     name = "gguf"
+    has_tokenizer = True
     reads = ("imatrix",)
     has_shards = True
 

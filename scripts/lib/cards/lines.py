@@ -33,6 +33,8 @@ class Lines:
     """The family's key in the config."""
     reads: tuple[str, ...] = ()
     """Keys of --about that it reads, and that templates get; absent ones are None."""
+    has_tokenizer = False
+    """Its forms hold the chat template: GGUF files, or model directories."""
     has_shards = False
     """The card of its repository counts the parts of each file."""
 

@@ -195,3 +195,9 @@ def _read_config(directory: Path) -> dict:
         return json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{directory}/config.json: {error}") from None
+
+
+def exl2_flags(options: dict) -> list[str]:
+    """The flags of scripts/exl2_convert.py, from an artifact's options: both call them the same."""
+    given = {key: str(value) for key, value in options.items() if value is not None}
+    return [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", value)]

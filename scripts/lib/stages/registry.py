@@ -12,7 +12,9 @@ FULL_WEIGHTS = "safetensors"
 FAMILIES: dict[str, Family] = {name: import_module(f"lib.stages.{name}").FAMILY for name in LINES}
 
 _STAGES: list[Stage] = [*toolchain.STAGES, *demo.STAGES, *sources.STAGES, *merge.STAGES]
-_STAGES += [stage for family in FAMILIES.values() for stage in family.stages]
+_OWN = [stage for family in FAMILIES.values() for stage in family.stages]
+# In the order in which `snakemake status` shows their columns.
+_STAGES += sorted(_OWN, key=lambda stage: stage.measures)
 _STAGES += report.STAGES
 STAGES: dict[str, Stage] = {stage.rule: stage for stage in _STAGES}
 
