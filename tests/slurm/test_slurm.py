@@ -13,7 +13,10 @@ import pytest
 import yaml
 from builds import REPOSITORY, wrap, write_config
 
-from lib.stages import resources
+from lib.forecast import resources
+from lib.stages.registry import STAGES
+
+GB = 10**9
 
 PROFILE = REPOSITORY / "profiles/slurm"
 pytestmark = pytest.mark.slow
@@ -295,11 +298,11 @@ class TestResources:
     """What jobs ask for follows from the model's size."""
 
     def test_a_merge_of_70b_models_and_a_quant_of_1b_do_not_ask_for_the_same(self):
-        merge, quant = 3 * 140 * resources.GB, 2 * resources.GB
-        assert resources.mem_mb("merge", merge) > 4 * resources.mem_mb("quantize", quant)
-        assert resources.runtime_min("merge", merge) > 8 * resources.runtime_min("quantize", quant)
+        merge, quant = (STAGES["merge"], 3 * 140 * GB), (STAGES["quantize"], 2 * GB)
+        assert resources.mem_mb(*merge) > 4 * resources.mem_mb(*quant)
+        assert resources.runtime_min(*merge) > 8 * resources.runtime_min(*quant)
 
-    @pytest.mark.parametrize("step", resources.STEPS)
+    @pytest.mark.parametrize("step", STAGES.values(), ids=STAGES)
     def test_a_second_attempt_gets_twice_of_everything_and_a_larger_model_never_less(self, step):
         sizes = [0, 10**7, 10**9, 2 * 10**10, 140 * 10**9, 10**12]
         for size in sizes:
@@ -311,7 +314,7 @@ class TestResources:
         assert needs == sorted(needs)
 
     def test_only_steps_that_use_a_gpu_ask_for_one_and_for_enough_of_them(self):
-        asked = {step: resources.gpus(step, 140 * resources.GB) for step in resources.STEPS}
+        asked = {step: resources.gpus(stage, 140 * GB) for step, stage in STAGES.items()}
         assert asked["exl2_quantize"] == asked["exl2_measure"] == 1
         assert asked["imatrix"] == 2
         assert not any(asked[step] for step in ("merge", "convert", "quantize", "split", "report"))

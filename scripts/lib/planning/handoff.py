@@ -29,6 +29,7 @@ workflow can say by itself which jobs are to run: by a rerun trigger that is a f
    - None of this is marked ancient(). Where all that a job gets from other jobs is ancient and
      there, it is passed over when these run, whatever its other inputs say (update_needrun in
      dag.py). How it shows: the run ends well and leaves the artifact stale, the next one builds it.
+     ancient() may be used once a dry run of such a job, with another input newer, lists it.
    - A target asks for what is stale of its own; where nothing is, for one file that is there
      (`stale` in rules/common.smk). Without any input it would be a job that always runs, in place
      of "Nothing to be done". No longer needed once a dry run of `rule all: input: []` says that.
@@ -37,17 +38,19 @@ workflow can say by itself which jobs are to run: by a rerun trigger that is a f
    - Its date is NEWEST, whatever the clocks say of the machines that have made the outputs.
    - Its content is another one each time (`left`). A newer input with the checksum that it had when
      the job ran last is no reason to run it: a damaged file, to be built again by the same recipe,
-     would be left as it is, "Nothing to be done", while `why` names it.
+     would be left as it is, "Nothing to be done", while `why` names it. No longer needed once
+     tests/test_contract.py passes with `left` always 0 (a_quant_truncated).
    - There is one for each recipe: a dry run with another config must not change what the steps of
      a run under way obey.
    - Each is in a directory of its own. Snakemake lists the directories of a target's inputs once,
      and takes what comes into them later for missing: "Missing input files for rule", where a file
-     is asked for that is built in several steps.
+     is asked for that is built in several steps. No longer needed once the input function of such
+     an inner step may write its file beside that of the last one.
 
 5. On a cluster each job is a Snakemake process of its own, which reads the config again. It makes
-   no plan, because records have changed since. What it was sent for (`is_sent_for`) it builds by the
-   recipe that the main process has left (`path_of`), even where a job of an earlier run has just
-   built it and has set the date back: `begin` finds it ready. Where the config was changed
+   no plan, because records have changed since. What it was sent for (`is_sent_for`) it builds by
+   the recipe that the main process has left (`path_of`), even where a job of an earlier run has
+   just built it and has set the date back: `begin` finds it ready. Where the config was changed
    meanwhile, the recipe that it asks for was not left: "Missing files after … seconds".
 
 6. `begin` (step.sh, step.py) fails where it gets one argument in place of two: Snakemake runs a
@@ -56,9 +59,10 @@ workflow can say by itself which jobs are to run: by a rerun trigger that is a f
    done: that of a killed run, for whose end it has waited, has built it. Else the inputs must be
    what the wanted recipe counts on.
 
-7. Once the artifact and its record are there, the file's date is set back (`set_back`): by `commit`,
-   or by a `begin` that has found the artifact ready. Snakemake fails a job that has an output older
-   than an input ("Output … has older modification time than input"). After a failed step it stays.
+7. Once the artifact and its record are there, the file's date is set back (`set_back`): by
+   `commit`, or by a `begin` that has found the artifact ready. Snakemake fails a job that has an
+   output older than an input ("Output … has older modification time than input"). After a failed
+   step the date stays.
 
 8. The next run's plan finds the artifact fresh by its record. It has no inputs, so it is not run.
 """
@@ -79,7 +83,7 @@ NEWEST = 4_000_000_000  # seconds, in the year 2096: newer than any output
 
 
 def remove_dangling_links(artifacts: Iterable["Artifact"]) -> None:
-    """Remove those of these that are links and lead nowhere, before Snakemake asks for their dates."""
+    """Remove links that lead nowhere, before Snakemake asks for their dates."""
     for artifact in artifacts:
         path = artifact.path
         if artifact.links and os.path.islink(path) and not os.path.exists(path):
