@@ -35,7 +35,7 @@ from lib.formats.merge_references import merge_references
 from lib.formats.model_files import model_files
 from lib.hub import client as hub
 from lib.hub.hubref import parse
-from lib.hub.lock import LOCK_FILE, Entry, HubSource
+from lib.hub.lock import LOCK_FILE, HubSource, Locked
 from lib.hub.references import leaves
 from lib.record.tools import CONVERTER, bundled_tree, own_tool
 from lib.run.answers import open_session, parser
@@ -309,7 +309,7 @@ def without(config: Config, sections: Iterable[str]) -> Config:
     return config.model_copy(update={"models": models})
 
 
-def cached(entry: Entry, name: str) -> Path | None:
+def cached(entry: Locked, name: str) -> Path | None:
     """Where a file of a locked repository lies in the cache; None where it does not."""
     path = try_to_load_from_cache(entry.repo, name, revision=entry.commit, repo_type=entry.kind)
     return Path(path) if isinstance(path, str) and Path(path).exists() else None

@@ -29,7 +29,7 @@ def table(session: Session) -> list[str]:
     rows, there, declared, size = [], 0, 0, 0
     for name in session.graph.names:
         all_, done, gone = Counter(), Counter(), Counter()
-        for artifact in session.graph.of(name).values():
+        for artifact in session.graph.artifacts(name).values():
             column = STAGES[artifact.rule].column
             state, record = session.plan.state(artifact), session.plan.record(artifact)
             if artifact.on_demand and state is not State.FRESH:

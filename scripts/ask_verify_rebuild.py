@@ -101,7 +101,7 @@ def compare(session: Session, name: str, scratch: Path, skip: set[str]) -> list[
     skipped = [
         made.artifacts for key, made in session.graph.model(name).families.items() if key in skip
     ]
-    for artifact in session.graph.of(name).values():
+    for artifact in session.graph.artifacts(name).values():
         if any(artifact in artifacts for artifacts in skipped):
             continue
         for path in artifact.outputs:

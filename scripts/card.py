@@ -51,7 +51,7 @@ from lib.hub import license as licenses
 from lib.hub.license import License
 from lib.report import judge as judge
 from lib.report.figures import decimal, places, scaled, size_text
-from lib.report.judge import Figure, Model
+from lib.report.judge import Figure, ModelForms
 from lib.report.looks import Look, Looks
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
@@ -139,7 +139,7 @@ def _raise(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def rows(model: Model, family: Lines, about: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(model: ModelForms, family: Lines, about: dict[str, Any]) -> list[dict[str, Any]]:
     """A family's table of files, the smallest first; paths as they are from the card."""
     hidden, repo = about.get("hidden") or [], (about.get("repos") or {}).get(family.name)
     forms = [f for f in model.forms if f.family == family.name and f.name not in hidden]
@@ -195,7 +195,7 @@ def by_memory(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def section(model: Model, look: Look, about: dict[str, Any]) -> dict[str, Any]:
+def section(model: ModelForms, look: Look, about: dict[str, Any]) -> dict[str, Any]:
     """What a card says of one family."""
     family = LINES[look.name]
     table, repo = rows(model, family, about), (about.get("repos") or {}).get(family.name)
@@ -224,7 +224,7 @@ def section(model: Model, look: Look, about: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def render(model: Model, about: dict[str, Any], template: Path, looks: Looks) -> str:
+def render(model: ModelForms, about: dict[str, Any], template: Path, looks: Looks) -> str:
     """The card as Markdown."""
     families = [looks[name] for name in about["families"]]
     sections = [section(model, family, about) for family in families]

@@ -14,7 +14,7 @@ import numpy as np
 
 from lib.errors import UserError, program
 from lib.formats.gguf_file import GgufFile, read_gguf
-from lib.formats.imatrix_file import Imatrix, read_imatrix
+from lib.formats.imatrix_file import ImatrixData, read_imatrix
 
 # Weights that every transformer block multiplies with activations. A matrix lacks one of them
 # only if it was made from another model or cut off; of other kinds of tensors (state space,
@@ -24,7 +24,7 @@ MATMUL = re.compile(
 )
 
 
-def check(matrix: Imatrix, model: GgufFile) -> list[str]:
+def check(matrix: ImatrixData, model: GgufFile) -> list[str]:
     """Remarks on what is unusual but usable, one a line.
 
     Raises UserError for the first fault.

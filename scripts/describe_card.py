@@ -37,7 +37,7 @@ def describe(wanted: WantedRecipe) -> dict[str, Any]:
     about["tokenizer"] = with_tokenizer(origins, options["forms"])
     limit = about["max_file_size"] or float("inf")
     about["too_large"] = [form for form, record in records.items() if record.bytes > limit]
-    shards = {form: origins.record(path) for form, path in origins.of("shards").items()}
+    shards = {form: origins.record(path) for form, path in origins.inputs_in("shards").items()}
     about["shards"] = {
         form: sorted(record.files)
         for form, record in shards.items()
@@ -74,7 +74,7 @@ def with_tokenizer(origins: Origins, forms: dict[str, dict[str, Any]]) -> str | 
 
     forms: what the recipe says of each.
     """
-    inputs = origins.of("form").items()
+    inputs = origins.inputs_in("form").items()
     places = [path for form, path in inputs if LINES[forms[form]["family"]].has_tokenizer]
     return next(iter(places), origins.inputs.get("model"))
 

@@ -23,8 +23,8 @@ def describe(wanted: WantedRecipe) -> dict[str, Any]:
     An intermediate of which nothing is known any more is left out.
     """
     options, origins = wanted.recipe["options"], Origins(wanted)
-    inputs = origins.of("form")
-    evaluations = origins.of("evaluation")
+    inputs = origins.inputs_in("form")
+    evaluations = origins.inputs_in("evaluation")
     forms, conditions, parameters = [], {}, None
     for form, about in options["forms"].items():
         record = origins.record(about["file"])

@@ -28,11 +28,11 @@ from lib.errors import UserError, program
 from lib.formats.model_files import PICKLES
 from lib.hub import client as hub
 from lib.hub import lock
-from lib.hub.lock import Entry, File
+from lib.hub.lock import File, Locked
 from lib.record.digests import sha256_of
 
 
-def fetch(entry: Entry, names: list[str], api: HfApi) -> dict[str, Path]:
+def fetch(entry: Locked, names: list[str], api: HfApi) -> dict[str, Path]:
     """Get `names` of the locked repository into the cache; the path of each in it, all checked.
 
     Raises UserError naming every file that is missing or is not what the lock says.
@@ -54,7 +54,7 @@ def fetch(entry: Entry, names: list[str], api: HfApi) -> dict[str, Path]:
     return paths
 
 
-def download(entry: Entry, names: list[str]) -> None:
+def download(entry: Locked, names: list[str]) -> None:
     """Bring `names` into the cache. Raises what huggingface_hub raises."""
     where = {"repo_type": entry.kind, "revision": entry.commit}
     snapshot_download(entry.repo, allow_patterns=[glob.escape(name) for name in names], **where)
@@ -64,7 +64,7 @@ def download(entry: Entry, names: list[str]) -> None:
         hf_hub_download(entry.repo, name, **where)
 
 
-def cached(entry: Entry, name: str) -> Path | None:
+def cached(entry: Locked, name: str) -> Path | None:
     path = try_to_load_from_cache(entry.repo, name, revision=entry.commit, repo_type=entry.kind)
     return Path(path) if isinstance(path, str) and Path(path).exists() else None
 
@@ -156,7 +156,7 @@ def link_model(ref: str, output: Path, lock_file: Path, allow_pickle: bool = Fal
         link.symlink_to(path.absolute())
 
 
-def _locked(ref: str, kind: str, lock_file: Path) -> Entry:
+def _locked(ref: str, kind: str, lock_file: Path) -> Locked:
     entry = lock.load(lock_file).get(ref, kind)
     if entry is None:
         raise UserError(f"{ref} is not in {lock_file}; `snakemake lock` puts it there")

@@ -22,7 +22,7 @@ from lib.formats.model_files import model_files
 from lib.hub import client as hub
 from lib.hub import lock
 from lib.hub.hubref import parse
-from lib.hub.lock import Entry, File, HubSource, Lock
+from lib.hub.lock import File, HubSource, Lock, Locked
 from lib.record.digests import git_hash
 
 
@@ -47,7 +47,7 @@ def needed_files(
             raise UserError(text) from None
 
 
-def lock_reference(source: HubSource, old: Entry | None, api: HfApi) -> Entry:
+def lock_reference(source: HubSource, old: Locked | None, api: HfApi) -> Locked:
     """Ask the hub what a source means. With `old` (a dataset), only add a file at its commit."""
     ref = parse(source.ref)
     revision = old.commit if old else ref.revision
@@ -86,7 +86,7 @@ def lock_reference(source: HubSource, old: Entry | None, api: HfApi) -> Entry:
         files = dict(zip(sorted(names), pool.map(describe, sorted(names)), strict=True))
     if old:
         files = {**old.files, **files}
-    return Entry(source.ref, source.kind, info.sha, files, card_facts(info.card_data))
+    return Locked(source.ref, source.kind, info.sha, files, card_facts(info.card_data))
 
 
 def card_facts(card: object) -> dict[str, object]:

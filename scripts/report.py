@@ -20,7 +20,7 @@ from lib.errors import UserError, program
 from lib.formats import fallbacks
 from lib.report import judge, quality_plot
 from lib.report.figures import decimal, places, scaled, size_text
-from lib.report.judge import Figure, Form, Model
+from lib.report.judge import Figure, Form, ModelForms
 from lib.report.looks import Looks
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -182,7 +182,7 @@ def _memory(forms: list[Form]) -> dict[str, Any]:
     }
 
 
-def _conditions(model: Model) -> list[dict[str, Any]]:
+def _conditions(model: ModelForms) -> list[dict[str, Any]]:
     """How each kind was measured: one entry for each engine, text, context and chunks."""
     found: dict[tuple, list[Form]] = {}
     for form in model.forms:
@@ -210,7 +210,7 @@ def _script_hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def page(model: Model, template: str, script: str) -> str:
+def page(model: ModelForms, template: str, script: str) -> str:
     """The report as one HTML page, from a jinja2 template; it loads nothing from elsewhere."""
     environment = jinja2.Environment(
         autoescape=True,

@@ -10,7 +10,7 @@ from hubtest import ok
 from lib.config.load import load
 from lib.config.repositories import repositories
 from lib.hub.license import front_matter
-from lib.hub.lock import Entry, File, HubSource, Lock
+from lib.hub.lock import File, HubSource, Lock, Locked
 from lib.hub.references import hub_sources
 from lib.planning.graph import Graph
 from lib.planning.publishing import card_options, license_note, manifest
@@ -72,8 +72,8 @@ def config(tmp_path, monkeypatch):
     return load(RAW, tmp_path)[0]
 
 
-def locked(ref: str, license: str) -> Entry:
-    return Entry(ref, "model", "c" * 40, {"m": File("a" * 64, 1)}, {"license": license})
+def locked(ref: str, license: str) -> Locked:
+    return Locked(ref, "model", "c" * 40, {"m": File("a" * 64, 1)}, {"license": license})
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def declared(config, lock=None, skip: tuple = ()) -> Graph:
 
 def described(graph: Graph) -> dict:
     """What the recipes of Mix's report and cards say of its forms."""
-    return graph.of("Mix")["results/Mix/report/quality.csv"].options["forms"]
+    return graph.artifacts("Mix")["results/Mix/report/quality.csv"].options["forms"]
 
 
 def test_exactly_what_a_config_uses_is_locked(config):

@@ -21,7 +21,7 @@ from lib.stages.stage import Size, directory_size
 
 @dataclass
 class Sizes:
-    """The sizes of a graph's artifacts, each worked out once. See lib/stages/stage.Sizes."""
+    """The sizes of a graph's artifacts, each worked out once. See lib/stages/stage.Sizing."""
 
     graph: Graph
     lock: Lock

@@ -11,7 +11,7 @@ from lib.formats.gguf_file import read_gguf
 
 
 @dataclass(frozen=True)
-class Entry:
+class ImatrixEntry:
     """values: float32 sums of squared activations, one a column of each of the tensor's matrices;
     counts: how much was summed, one an expert (tokens; for a .dat, calls)."""
 
@@ -20,14 +20,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Imatrix:
+class ImatrixData:
     """entries: by tensor name. chunks: of the text, on which it was computed."""
 
-    entries: dict[str, Entry]
+    entries: dict[str, ImatrixEntry]
     chunks: int
 
 
-def read_imatrix(path: Path) -> Imatrix:
+def read_imatrix(path: Path) -> ImatrixData:
     """Read a matrix in either of llama-imatrix's formats, told apart by content.
 
     Raises UserError and OSError.
@@ -37,7 +37,7 @@ def read_imatrix(path: Path) -> Imatrix:
     return _read_gguf(path) if magic == b"GGUF" else _read_dat(path)
 
 
-def _read_gguf(path: Path) -> Imatrix:
+def _read_gguf(path: Path) -> ImatrixData:
     file = read_gguf(path)
     if file.metadata.get("general.type") != "imatrix":
         raise UserError(f"{path}: a GGUF file, but not an importance matrix")
@@ -47,13 +47,13 @@ def _read_gguf(path: Path) -> Imatrix:
     entries = {}
     for name in sorted({key.rpartition(".")[0] for key in arrays}):
         try:
-            entries[name] = Entry(arrays[f"{name}.in_sum2"], arrays[f"{name}.counts"])
+            entries[name] = ImatrixEntry(arrays[f"{name}.in_sum2"], arrays[f"{name}.counts"])
         except KeyError:
             raise UserError(f"{path}: sums and counts of {name} do not match up") from None
-    return Imatrix(entries, file.metadata.get("imatrix.chunk_count", 0))
+    return ImatrixData(entries, file.metadata.get("imatrix.chunk_count", 0))
 
 
-def _read_dat(path: Path) -> Imatrix:
+def _read_dat(path: Path) -> ImatrixData:
     """The older format: count; then name, calls, values of each entry; chunks; dataset."""
     data = path.read_bytes()
     at = 0
@@ -77,9 +77,9 @@ def _read_dat(path: Path) -> Imatrix:
             name = take(integer()).decode("utf-8", errors="replace")
             calls = integer()
             values = np.frombuffer(take(4 * integer()), "<f4")
-            entries[name] = Entry(values, np.array([calls]))
+            entries[name] = ImatrixEntry(values, np.array([calls]))
         chunks = integer()
         take(integer())  # the text's path
     except struct.error:
         raise UserError(f"{path}: not an importance matrix, or cut off") from None
-    return Imatrix(entries, chunks)
+    return ImatrixData(entries, chunks)

@@ -53,7 +53,7 @@ class File:
 
 
 @dataclass
-class Entry:
+class Locked:
     """A locked reference. `license` and the like are the card's, and no part of the identity."""
 
     ref: str
@@ -87,7 +87,7 @@ class Entry:
 class Lock:
     """What is locked, by (kind, reference)."""
 
-    entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    entries: dict[tuple[str, str], Locked] = field(default_factory=dict)
 
     @classmethod
     def read(cls, workdir: Path = Path()) -> "Lock":
@@ -95,7 +95,7 @@ class Lock:
         return load(Path(workdir) / LOCK_FILE)
 
     def identity(self, source: "str | HubSource") -> dict[str, str]:
-        """Entry.identity of a source; of a model its reference is enough.
+        """Locked.identity of a source; of a model its reference is enough.
 
         Raises UserError when it is not locked.
         """
@@ -105,7 +105,7 @@ class Lock:
             raise UserError(text)
         return self.get(source.ref, source.kind).identity(source.file)
 
-    def get(self, ref: str, kind: str = "model") -> Entry | None:
+    def get(self, ref: str, kind: str = "model") -> Locked | None:
         return self.entries.get((kind, ref))
 
     def missing(self, sources: Iterable[HubSource]) -> list[HubSource]:
@@ -135,7 +135,7 @@ def load(path: Path) -> Lock:
         for kind, section in SECTIONS.items():
             for ref, value in (data.pop(section, None) or {}).items():
                 files = {name: File(**file) for name, file in value.pop("files").items()}
-                entry = Entry(ref, kind, value.pop("commit"), files, value)
+                entry = Locked(ref, kind, value.pop("commit"), files, value)
                 if not parse(ref):
                     raise ValueError(f"{ref!r} is no hub reference")
                 lock.entries[kind, ref] = entry

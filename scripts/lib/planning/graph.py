@@ -63,9 +63,9 @@ class Graph:
     def __iter__(self) -> Iterator[Artifact]:
         """Every artifact that the chosen models declare."""
         for name in self.names:
-            yield from self.of(name).values()
+            yield from self.artifacts(name).values()
 
-    def of(self, name: str) -> dict[str, Artifact]:
+    def artifacts(self, name: str) -> dict[str, Artifact]:
         """{path: artifact} of one model."""
         return self.model(name).by_path
 
@@ -79,7 +79,7 @@ class Graph:
         """The artifact that has this path among its outputs; None where the config declares none."""
         parts = PurePosixPath(path).parts
         if len(parts) > 2 and parts[0] == "results":
-            found = self.of(parts[1]) if parts[1] in self.config.models else {}
+            found = self.artifacts(parts[1]) if parts[1] in self.config.models else {}
             return found.get(path) or next((a for a in found.values() if path in a.outputs), None)
         if not self.shared.find(path):
             self._declare_shared()
@@ -97,7 +97,7 @@ class Graph:
             for suffix in (".txt", ".parquet"):
                 self.shared.corpus(name, suffix)
         for name in self.config.models:
-            self.of(name)
+            self.artifacts(name)
 
     def _declare(self, name: str, model: Model) -> ModelArtifacts:
         if model.merge is None and not model.has_forms:

@@ -31,7 +31,7 @@ class Origins:
         self._known |= set(record.recipe["inputs"].values())
         return record
 
-    def of(self, role: str) -> dict[str, str]:
+    def inputs_in(self, role: str) -> dict[str, str]:
         """{name: path} of the inputs whose role is `role NAME`."""
         prefix = f"{role} "
         return {r.removeprefix(prefix): p for r, p in self.inputs.items() if r.startswith(prefix)}

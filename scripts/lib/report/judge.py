@@ -84,7 +84,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelForms:
     """What forms.json says of one model."""
 
     name: str
@@ -103,7 +103,7 @@ class Choice:
     also: list[str] = field(default_factory=list)
 
 
-def read(path: Path, looks: Looks | None = None) -> Model:
+def read(path: Path, looks: Looks | None = None) -> ModelForms:
     """The model that forms.json describes, with every evaluation that it names.
 
     looks: how families are shown; None: by their keys.
@@ -112,7 +112,7 @@ def read(path: Path, looks: Looks | None = None) -> Model:
     document = _read(path)
     try:
         forms = [_form(entry, document, path, looks) for entry in document["forms"]]
-        return Model(
+        return ModelForms(
             name=str(document["model"]),
             parameters=document.get("parameters"),
             reference=str(document.get("reference") or "llama.cpp"),

@@ -46,7 +46,7 @@ def chosen(session: Session) -> list[Artifact]:
         if path in known:
             named = [known[path]]
         elif word in session.graph.names:
-            named = list(session.graph.of(word).values())
+            named = list(session.graph.artifacts(word).values())
         elif word in rules:
             named = [artifact for artifact in known.values() if artifact.rule == word]
         elif word == "all":

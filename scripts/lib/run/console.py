@@ -24,7 +24,9 @@ def summary(graph: Graph) -> str:
     lines = []
     for name in graph.names:
         forms = [
-            artifact for artifact in graph.of(name).values() if STAGES[artifact.rule].is_weights
+            artifact
+            for artifact in graph.artifacts(name).values()
+            if STAGES[artifact.rule].is_weights
         ]
         records = [
             recipes.read(artifact.path) for artifact in forms if os.path.exists(artifact.path)

@@ -67,7 +67,9 @@ class Session:
         """The plan of this run."""
         if not self._asked_only(ANSWERS):
             own = [name for name, model in self.config.models.items() if model.own_gguf]
-            handoff.remove_dangling_links(a for name in own for a in self.graph.of(name).values())
+            handoff.remove_dangling_links(
+                a for name in own for a in self.graph.artifacts(name).values()
+            )
         return Plan(self.graph, self._is_forced)
 
     def _is_forced(self, artifact: Artifact) -> bool:

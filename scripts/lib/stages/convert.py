@@ -10,13 +10,13 @@ from lib.formats.mixture import Dims
 from lib.formats.weights import header_bytes, is_matrix
 from lib.record.artifact import Artifact
 from lib.stages.checked import Inspector, Row
-from lib.stages.stage import Memory, Size, Sizes, Stage, Time
+from lib.stages.stage import Memory, Size, Sizing, Stage, Time
 
 QUANTIZED_OUTTYPES = ("q8_0", "tq1_0", "tq2_0")
 OUTTYPE_BITS = {"f32": 32.0, "q8_0": 8.5}
 
 
-class Convert(Stage):
+class ConvertStage(Stage):
     """Convert a model directory, with llama.cpp's converter."""
 
     rule = "convert"
@@ -29,7 +29,7 @@ class Convert(Stage):
     time = Time(15, 60)
     output = 1.0
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """Each tensor in its type, and the header."""
         model, bits = artifact.inputs["model"], outtype_bits(artifact)
         weights = sizes.weights(model)
@@ -44,24 +44,24 @@ class Convert(Stage):
         return Size(round(data) + header_bytes(weights, len(tensors)), "tensors")
 
 
-class SourceGguf(Convert):
+class SourceGgufStage(ConvertStage):
     """Link to a GGUF file, and check it."""
 
     rule = "source_gguf"
     is_long = False
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size:
         """That of the file."""
         return Size(os.path.getsize(artifact.file), "tensors")
 
-    def tensors(self, artifact: Artifact, sizes: Sizes) -> dict[str, Dims]:
+    def tensors(self, artifact: Artifact, sizes: Sizing) -> dict[str, Dims]:
         """Those of the file."""
         from lib.formats.gguf_file import read_gguf  # takes 0.08 s
 
         return {tensor.name: tensor.shape for tensor in read_gguf(Path(artifact.file)).tensors}
 
 
-STAGES = (Convert(), SourceGguf())
+STAGES = (ConvertStage(), SourceGgufStage())
 
 
 def outtype_bits(conversion: Artifact) -> float:

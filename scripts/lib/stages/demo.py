@@ -5,7 +5,7 @@ from typing import Any
 from lib.formats.weights import Weights, llama_weights
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
-from lib.stages.stage import Size, Sizes, Stage, directory_size
+from lib.stages.stage import Size, Sizing, Stage, directory_size
 
 PLACE = "resources/demo"
 # What scripts/demo_train.py makes by default.
@@ -13,14 +13,14 @@ SHAPE = {"layers": 4, "hidden": 256, "ffn": 768, "vocabulary": 2048, "heads": 4,
 TRAINERS = ("torch", "transformers", "sentencepiece")
 
 
-class DemoText(Stage):
+class DemoTextStage(Stage):
     """Text of the Python library's own documentation."""
 
     rule = "demo_text"
     typical = 4_200_000
 
 
-class DemoBase(Stage):
+class DemoBaseStage(Stage):
     """A model of 4 million parameters, trained in minutes."""
 
     rule = "demo_base"
@@ -29,22 +29,22 @@ class DemoBase(Stage):
         """Of torch; rules/demo.smk says the same to everybody, as the bytes depend on it."""
         return 2
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """As any model directory's."""
         return directory_size(artifact, sizes)
 
-    def weights(self, artifact: Artifact, sizes: Sizes) -> Weights:
+    def weights(self, artifact: Artifact, sizes: Sizing) -> Weights:
         """Those of the shape that is trained."""
         return llama_weights(**SHAPE)
 
 
-class DemoFinetune(DemoBase):
+class DemoFinetuneStage(DemoBaseStage):
     """The base, trained further with one domain only."""
 
     rule = "demo_finetune"
 
 
-STAGES = (DemoText(), DemoBase(), DemoFinetune())
+STAGES = (DemoTextStage(), DemoBaseStage(), DemoFinetuneStage())
 
 
 def text(shared: Any) -> Artifact:

@@ -6,14 +6,14 @@ from typing import Any
 from lib.formats.base_logits import base_logits_bytes
 from lib.record.artifact import Artifact
 from lib.stages.convert import model_of
-from lib.stages.stage import Memory, Size, Sizes, Stage, Time, threads_by_size
+from lib.stages.stage import Memory, Size, Sizing, Stage, Time, threads_by_size
 
 # Characters of one token: vocabularies of 2,000 words cut finer than those of 100,000.
 BYTES_PER_TOKEN = ((10_000, 2.4), (60_000, 3.3), (math.inf, 3.8))
 USUAL_VOCABULARY = 128_256  # of a model that is not fetched yet
 
 
-class BaseLogits(Stage):
+class BaseLogitsStage(Stage):
     """The unquantized model's logits over the text."""
 
     rule = "base_logits"
@@ -27,7 +27,7 @@ class BaseLogits(Stage):
         """By the model's size."""
         return threads_by_size(size)
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """By chunks, context and vocabulary; the number of chunks may be a guess."""
         tensors = sizes.tensors(model_of(artifact.inputs["gguf"]))
         vocabulary = tensors.get("token_embd.weight", (0, USUAL_VOCABULARY))[1]
@@ -39,7 +39,7 @@ class BaseLogits(Stage):
         return Size(base_logits_bytes(read, context, vocabulary), source)
 
 
-class Evaluate(BaseLogits):
+class EvaluateStage(BaseLogitsStage):
     """One form against the base logits."""
 
     rule = "evaluate"
@@ -49,11 +49,11 @@ class Evaluate(BaseLogits):
     bytes_per_weight = 0.5  # it also reads 2-bit files
     typical = 1_000
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> None:
+    def size(self, artifact: Artifact, sizes: Sizing) -> None:
         """No formula tells, and it is small."""
 
 
-STAGES = (BaseLogits(), Evaluate())
+STAGES = (BaseLogitsStage(), EvaluateStage())
 
 
 def evaluate(

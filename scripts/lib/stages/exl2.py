@@ -17,7 +17,7 @@ from lib.record.artifact import Artifact
 from lib.record.tools import package_version
 from lib.stages.checked import Inspector, Row
 from lib.stages.family import Family, Forms, entry, file_entry
-from lib.stages.stage import Memory, Size, Sizes, Stage, Time
+from lib.stages.stage import Memory, Size, Sizing, Stage, Time
 
 HEAD_BITS = (2, 3, 4, 5, 6, 8)
 OWN_SET = "default"  # exllamav2's own calibration set
@@ -81,7 +81,7 @@ class Exl2(Section):
     )
 
 
-class Measure(Stage):
+class Exl2MeasureStage(Stage):
     """Measure the error of each layer at each precision, once a model."""
 
     rule = "exl2_measure"
@@ -99,7 +99,7 @@ class Measure(Stage):
     typical = 1_000_000
 
 
-class MeasurementFile(Stage):
+class Exl2MeasurementFileStage(Stage):
     """Take a measurement that is there already."""
 
     rule = "exl2_measurement_file"
@@ -108,12 +108,12 @@ class MeasurementFile(Stage):
     time = Time(10, 20)
     output = 1.0
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size:
         """That of the file."""
         return Size(os.path.getsize(artifact.file), "tensors")
 
 
-class Quantize(Measure):
+class Exl2QuantizeStage(Exl2MeasureStage):
     """Quantize to one bits value."""
 
     rule = "exl2_quantize"
@@ -123,7 +123,7 @@ class Quantize(Measure):
     output = scratch = 1.1
     typical = 0
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """The embedding in 16 bits, the output layer in its own, all else in `bits`."""
         model, bits = artifact.inputs["model"], artifact.options["bits"]
         weights = sizes.weights(model)
@@ -138,7 +138,7 @@ class Quantize(Measure):
         return Size(round(total / 8) + weights.side_files, "tensors")
 
 
-class Evaluate(Stage):
+class Exl2EvaluateStage(Stage):
     """One bits value against the unquantized model, both through exllamav2."""
 
     rule = "exl2_evaluate"
@@ -169,7 +169,12 @@ class Exl2Family(Family):
     )
     repository_by_form = True
     form_pattern = re.compile(r"\d+(\.\d+)?bpw", re.IGNORECASE)
-    stages = (Measure(), MeasurementFile(), Quantize(), Evaluate())
+    stages = (
+        Exl2MeasureStage(),
+        Exl2MeasurementFileStage(),
+        Exl2QuantizeStage(),
+        Exl2EvaluateStage(),
+    )
     quantized = {"exl2_quantize": True}
     own_corpora = {OWN_SET: "exllamav2's own calibration set"}
     needs_gpu = True

@@ -13,7 +13,7 @@ from lib.keys.values import show
 from lib.record.artifact import Artifact
 from lib.stages.checked import Inspector, Row
 from lib.stages.convert import model_of
-from lib.stages.stage import Memory, Size, Sizes, Stage, Time, threads_by_size
+from lib.stages.stage import Memory, Size, Sizing, Stage, Time, threads_by_size
 
 SUFFIXES = (".dat", ".gguf")
 
@@ -45,7 +45,7 @@ class Imatrix(Section):
     )
 
 
-class ComputeImatrix(Stage):
+class ComputeImatrixStage(Stage):
     """Compute an importance matrix, with llama-imatrix."""
 
     rule = "imatrix"
@@ -64,7 +64,7 @@ class ComputeImatrix(Stage):
         """By the model's size."""
         return threads_by_size(size)
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """A float for each column of each matrix of the layers."""
         tensors = sizes.tensors(model_of(artifact.inputs["gguf"]))
         rows = [dims for key, dims in tensors.items() if key.startswith("blk.") and len(dims) > 1]
@@ -72,7 +72,7 @@ class ComputeImatrix(Stage):
         return Size(4 * floats + 34 * len(rows), "tensors") if tensors else None
 
 
-class ImatrixFile(Stage):
+class ImatrixFileStage(Stage):
     """Take an importance matrix that is there already."""
 
     rule = "imatrix_file"
@@ -81,12 +81,12 @@ class ImatrixFile(Stage):
     time = Time(10, 20)
     output = 1.0
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size:
         """That of the file."""
         return Size(os.path.getsize(artifact.file), "tensors")
 
 
-STAGES = (ComputeImatrix(), ImatrixFile())
+STAGES = (ComputeImatrixStage(), ImatrixFileStage())
 
 
 def check(checks: Any, at: tuple, section: Imatrix) -> None:

@@ -7,14 +7,14 @@ from lib.formats.mixture import Shape
 from lib.formats.weights import DTYPE_BYTES, Weights, layer_ranges, stacked
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
-from lib.stages.stage import Memory, Size, Sizes, Stage, Time, directory_size
+from lib.stages.stage import Memory, Size, Sizing, Stage, Time, directory_size
 
 TOOLS = ("mergekit", "torch", "transformers")
 # Methods of mergekit 0.1.5 whose result depends on random_seed: they drop or sample at random.
 DRAWING_METHODS = ("arcee_fusion", "dare_linear", "dare_ties", "della", "della_linear")
 
 
-class Merge(Stage):
+class MergeStage(Stage):
     """Merge models with mergekit."""
 
     rule = "merge"
@@ -32,11 +32,11 @@ class Merge(Stage):
         """One number for all: what torch adds up in what order depends on it."""
         return 4
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """As any model directory's."""
         return directory_size(artifact, sizes)
 
-    def weights(self, artifact: Artifact, sizes: Sizes) -> Weights | None:
+    def weights(self, artifact: Artifact, sizes: Sizing) -> Weights | None:
         """Those of the first model, in the merge's own type; of a stack its layers."""
         merge, first = artifact.options["merge"], _first(artifact)
         like = sizes.weights(first) if first else None
@@ -51,13 +51,13 @@ class Merge(Stage):
             shape = Shape(layers, shape.sharing, shape.experts, shape.family)
         return Weights(tensors, shape, wide, like.tokenizer, like.side_files)
 
-    def download(self, artifact: Artifact, sizes: Sizes) -> int:
+    def download(self, artifact: Artifact, sizes: Sizing) -> int:
         """That of the first model."""
         first = _first(artifact)
         return sizes.download(first) if first else 0
 
 
-STAGES = (Merge(),)
+STAGES = (MergeStage(),)
 
 
 def _first(artifact: Artifact) -> Artifact | None:

@@ -20,7 +20,7 @@ from lib.keys.section import Flag, Read, Section, TensorType, Text, TextList, Te
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
 from lib.stages.convert import QUANTIZED_OUTTYPES, model_of, outtype_bits
-from lib.stages.stage import Memory, Size, Sizes, Stage, Time, threads_by_size
+from lib.stages.stage import Memory, Size, Sizing, Stage, Time, threads_by_size
 
 TOOL = Path("resources/llama.cpp/bin/llama-quantize")
 QuantType = Read(str, values.to_quant_type, {"type": "string", "examples": list(QUANT_TYPES)})
@@ -89,7 +89,7 @@ class Quant(Section):
         return not self.model_dump(exclude={"name", "type", "imatrix"}, exclude_defaults=True)
 
 
-class Quantize(Stage):
+class QuantizeStage(Stage):
     """Quantize the unquantized GGUF."""
 
     rule = "quantize"
@@ -106,11 +106,11 @@ class Quantize(Stage):
         """By the model's size."""
         return threads_by_size(size)
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """As `llama-quantize --dry-run` says where its input lies there, else by its mixture."""
         return dry_run(artifact) or _by_mixture(artifact, sizes)
 
-    def fallbacks(self, artifact: Artifact, sizes: Sizes) -> Fallbacks | None:
+    def fallbacks(self, artifact: Artifact, sizes: Sizing) -> Fallbacks | None:
         """What llama-quantize will not store as the quant's name says."""
         material = _material(artifact, sizes)
         if material is None:
@@ -120,7 +120,7 @@ class Quantize(Stage):
         return planned(tensors, shape, options["type"], options, "imatrix" in artifact.inputs)
 
 
-class Label(Stage):
+class LabelStage(Stage):
     """Set header fields in a finished GGUF."""
 
     rule = "label"
@@ -131,18 +131,18 @@ class Label(Stage):
     time = Time(10, 60)
     output = 1.0
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size:
         """That of the file."""
         return sizes.now(artifact.inputs["gguf"])
 
 
-class Split(Label):
+class SplitStage(LabelStage):
     """Cut a GGUF into shards."""
 
     rule = "split"
     column = "shards"
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size:
         """That of the file; nothing where it fits into one shard, which is a link to it."""
         whole, limit = sizes.now(artifact.inputs["gguf"]), artifact.options["split_max_size"]
         return Size(0 if whole.bytes <= values.bytes_of(limit) else whole.bytes, whole.source)
@@ -152,10 +152,10 @@ class Split(Label):
         return True
 
 
-STAGES = (Quantize(), Label(), Split())
+STAGES = (QuantizeStage(), LabelStage(), SplitStage())
 
 
-def _by_mixture(artifact: Artifact, sizes: Sizes) -> Size | None:
+def _by_mixture(artifact: Artifact, sizes: Sizing) -> Size | None:
     """What its type makes of each tensor; else the type's usual bits per weight."""
     type_, options = artifact.options["type"], artifact.options
     material = _material(artifact, sizes)
@@ -168,7 +168,7 @@ def _by_mixture(artifact: Artifact, sizes: Sizes) -> Size | None:
 
 
 def _material(
-    artifact: Artifact, sizes: Sizes
+    artifact: Artifact, sizes: Sizing
 ) -> tuple[dict[str, Dims], Shape, int, dict[str, float]] | None:
     """Of a quant: tensors by name, the model's shape, bytes of the header, bits per weight before.
 

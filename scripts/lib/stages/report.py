@@ -3,7 +3,7 @@
 from lib.stages.stage import Memory, Stage, Time
 
 
-class Report(Stage):
+class ReportStage(Stage):
     """A table, a plot and a page."""
 
     rule = "report"
@@ -13,7 +13,7 @@ class Report(Stage):
     typical = 40_000
 
 
-class Card(Stage):
+class CardStage(Stage):
     """A model card."""
 
     rule = "card"
@@ -23,4 +23,4 @@ class Card(Stage):
     typical = 4_000
 
 
-STAGES = (Report(), Card())
+STAGES = (ReportStage(), CardStage())

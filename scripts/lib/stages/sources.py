@@ -10,12 +10,12 @@ from lib.formats.weights import Weights, read_weights
 from lib.hub.lock import HubSource
 from lib.record.artifact import Artifact
 from lib.stages import demo
-from lib.stages.stage import Memory, Size, Sizes, Stage, Time
+from lib.stages.stage import Memory, Size, Sizing, Stage, Time
 
 WEIGHTS = (".safetensors", ".bin")
 
 
-class Source(Stage):
+class SourceStage(Stage):
     """A model's weights, config and tokenizer, as links."""
 
     rule = "source"
@@ -23,7 +23,7 @@ class Source(Stage):
     time = Time(10, 20)
     output = 1.0
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size:
         """Bytes that are still to be fetched from the hub into its cache; 0 for a directory."""
         locked = sizes.lock.get(reference(artifact))
         if locked is None:
@@ -35,26 +35,26 @@ class Source(Stage):
         missing = (f.size for name, f in locked.files.items() if not (cached / name).exists())
         return Size(sum(missing), "lock")
 
-    def weights(self, artifact: Artifact, sizes: Sizes) -> Weights | None:
+    def weights(self, artifact: Artifact, sizes: Sizing) -> Weights | None:
         """Those of the directory that it will link to."""
         place = Path(reference(artifact))
         local = reference_kind(reference(artifact)) == "directory"
         return read_weights(place) if local and (place / "config.json").is_file() else None
 
-    def download(self, artifact: Artifact, sizes: Sizes) -> int:
+    def download(self, artifact: Artifact, sizes: Sizing) -> int:
         """As the lock has it."""
         locked = sizes.lock.get(reference(artifact))
         files = locked.files.items() if locked else ()
         return sum(file.size for name, file in files if name.endswith(WEIGHTS))
 
 
-class Corpus(Stage):
+class CorpusStage(Stage):
     """A text, under a path of its own."""
 
     rule = "corpus"
     typical = 400_000
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """That of the file, where it is one on this machine."""
         corpus = sizes.graph.config.corpora[Path(artifact.path).stem]
         try:
@@ -63,7 +63,7 @@ class Corpus(Stage):
             return None
 
 
-STAGES = (Source(), Corpus())
+STAGES = (SourceStage(), CorpusStage())
 
 
 def reference(artifact: Artifact) -> str:

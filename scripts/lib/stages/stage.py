@@ -53,7 +53,7 @@ class Size:
     source: str
 
 
-class Sizes(Protocol):
+class Sizing(Protocol):
     """What a stage may ask in order to tell the size of its output (lib/forecast/sizes.py)."""
 
     graph: Any
@@ -118,7 +118,7 @@ class Stage:
         """Threads of a job."""
         return 1
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size | None:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """How large the output will be; None where nothing tells."""
         return None
 
@@ -126,22 +126,22 @@ class Stage:
         """It only links where its size is 0."""
         return artifact.links
 
-    def fallbacks(self, artifact: Artifact, sizes: Sizes) -> Fallbacks | None:
+    def fallbacks(self, artifact: Artifact, sizes: Sizing) -> Fallbacks | None:
         """Tensors that will have other types than was asked for; None: none, or unknown."""
         return None
 
     # Of stages that make a model:
 
-    def weights(self, artifact: Artifact, sizes: Sizes) -> Weights | None:
+    def weights(self, artifact: Artifact, sizes: Sizing) -> Weights | None:
         """The tensors of the model directory that it makes, before it is there; None: unknown."""
         return None
 
-    def tensors(self, artifact: Artifact, sizes: Sizes) -> dict[str, Dims] | None:
-        """As `Sizes.tensors`, of what is no model directory; None: of `weights`."""
+    def tensors(self, artifact: Artifact, sizes: Sizing) -> dict[str, Dims] | None:
+        """As `Sizing.tensors`, of what is no model directory; None: of `weights`."""
         return None
 
-    def download(self, artifact: Artifact, sizes: Sizes) -> int:
-        """As `Sizes.download`."""
+    def download(self, artifact: Artifact, sizes: Sizing) -> int:
+        """As `Sizing.download`."""
         return 0
 
 
@@ -150,7 +150,7 @@ def threads_by_size(size: int) -> int:
     return 1 if size < 1e9 else 4 if size < 2e10 else 8
 
 
-def directory_size(artifact: Artifact, sizes: Sizes) -> Size | None:
+def directory_size(artifact: Artifact, sizes: Sizing) -> Size | None:
     """The size of a model directory, from its tensors, else from the lock."""
     weights = sizes.weights(artifact)
     if weights is None:

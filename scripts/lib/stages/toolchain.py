@@ -1,10 +1,10 @@
 """The tools: llama.cpp's converter, and what is compiled."""
 
 from lib.record.artifact import Artifact
-from lib.stages.stage import Size, Sizes, Stage
+from lib.stages.stage import Size, Sizing, Stage
 
 
-class LlamaCpp(Stage):
+class LlamaCppStage(Stage):
     """Compile llama.cpp, once a machine."""
 
     rule = "llama_cpp"
@@ -13,9 +13,9 @@ class LlamaCpp(Stage):
         """Of the compiler."""
         return 16
 
-    def size(self, artifact: Artifact, sizes: Sizes) -> Size:
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size:
         """Links into the cache that all checkouts share."""
         return Size(0, "tensors")
 
 
-STAGES = (LlamaCpp(),)
+STAGES = (LlamaCppStage(),)
