@@ -76,7 +76,7 @@ def needs(made):
 def has_gpu(rule):
     """Whether the command line or a profile gives a rule's jobs GPUs: set-resources: {RULE: {gpu: 1}}."""
     given = workflow.resource_settings.overwrite_resources or {}
-    return str(given.get(rule, {}).get("gpu", 0)) != "0"
+    return rule in given and given[rule].get("gpu").raw not in (None, 0, "0")
 
 
 def stale(*columns):
