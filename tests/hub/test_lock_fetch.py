@@ -129,8 +129,8 @@ def test_a_repository_with_a_faulty_index_is_one_line_that_names_it(workdir, hub
     hub.add_repo("acme/odd", {**MODEL, index: b"[]"})
     said = refused(workdir.lock("acme/short", "acme/odd")).splitlines()
     assert said == [
-        f"model acme/short: b.safetensors, which {index} names, is not there",
-        f"model acme/odd: {index}: not a safetensors index",
+        f"hub_lock: model acme/short: b.safetensors, which {index} names, is not there",
+        f"hub_lock: model acme/odd: {index}: not a safetensors index",
     ]
 
 
