@@ -34,59 +34,85 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = "resources/llama.cpp/bin"
 
 
-def commands(made: Artifact) -> list[str]:
-    """What a person would type for an artifact; nothing for reports and cards, which nobody types."""
-    out, options = made.path, made.options
-    up = {role: artifact.path for role, artifact in made.inputs.items()}
-    gguf = up.get("gguf", "")
-    smoke = ["-n", "24", "-no-cnv", "--temp", "0", "--no-warmup", "--simple-io", "--check-tensors"]
-    if made.rule == "merge":
-        places = {role.removeprefix("model "): f"./{path}" for role, path in up.items()}
-        merge = yaml.safe_dump(substitute_references(options["merge"], places))
-        return [
-            f"cat > merge.yaml <<'END'\n{merge}END",
-            shlex.join(["mergekit-yaml", "merge.yaml", out, "--random-seed", "42"]),
-        ]
-    if made.rule == "convert":
-        converter = "resources/llama.cpp/convert_hf_to_gguf.py"
-        kind = ["--outtype", options["outtype"], "--model-name", options["model_name"]]
-        convert = [sys.executable, converter, up["model"], *kind, "--outfile", out]
-        return [shlex.join(convert), shlex.join([f"{TOOLS}/llama-completion", "-m", out, *smoke])]
-    if made.rule == "imatrix":
-        flags = [*imatrix_flags(options), "--output-format", "dat", "-t", "1", "-o", out]
-        return [shlex.join([f"{TOOLS}/llama-imatrix", "-m", gguf, "-f", up["corpus"], *flags])]
-    if made.rule == "quantize":
-        imatrix = ["--imatrix", up["imatrix"]] if "imatrix" in up else []
-        flags = [*imatrix, *quantize_flags(options)]
-        return [shlex.join([f"{TOOLS}/llama-quantize", *flags, gguf, out, options["type"], "2"])]
-    if made.rule == "split":
-        size = ["--split", "--split-max-size", options["split_max_size"]]
-        prefix = f"{out}/{made.model}-{Path(out).name}"
-        split = shlex.join([f"{TOOLS}/llama-gguf-split", *size, gguf, prefix])
-        return [f"mkdir -p {shlex.quote(out)}", split]
-    perplexity = [f"{TOOLS}/llama-perplexity", "-t", "1", "-m", gguf]
-    if made.rule == "base_logits":
-        flags = [*context_flags(options), "-f", up["corpus"], "--kl-divergence-base", out]
-        return [shlex.join([*perplexity, *flags])]
-    if made.rule == "evaluate":
-        flags = [
-            "-c",
-            str(options["context"]),
-            "--kl-divergence-base",
-            up["base"],
-            "--kl-divergence",
-        ]
-        report = f"{shlex.join([*perplexity, *flags])} > {shlex.quote(out)}"
-        return [report, shlex.join([f"{TOOLS}/llama-completion", "-m", gguf, *smoke])]
-    return []
+SMOKE = ["-n", "24", "-no-cnv", "--temp", "0", "--no-warmup", "--simple-io", "--check-tensors"]
+
+
+def merge(out: str, up: dict[str, str], options: dict) -> list[str]:
+    """mergekit, from a file."""
+    places = {role.removeprefix("model "): f"./{path}" for role, path in up.items()}
+    text = yaml.safe_dump(substitute_references(options["merge"], places))
+    typed = ["mergekit-yaml", "merge.yaml", out, "--random-seed", "42"]
+    return [f"cat > merge.yaml <<'END'\n{text}END", shlex.join(typed)]
+
+
+def convert(out: str, up: dict[str, str], options: dict) -> list[str]:
+    """The converter, and a few words from what it has made."""
+    kind = ["--outtype", options["outtype"], "--model-name", options["model_name"]]
+    typed = [sys.executable, "resources/llama.cpp/convert_hf_to_gguf.py", up["model"], *kind]
+    return [shlex.join([*typed, "--outfile", out]), smoke(out)]
+
+
+def imatrix(out: str, up: dict[str, str], options: dict) -> list[str]:
+    """llama-imatrix."""
+    flags = [*imatrix_flags(options), "--output-format", "dat", "-t", "1", "-o", out]
+    return [tool("llama-imatrix", "-m", up["gguf"], "-f", up["corpus"], *flags)]
+
+
+def quantize(out: str, up: dict[str, str], options: dict) -> list[str]:
+    """llama-quantize."""
+    matrix = ["--imatrix", up["imatrix"]] if "imatrix" in up else []
+    flags = [*matrix, *quantize_flags(options)]
+    return [tool("llama-quantize", *flags, up["gguf"], out, options["type"], "2")]
+
+
+def split(out: str, up: dict[str, str], options: dict) -> list[str]:
+    """llama-gguf-split."""
+    size, prefix = options["split_max_size"], f"{out}/{Path(up['gguf']).stem}"
+    typed = tool("llama-gguf-split", "--split", "--split-max-size", size, up["gguf"], prefix)
+    return [f"mkdir -p {shlex.quote(out)}", typed]
+
+
+def base_logits(out: str, up: dict[str, str], options: dict) -> list[str]:
+    """llama-perplexity, of the unquantized model."""
+    flags = [*context_flags(options), "-f", up["corpus"], "--kl-divergence-base", out]
+    return [tool("llama-perplexity", "-t", "1", "-m", up["gguf"], *flags)]
+
+
+def evaluate(out: str, up: dict[str, str], options: dict) -> list[str]:
+    """llama-perplexity against it, and a few words from the form."""
+    flags = ["-c", str(options["context"]), "--kl-divergence-base", up["base"], "--kl-divergence"]
+    measured = tool("llama-perplexity", "-t", "1", "-m", up["gguf"], *flags)
+    return [f"{measured} > {shlex.quote(out)}", smoke(up["gguf"])]
+
+
+def tool(name: str, *words: str) -> str:
+    """A command line of llama.cpp."""
+    return shlex.join([f"{TOOLS}/{name}", *words])
+
+
+def smoke(gguf: str) -> str:
+    """The command line that loads a GGUF and lets it write a few words."""
+    return tool("llama-completion", "-m", gguf, *SMOKE)
+
+
+# What a person would type for an artifact, by its rule; reports and cards nobody types.
+STEPS = (merge, convert, imatrix, quantize, split, base_logits, evaluate)
+TYPED = {step.__name__: step for step in STEPS}
+
+
+def commands(artifact: Artifact) -> list[str]:
+    """The command lines of an artifact; none for what nobody types."""
+    up = {role: made_from.path for role, made_from in artifact.inputs.items()}
+    typed = TYPED.get(artifact.rule)
+    return typed(artifact.path, up, artifact.options) if typed else []
 
 
 def script(graph: Graph) -> str:
     """The shell script of a whole config, in the order in which the config declares."""
     lines = ["set -e", "export OMP_WAIT_POLICY=PASSIVE"]
-    for made in graph:
-        if typed := commands(made):
-            lines += [f"mkdir -p {shlex.quote(str(Path(made.path).parent))}", *typed]
+    for artifact in graph:
+        if typed := commands(artifact):
+            lines += [f"mkdir -p {shlex.quote(str(Path(artifact.path).parent))}", *typed]
     return "\n".join(
         f"{line} </dev/null" if "<<" not in line and "mkdir" not in line else line for line in lines
     )

@@ -38,8 +38,8 @@ def describe(wanted: WantedRecipe) -> dict[str, Any]:
         if evaluated:
             measured = json.loads(Path(evaluations[form]).read_text())
             conditions |= {key: measured[key] for key in ("corpus", "context", "chunks")}
-        if not about["quantized"] and about["file"].endswith(".gguf"):
-            parameters = record.notes.get("parameters")
+        if not about["quantized"] and "parameters" in record.notes:
+            parameters = record.notes["parameters"]
             # A file of the user's own was made elsewhere: what has measured it tells the version.
             tools = record.recipe["tools"] or (evaluated.recipe["tools"] if evaluated else {})
             if version := tools.get("llama.cpp"):
@@ -64,10 +64,13 @@ def describe(wanted: WantedRecipe) -> dict[str, Any]:
 
 
 def fallbacks_of(record: Record) -> dict[str, Any] | None:
-    """Which tensors of a quant are of another type than its name says, from its header."""
-    if record.recipe["step"] != "quantize":
-        return None
+    """Which tensors of a quant are of another type than its name says, from its header.
+
+    Only quants of llama-quantize have a type.
+    """
     options, with_imatrix = record.recipe["options"], "imatrix" in record.recipe["inputs"]
+    if "type" not in options:
+        return None
     found = fallbacks.found(read_gguf(Path(record.artifact)), options, with_imatrix)
     return found and asdict(found)
 
