@@ -5,6 +5,8 @@ makes: nothing; `accept` writes into records, `clean_orphans` deletes what it ha
        directory of its own
 """
 
+from lib.run.requests import config_file
+
 
 localrules:
     accept,
@@ -24,7 +26,7 @@ rule why:
     conda:
         "../envs/quantmill.yaml"
     params:
-        config=lambda wildcards: session.leave_config(),
+        config=lambda wildcards: config_file(session),
     shell:
         "script ask_why.py --config {params.config:q} | tee {log:q}"
 
@@ -36,7 +38,7 @@ rule plan:
     conda:
         "../envs/quantmill.yaml"
     params:
-        config=lambda wildcards: session.leave_config(),
+        config=lambda wildcards: config_file(session),
         cores=workflow.cores or 1,
     shell:
         "script ask_plan.py --config {params.config:q} --cores {params.cores} | tee {log:q}"
@@ -49,7 +51,7 @@ rule status:
     conda:
         "../envs/quantmill.yaml"
     params:
-        config=lambda wildcards: session.leave_config(),
+        config=lambda wildcards: config_file(session),
     shell:
         "script ask_status.py --config {params.config:q} | tee {log:q}"
 
@@ -61,7 +63,7 @@ rule verify:
     conda:
         "../envs/quantmill.yaml"
     params:
-        config=lambda wildcards: session.leave_config(),
+        config=lambda wildcards: config_file(session),
     shell:
         "script ask_verify.py --config {params.config:q} | tee {log:q}"
 
@@ -73,7 +75,7 @@ rule verify_rebuild:
     conda:
         "../envs/quantmill.yaml"
     params:
-        config=lambda wildcards: session.leave_config(),
+        config=lambda wildcards: config_file(session),
         cores=workflow.cores or 1,
         snakefile=f"{workflow.basedir}/Snakefile",
     shell:
@@ -92,7 +94,7 @@ rule accept:
     conda:
         "../envs/quantmill.yaml"
     params:
-        config=lambda wildcards: session.leave_config(),
+        config=lambda wildcards: config_file(session),
         cores=workflow.cores or 1,
         snakefile=f"{workflow.basedir}/Snakefile",
     shell:
@@ -111,7 +113,7 @@ rule orphans:
     conda:
         "../envs/quantmill.yaml"
     params:
-        config=lambda wildcards: session.leave_config(),
+        config=lambda wildcards: config_file(session),
     shell:
         "script ask_orphans.py --config {params.config:q} | tee {log:q}"
 
@@ -123,6 +125,6 @@ rule clean_orphans:
     conda:
         "../envs/quantmill.yaml"
     params:
-        config=lambda wildcards: session.leave_config(),
+        config=lambda wildcards: config_file(session),
     shell:
         "script ask_orphans.py --config {params.config:q} --delete | tee {log:q}"

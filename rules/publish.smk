@@ -5,6 +5,13 @@ makes: config/sources.lock.yaml, results/MODEL/README.FAMILY.md (cards of reposi
        where each form has its own), and what is on the hub
 """
 
+from lib.run.requests import (
+    config_file,
+    manifest_file,
+    references_file,
+    repository_cards,
+)
+
 
 localrules:
     lock,
@@ -20,7 +27,7 @@ rule lock:
     conda:
         "../envs/quantmill.yaml"
     params:
-        sources=lambda wildcards: session.references_file(),
+        sources=lambda wildcards: references_file(session),
         only=["--only", ",".join(session.options.only)] if session.options.only else [],
     shell:
         r"""
@@ -36,7 +43,7 @@ rule preflight:
     conda:
         "../envs/quantmill.yaml"
     params:
-        config=lambda wildcards: session.leave_config(),
+        config=lambda wildcards: config_file(session),
         cluster=lambda wildcards: [] if workflow.local_exec else ["--cluster"],
     shell:
         r"""
@@ -47,13 +54,13 @@ rule preflight:
 rule publish_plan:
     """What `publish` would add, replace and leave on the hub, and what still stands in its way."""
     input:
-        cards=lambda wildcards: session.repository_cards(),
+        cards=lambda wildcards: repository_cards(session),
     log:
         "logs/publish_plan.log",
     conda:
         "../envs/quantmill.yaml"
     params:
-        manifest=lambda wildcards: session.manifest_file(),
+        manifest=lambda wildcards: manifest_file(session),
     shell:
         r"""
         script publish.py plan --manifest {params.manifest:q} | tee {log:q}
@@ -63,13 +70,13 @@ rule publish_plan:
 rule publish:
     """Upload what `publish_plan` lists, and nothing else."""
     input:
-        cards=lambda wildcards: session.repository_cards(),
+        cards=lambda wildcards: repository_cards(session),
     log:
         "logs/publish.log",
     conda:
         "../envs/quantmill.yaml"
     params:
-        manifest=lambda wildcards: session.manifest_file(),
+        manifest=lambda wildcards: manifest_file(session),
     shell:
         r"""
         script publish.py push --manifest {params.manifest:q} | tee {log:q}

@@ -3,6 +3,8 @@
 Nothing fresh is in the graph of jobs.
 """
 
+from lib.run import lifecycle
+
 
 localrules:
     merges,
@@ -58,8 +60,8 @@ rule reports:
 
 onstart:
     local = workflow.local_exec
-    session.start(workflow.cores if local else 8 * workflow.nodes, local)
+    lifecycle.begin(session, workflow.cores if local else 8 * workflow.nodes, local)
 
 
 onsuccess:
-    session.summary()
+    lifecycle.end(session)

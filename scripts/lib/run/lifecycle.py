@@ -1,0 +1,66 @@
+"""Before the first job of a run, and after its last."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from lib.errors import UserError, plainly
+from lib.planning.staleness import Plan
+from lib.run.console import summary
+from lib.run.hold import clear_abandoned, hold_directory
+from lib.run.requests import config_file
+from lib.run.session import ANSWERS, Session
+from lib.stages.registry import STAGES
+from lib.units import count, is_are
+
+# Targets that do something else than build, and say so themselves.
+ACTIONS = {"clean_orphans", "verify_rebuild", "publish"}
+PREFLIGHT = Path(__file__).parents[2] / "ask_preflight.py"
+
+
+@plainly
+def begin(session: Session, cores: int, local: bool) -> None:
+    """Make sure that no other run is here, that nothing would fail later, and that the disk is large enough.
+
+    local: the jobs run on this machine. Raises UserError.
+    """
+    if session.asked_only(ANSWERS):
+        return
+    hold_directory()
+    clear_abandoned()
+    if not session.options.ignore_preflight:
+        preflight(session, local)
+    if session.building and not session.options.ignore_disk:
+        # Imported for builds only: a dry run does without.
+        from lib.forecast.outlook import forecast
+
+        building = session.plan.builds(session.building.values())
+        outlook = forecast(session.graph, building, cores)
+        if not outlook.fits:
+            raise UserError(outlook.refusal(session.config.reclaim))
+
+
+def preflight(session: Session, local: bool) -> None:
+    """Raise UserError with what would make the build fail later, if it is long enough to be asked."""
+    long = (a for a in session.building.values() if STAGES[a.rule].is_long)
+    models = sorted({artifact.model for artifact in long})
+    if not models:
+        return
+    command = [sys.executable, str(PREFLIGHT), "--config", config_file(session)]
+    command += ["--models", ",".join(models), "--no-publish", *([] if local else ["--cluster"])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stdout.splitlines() if not line.startswith("ok ")]
+        hint = "(--config ignore_preflight=true builds all the same)"
+        raise UserError(*lines, done.stderr.strip(), hint)
+
+
+def end(session: Session) -> None:
+    """Print what there is now, where, and what is still stale."""
+    if session.asked_only(ANSWERS | ACTIONS):
+        return
+    print(summary(session.graph))
+    if left := len(Plan(session.graph).stale(session.graph)):
+        # Not asked for, or made from what has come out with other bytes than before.
+        which = f"{count(left, 'artifact')} {is_are(left)}"
+        print(f"{which} not up to date: `snakemake why` says why.")

@@ -1,0 +1,39 @@
+"""What programs are asked, left as JSON files in the directory of the run's state."""
+
+import json
+from typing import Any
+
+from lib.errors import plainly
+from lib.hub.references import hub_sources
+from lib.planning.publishing import manifest
+from lib.record.layout import RUN_STATE
+from lib.run.session import Session
+
+
+def config_file(session: Session) -> str:
+    """The config as Snakemake has it, with the options of `--config`, for the ask_* programs."""
+    return _left("config", session.raw)
+
+
+def references_file(session: Session) -> str:
+    """Every hub reference of the chosen models, for scripts/hub_lock.py."""
+    sources = hub_sources(session.config, session.graph.names)
+    return _left("references", [vars(source) for source in sources])
+
+
+def manifest_file(session: Session) -> str:
+    """What belongs on the hub, for scripts/publish.py."""
+    return _left("publish", manifest(session.graph))
+
+
+@plainly
+def repository_cards(session: Session) -> list[str]:
+    """The stale cards of the repositories: they alone depend on how a model is published."""
+    return [a.path for a in session.graph if a.on_demand and session.is_stale(a)]
+
+
+def _left(name: str, request: Any) -> str:
+    path = RUN_STATE / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(request), encoding="utf-8")  # in the order of the config
+    return str(path)
