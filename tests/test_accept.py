@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-import lib.planning.graph
+import lib.stages.shared
 from lib.planning.acceptance import adopt, judge
 from lib.record import recipe as recipes
 from project import FORMS, Planned, Project, append, evaluations, everything, of, shards
@@ -180,7 +180,7 @@ def test_another_version_of_a_tool_is_accepted_and_named(tmp_path, monkeypatch):
     project = Project.create(tmp_path / "project")
     monkeypatch.chdir(project.path)
     planned = Planned(project.config)
-    monkeypatch.setattr(lib.planning.graph, "llama_version", lambda path, contents: "b99999-new")
+    monkeypatch.setattr(lib.stages.shared, "llama_version", lambda path, contents: "b99999-new")
     session = planned.session()
     answer = judge(session.plan, session.graph)
     assert answer.refused == [] and len(answer.adopted) == 17
