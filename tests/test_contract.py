@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import lib.planning.graph
+import lib.stages.shared
 from lib.record.tools import CONVERTER, LLAMA_TOOLS
 from project import (
     FORMS,
@@ -1007,7 +1007,7 @@ BY_LLAMA_CPP = (
 def test_another_version_of_llama_cpp_makes_stale_what_it_makes(planned, monkeypatch):
     p = planned(GGUF)
     assert p.plan() == NOTHING
-    monkeypatch.setattr(lib.planning.graph, "llama_version", lambda path, contents: "b99999")
+    monkeypatch.setattr(lib.stages.shared, "llama_version", lambda path, contents: "b99999")
     assert p.plan() == exl2(*BY_LLAMA_CPP) | {"resources/llama.cpp"}
 
 
