@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import lib.planning.graph
+import lib.stages.merge
 import lib.stages.shared
 from lib.record.tools import CONVERTER, LLAMA_TOOLS
 from project import (
@@ -1015,9 +1017,9 @@ def test_another_version_of_mergekit_makes_stale_the_merge_and_what_is_made_from
     planned, monkeypatch
 ):
     p = planned({"merge": EXL2["merge"], "gguf": {"quants": ["Q8_0"], "imatrix": False}})
-    version = lib.planning.graph.package_version
+    version = lib.stages.merge.package_version
     monkeypatch.setattr(
-        lib.planning.graph,
+        lib.stages.merge,
         "package_version",
         lambda name: "9.9" if name == "mergekit" else version(name),
     )
