@@ -47,9 +47,7 @@ class Sizes:
 
         roles: the inputs that count (`model`: all that begin with it); empty: all of them.
         """
-        inputs = artifact.inputs.items()
-        counted = (up for role, up in inputs if not roles or role.split(" ")[0] in roles)
-        return sum(self._content(up) for up in counted)
+        return sum(map(self._content, artifact.inputs_in(roles)))
 
     def _content(self, artifact: Artifact) -> int:
         linked = directory_size(artifact, self) if artifact.links and artifact.directory else None

@@ -1,6 +1,6 @@
 """An artifact: one thing that is built, and the recipe by which it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -52,6 +52,11 @@ class Artifact:
 
     def __post_init__(self):
         self.outputs = self.outputs or (self.path,)
+
+    def inputs_in(self, roles: Collection[str]) -> list["Artifact"]:
+        """Its inputs in these roles (`model`: all that begin with it); no roles: all of them."""
+        inputs = self.inputs.items()
+        return [up for role, up in inputs if not roles or role.split(" ")[0] in roles]
 
     @cached_property
     def recipe(self) -> dict[str, Any]:

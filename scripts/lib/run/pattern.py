@@ -75,9 +75,7 @@ class Pattern:
 
 def _read_by(artifact: Artifact) -> int:
     """Bytes of weights that a step reads, from the records; 0 where nothing is known yet."""
-    roles = STAGES[artifact.rule].reads
-    inputs = artifact.inputs.items()
-    counted = (up for role, up in inputs if not roles or role.split(" ")[0] in roles)
+    counted = artifact.inputs_in(STAGES[artifact.rule].reads)
     records = (recipes.read(up.path) for up in counted)
     return sum(record.bytes for record in records if record)
 
