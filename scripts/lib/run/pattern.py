@@ -1,7 +1,7 @@
 """The artifacts of a rule: what the sections of a rule ask, and get for concrete wildcards."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.errors import plainly
 from lib.forecast import resources
@@ -82,7 +82,5 @@ def _read_by(artifact: Artifact) -> int:
 
 def tokens_of(artifact: Artifact) -> int:
     """Tokens that a step runs a model over: chunks x context; 0 where the config leaves it open."""
-    options: dict[str, Any] = artifact.options
-    if "base" in artifact.inputs:
-        options = artifact.inputs["base"].options
+    options = artifact.options
     return (options.get("chunks") or 0) * (options.get("context") or 0)
