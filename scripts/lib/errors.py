@@ -1,17 +1,20 @@
-"""A user's mistake, and the one handler with which every program ends.
+"""UserError, the class for a user's mistakes, and `program`, which ends every program.
 
-A UserError ends a program with `PROGRAM: message` on stderr, a line a problem, and status 1. An
-interrupt (Ctrl-C) ends it with status 130, a reader that has gone (`| head`) with 141, both without
-a word. Everything else is a bug of ours and keeps its traceback.
+How a program ends:
 
-So does an OSError, for most mean that the program lost its way; but not two kinds: one about a file
-or directory that the command line names, or something in it (missing, unreadable, not to be
-written: nobody knows better than the operating system, and no place that opens a file need say it
-again), and a full disk. A file that is named elsewhere, in a config or a recipe, is turned into a
-UserError by the place that opens it.
+- A UserError prints `PROGRAM: message` on stderr, one line for each problem. The status is 1.
+- An interrupt (Ctrl-C) prints nothing. The status is 130.
+- A reader that closes the pipe (`| head`) prints nothing. The status is 141.
+- Any other exception is a bug of Quantmill's and keeps its traceback.
 
-How a program ends decides no bytes: lib/record/code.py leaves this module out of what it counts, so
-nothing that decides belongs here. Standard library only; all other rooms may import it.
+Most OSErrors are bugs too. Two kinds are not, and no code needs to catch them: a full disk, and an
+error about a file or directory that the command line names, or about something inside it (it is
+missing, unreadable or not writable). They end like a UserError, with the operating system's
+message. Code that opens a file which is named elsewhere (in a config, in a recipe) raises a
+UserError itself.
+
+How a program ends decides no bytes, so lib/record/code.py does not count this module. Keep code
+that decides bytes out of it. It uses the standard library only; every module may import it.
 """
 
 import errno
@@ -23,14 +26,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-# As a shell tells of a program that was ended by SIGINT or SIGPIPE.
+# The statuses that a shell reports for a program that SIGINT or SIGPIPE has ended.
 INTERRUPTED, READER_GONE = 130, 141
 
 
 class UserError(Exception):
-    """Something that the user can mend: in a config, in a file, on the command line, on the machine.
+    """A mistake that the user can repair: in a config, a file, the command line or the machine.
 
-    The message says which key or file and what to do, in one line; several problems are a line each.
+    Each of `lines` is one problem. It names the key or the file, and says what to do.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -38,14 +41,14 @@ class UserError(Exception):
 
     @property
     def lines(self) -> list[str]:
-        """The problems, a line each."""
+        """The problems, one line each."""
         return str(self).splitlines()
 
 
 def program(main: Callable[[], int | None], prefix: str | None = None) -> NoReturn:
-    """Run a program and end this process: with what `main` returns as its status, nothing being 0.
+    """Call `main` and end this process. The status is what `main` returns; None counts as 0.
 
-    prefix: what a line about a mistake begins with; the program's name where it is left out.
+    prefix: the text before each line of a UserError; by default the program's name and a colon.
     """
     if prefix is None:
         prefix = f"{Path(sys.argv[0]).stem.removeprefix('ask_')}: "
@@ -53,11 +56,11 @@ def program(main: Callable[[], int | None], prefix: str | None = None) -> NoRetu
         try:
             status = main()
         finally:
-            sys.stdout.flush()  # what is told of a mistake stands last, in a log too
+            sys.stdout.flush()  # so that a UserError comes last, in a log too
     except UserError as error:
         lines = error.lines
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again
         sys.exit(READER_GONE)
     except OSError as error:
         if not _is_the_users(error):
@@ -72,7 +75,7 @@ def program(main: Callable[[], int | None], prefix: str | None = None) -> NoRetu
 
 
 def _is_the_users(error: OSError) -> bool:
-    """Whether it is about a full disk, or about what the command line names or what lies in that."""
+    """Whether the disk is full, or the file is named on the command line or lies inside such."""
     if error.errno in DISK_FULL:
         return True
     if not isinstance(error.filename, str | os.PathLike):
@@ -83,9 +86,9 @@ def _is_the_users(error: OSError) -> bool:
 
 
 def plainly(ask: Callable) -> Callable:
-    """For what Snakemake calls: a user's mistake ends it with the message alone.
+    """Decorate a function that Snakemake calls: a UserError then ends Snakemake with its message.
 
-    Snakemake (9.27.1) shows any other exception with the rule's lines or with a traceback.
+    Without this, Snakemake (9.27.1) adds the rule's lines or a traceback to the message.
     """
 
     @wraps(ask)

@@ -1,8 +1,8 @@
-"""Sizes and numbers as people read them."""
+"""Sizes and numbers in words, for messages and reports."""
 
 
 def human(size: float) -> str:
-    """Bytes, in powers of 1000: 1234567 is 1.2 MB."""
+    """The text for `size` bytes, in powers of 1000: 1234567 gives "1.2 MB"."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -11,10 +11,10 @@ def human(size: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """1 file, 2 files."""
+    """A number and its noun, with a plural s unless the number is 1: "1 file", "2 files"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def is_are(number: int) -> str:
-    """The verb for a number of things."""
+    """The verb that goes with `number` things: "is" for 1, else "are"."""
     return "is" if number == 1 else "are"

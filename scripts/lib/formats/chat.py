@@ -1,4 +1,4 @@
-"""A model's chat template and special tokens, from whatever form of it is at hand."""
+"""Reads the chat template and the special tokens of a GGUF file or of a model directory."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from lib.formats.gguf_file import read_gguf
 
-# What templates call the special tokens, and GGUF headers.
+# {a special token's name in chat templates: its key in GGUF headers}
 TOKENS = {
     "bos_token": "tokenizer.ggml.bos_token_id",
     "eos_token": "tokenizer.ggml.eos_token_id",
@@ -16,9 +16,10 @@ TOKENS = {
 
 
 def read(place: Path) -> tuple[str | None, dict[str, str]]:
-    """(chat template or None, {name: special token}) of a GGUF file or a model directory.
+    """The chat template (None if there is none) and {name: text} of the special tokens in TOKENS.
 
-    Raises UserError and OSError.
+    place: a GGUF file or a model directory. A token that the model does not have is "".
+    Raises UserError for a damaged GGUF file, ValueError for a file that is not JSON, and OSError.
     """
     return _of_directory(place) if place.is_dir() else _of_gguf(place)
 
@@ -34,7 +35,7 @@ def _of_gguf(file: Path) -> tuple[str | None, dict[str, str]]:
 def _of_directory(directory: Path) -> tuple[str | None, dict[str, str]]:
     facts = _json(directory / "tokenizer_config.json")
     template = facts.get("chat_template")
-    if isinstance(template, list):  # several named ones
+    if isinstance(template, list):  # several templates, each with a name
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
     plain = directory / "chat_template.jinja"
     if plain.is_file():

@@ -1,4 +1,4 @@
-"""Whether there is text in a corpus."""
+"""Checks that a corpus, a .txt or .parquet file, holds text."""
 
 from pathlib import Path
 
@@ -8,9 +8,10 @@ CHUNK = 1 << 16  # characters
 
 
 def fault(path: Path) -> str | None:
-    """Why there is no text in a .txt or .parquet file, in words; None where there is some.
+    """Why a .txt or .parquet file holds no text, in words ("is empty"); None if it holds some.
 
-    Reads no further than to the first character that is not white space. OSError if it cannot be read.
+    Reads only as far as the first character that is not white space. Raises OSError if the file
+    cannot be read. Without pyarrow, a .parquet file is not checked.
     """
     return _parquet_fault(path) if path.suffix == ".parquet" else _text_fault(path)
 
@@ -26,7 +27,7 @@ def _text_fault(path: Path) -> str | None:
 
 
 def _parquet_fault(path: Path) -> str | None:
-    """Only where pyarrow is installed, which a process that plans need not have."""
+    """As `fault`. Planning may run without pyarrow; then there is nothing to say."""
     try:
         import pyarrow
         import pyarrow.parquet

@@ -1,7 +1,7 @@
 """The statistics of `llama-perplexity --kl-divergence`, from per-token values of any engine.
 
-Definitions as in tools/perplexity/perplexity.cpp, kl_divergence(), of llama.cpp b10605; keys as in
-kld_report.py.
+The definitions are those of kl_divergence() in tools/perplexity/perplexity.cpp of llama.cpp b10605.
+The keys are those of kld_report.py.
 """
 
 import math
@@ -18,10 +18,12 @@ DELTA_P_QUANTILES = KLD_QUANTILES | {"p75": 0.75, "p25": 0.25}
 
 
 def windows(tokens: np.ndarray, context: int, chunks: int | None, bos: int | None) -> np.ndarray:
-    """Cut `tokens` (n,) into rows of `context` tokens, int64 (chunks, context).
+    """Cut `tokens`, an array (n,), into rows of `context` tokens: int64, (rows, context).
 
-    `bos`, where the model has one, stands in place of each row's first token. A shorter last row is
-    left out; `chunks` limits their number. Raises UserError where there are less than two rows.
+    Tokens at the end that do not fill a row are left out.
+    chunks: the greatest number of rows; all if it is None or negative.
+    bos: the token that replaces the first of each row; None if the model has none.
+    Raises UserError if there are fewer than 2 * context tokens.
     """
     if len(tokens) < 2 * context:
         raise UserError(
@@ -37,12 +39,15 @@ def windows(tokens: np.ndarray, context: int, chunks: int | None, bos: int | Non
 
 
 def scored(context: int) -> slice:
-    """Positions whose output is scored, against the token that follows: a window's second half."""
+    """The positions of a window of `context` tokens whose output is scored: its second half.
+
+    Each is scored against the token that follows, so the last position is not among them.
+    """
     return slice(context // 2, context - 1)
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error, 0 where there are too few values for one."""
+    """The mean of `values` (n,) and its standard error, which is 0 for 10 values or fewer."""
     count = len(values)
     mean = values.sum() / count
     variance = (values * values).sum() / count - mean * mean
@@ -55,11 +60,13 @@ def summary(
     kld: np.ndarray,
     same_top: np.ndarray,
 ) -> dict:
-    """The statistics of all scored tokens.
+    """The statistics of all scored tokens, with the keys of kld_report.py.
 
-    All arrays are (n,): negative log-likelihood of the token under the model and under the
-    reference, KL divergence (all in nats), and whether both think the same token the likeliest.
-    Raises UserError for values that are not finite, and for less than 100 tokens.
+    All arrays are (n,), one value for each scored token.
+    nll, nll_base: its negative log-likelihood under the model and under the reference, in nats.
+    kld: the KL divergence between the two, in nats.
+    same_top: whether both find the same token the most probable.
+    Raises UserError if a value is not finite, and for fewer than 100 tokens.
     """
     nll, nll_base, kld = (np.asarray(a, dtype=np.float64) for a in (nll, nll_base, kld))
     if not all(np.isfinite(a).all() for a in (nll, nll_base, kld)):
@@ -109,7 +116,7 @@ def _perplexity(nll: np.ndarray, nll_base: np.ndarray) -> dict[str, float | None
 
 
 def _root(variance: float) -> float | None:
-    """None where rounding makes the variance of two all but equal models negative."""
+    """The square root. None if rounding made the variance of two nearly equal models negative."""
     return math.sqrt(variance) if variance >= 0 else None
 
 

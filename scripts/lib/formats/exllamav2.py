@@ -1,6 +1,6 @@
-"""What exllamav2 needs and makes: its environment, a directory it can read, checks of its output.
+"""Prepares what exllamav2 reads (environment, model directory, flags), and checks what it writes.
 
-Pure standard library; written against exllamav2 0.3.2.
+Standard library only. Written against exllamav2 0.3.2.
 """
 
 import json
@@ -12,9 +12,9 @@ from lib.errors import UserError
 from lib.formats.model_files import model_files
 from lib.formats.safetensors import read_header
 
-# Without flash-attn, attention goes through SDPA, and there exllamav2 0.3.2 forgets the causal mask
-# (attn.py, _attn_torch: `in block_diag_layers or causal` takes a block mask that is None). Every
-# token then sees the tokens after it, while calibrating too. This turns to its other, right path.
+# Without flash-attn, exllamav2 0.3.2 uses SDPA and forgets the causal mask (attn.py, _attn_torch:
+# `in block_diag_layers or causal` takes a block mask that is None). Each token then sees the tokens
+# after it, in calibration too. This setting selects the other path, which is right.
 # Not needed once exllamav2's perplexity without flash-attn equals that of transformers.
 ENVIRONMENT = {"EXLLAMA_NO_SDPA": "1"}
 
@@ -23,18 +23,18 @@ SHARD = re.compile(r"output-(\d{5})-of-(\d{5})\.safetensors")
 
 
 def exllama_config(config: dict) -> dict:
-    """config.json as exllamav2 0.3.2 reads it.
+    """A copy of a config.json, as a dict, that exllamav2 0.3.2 reads correctly.
 
-    transformers 5 writes `rope_parameters`. exllamav2 looks for `rope_theta` and `rope_scaling`,
-    and where they are missing takes a theta of 10000 without a word: another model. Not needed
-    once it reads `rope_parameters`.
+    transformers 5 writes `rope_parameters`, but exllamav2 looks for `rope_theta` and
+    `rope_scaling`. If they are missing, it silently takes a theta of 10000, which makes another
+    model. Not needed once exllamav2 reads `rope_parameters`.
     """
     result = dict(config)
     for part in (result, result.get("text_config")):
         if not isinstance(part, dict) or not isinstance(part.get("rope_parameters"), dict):
             continue
         rope = part["rope_parameters"]
-        if isinstance(rope.get("full_attention"), dict):  # one set of parameters a kind of layer
+        if isinstance(rope.get("full_attention"), dict):  # one set for each kind of layer
             rope = rope["full_attention"]
         rope = dict(rope)
         if (theta := rope.pop("rope_theta", None)) is not None:
@@ -51,10 +51,10 @@ def exllama_config(config: dict) -> dict:
 
 
 def make_view(model: Path, view: Path) -> None:
-    """Links to the files of `model` in the new directory `view`, with a config.json for exllamav2.
+    """Make the directory `view`: links to the files of `model`, and a config.json for exllamav2.
 
-    Raises UserError where there is no tokenizer.json, the only tokenizer that exllamav2 reads, and
-    for a directory that is no whole model.
+    Raises UserError if `model` has no tokenizer.json, the only tokenizer that exllamav2 reads, or
+    is not a complete model.
     """
     files = model_files(model)
     if not (model / "tokenizer.json").is_file():
@@ -74,10 +74,11 @@ def make_view(model: Path, view: Path) -> None:
 
 
 def readable(model: Path, view: Path) -> Path:
-    """The directory of a model as exllamav2 reads it right: `model` itself, or `view`, which is made then.
+    """A directory from which exllamav2 reads the model correctly: `model`, or `view` made from it.
 
-    An EXL2 directory is taken as it is where its config.json has what exllamav2 reads; those that
-    were converted by other means may have `rope_parameters` alone. Any other model gets a view.
+    An EXL2 directory is used as it is if its config.json has the keys that exllamav2 reads. One
+    that another program has converted may have only `rope_parameters`; it gets a view with a
+    corrected config.json. Every model that is not EXL2 gets a view by `make_view`.
 
     Raises UserError as `make_view` does, and for a config.json that cannot be read.
     """
@@ -97,7 +98,7 @@ def readable(model: Path, view: Path) -> Path:
 
 
 def layer_count(config: dict) -> int:
-    """Number of transformer layers of a config.json. Raises UserError where it does not say."""
+    """The number of transformer layers in a config.json. Raises UserError if it names none."""
     for part in (config, config.get("text_config", {})):
         for key in ("num_hidden_layers", "n_layers", "n_layer"):
             if isinstance(part.get(key), int):
@@ -106,9 +107,10 @@ def layer_count(config: dict) -> int:
 
 
 def check_measurement(file: Path, layers: int, whole: bool = True) -> None:
-    """Raises UserError unless `file` holds a measurement of each of `layers` layers.
+    """Check that `file`, exllamav2's measurement.json, has measurements of each of `layers` layers.
 
-    whole=False: the model's layers are not known; only whether it is a measurement is looked at.
+    whole: False if the number of layers is not known. Then only the format is checked.
+    Raises UserError if the check fails.
     """
     try:
         measurement = json.loads(file.read_text(encoding="utf-8"))["measurement"]
@@ -134,16 +136,17 @@ def check_measurement(file: Path, layers: int, whole: bool = True) -> None:
 
 
 def _options(tried: list | dict) -> list[dict]:
-    """The options measured for a module: a list, or lists by part for a parallel decoder."""
+    """The options measured for a module: one list, or for a parallel decoder one for each part."""
     if isinstance(tried, dict):
         return [option for part in tried.values() for option in part]
     return tried
 
 
 def check_quantized(directory: Path, view: Path, bits: float) -> None:
-    """Look whether `directory` is `view` in EXL2, whole, of `bits` bits a weight.
+    """Check that `directory` is a complete EXL2 quant, of `bits` bits per weight, of a model.
 
-    Raises UserError where it is not, and for a file of weights that is not whole.
+    view: the directory that was converted, as `make_view` made it.
+    Raises UserError if the check fails.
     """
     names = {file.name for file in directory.iterdir()} if directory.is_dir() else set()
     if not names:
@@ -198,6 +201,9 @@ def _read_config(directory: Path) -> dict:
 
 
 def exl2_flags(options: dict) -> list[str]:
-    """The flags of scripts/exl2_convert.py, from an artifact's options: both call them the same."""
+    """The flags of scripts/exl2_convert.py for an artifact's options, which have the same names.
+
+    An option of None gives no flag.
+    """
     given = {key: str(value) for key, value in options.items() if value is not None}
     return [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", value)]

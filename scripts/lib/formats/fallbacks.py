@@ -1,7 +1,7 @@
-"""Tensors that llama-quantize stores in another type than a quant's mixture has for them.
+"""Fallbacks: tensors that llama-quantize stores in another type than the mixture has for them.
 
-Most types pack 256 weights of a row into a block. Rows that are not a multiple of that get a type
-with smaller blocks; the tool calls it fallback quantization and says so in its log alone.
+Most types pack 256 weights of a row into a block. A row that is not a multiple of that gets a type
+with smaller blocks. llama-quantize calls this fallback quantization and tells it only in its log.
 """
 
 from collections import Counter
@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from lib.formats.mixture import Dims, Shape, block_size, misfits, quant_types
 
-if TYPE_CHECKING:  # gguf is slow to import, and nothing is needed of it here
+if TYPE_CHECKING:  # gguf is slow to import, and only the annotations need it
     from lib.formats.gguf_file import GgufFile
 
 
 @dataclass(frozen=True)
 class Fallbacks:
-    """count: how many of a quant's `tensors` they are; types: what they are stored in, the most
-    frequent first; block: weights in a block of the type that did not fit."""
+    """The fallbacks of one quant.
+
+    count: the number of fallbacks. tensors: the number of all tensors of the quant.
+    types: the types that the fallbacks are stored in, the most frequent first.
+    block: weights in a block of the type that did not fit; if several did not, of the largest.
+    """
 
     count: int
     tensors: int
@@ -26,7 +30,7 @@ class Fallbacks:
     block: int = 256
 
     def __str__(self) -> str:
-        """What is said of a quant, after its name."""
+        """The rest of a sentence that begins with the quant: "12 of 20 tensors have rows …"."""
         have, are = ("has", "is") if self.count == 1 else ("have", "are")
         return (
             f"{self.count} of {self.tensors} tensors {have} rows that are not a multiple of "
@@ -37,9 +41,9 @@ class Fallbacks:
 def planned(
     tensors: Mapping[str, Dims], shape: Shape, type_: str, options: Mapping[str, Any], imatrix: bool
 ) -> Fallbacks | None:
-    """Those of a quant that is not made yet, from its tensors' shapes; None where there are none.
+    """The fallbacks of a quant that is not built yet; None if there are none.
 
-    Arguments as for `lib.formats.mixture.quant_types`.
+    The arguments are those of `lib.formats.mixture.quant_types`.
     """
     if all(dims[0] % 256 == 0 for dims in tensors.values() if len(dims) > 1):
         return None
@@ -49,7 +53,10 @@ def planned(
 
 
 def found(gguf: "GgufFile", options: Mapping[str, Any], imatrix: bool) -> Fallbacks | None:
-    """Those of a finished quant, from its header and the options that it was made with."""
+    """The fallbacks of a finished quant; None if there are none.
+
+    gguf: the quant's header. options, imatrix: those of its recipe, as for `quant_types`.
+    """
     stored = {tensor.name: tensor.type_name.lower() for tensor in gguf.tensors}
     dims = {tensor.name: tensor.shape for tensor in gguf.tensors}
     wanted = misfits(dims, shape_of(gguf.metadata), options["type"], options, imatrix)
@@ -67,7 +74,10 @@ def _summary(
 
 
 def shape_of(metadata: Mapping[str, Any]) -> Shape:
-    """What decides a mixture, from a GGUF header; of numbers that differ by layer the largest."""
+    """The Shape of a model, from its GGUF metadata. Of a list by layer, the largest number counts.
+
+    A key that is missing counts as in a dense Llama of one layer.
+    """
     family = metadata.get("general.architecture", "llama")
 
     def number(key: str, default: int) -> int:
@@ -80,8 +90,9 @@ def shape_of(metadata: Mapping[str, Any]) -> Shape:
 
 
 def sentence(forms: Mapping[str, Fallbacks | None]) -> str:
-    """What is said of a model's forms together; empty where there is nothing to say.
+    """One sentence about the fallbacks of all forms of a model; "" if there are none.
 
+    forms: {form: its fallbacks}. For example:
     Tensors whose rows are not a multiple of 256 are stored in other types: 12 of 20 in Q2_K (q4_0).
     """
     groups: dict[tuple[int, int], list[str]] = {}

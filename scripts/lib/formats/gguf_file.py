@@ -1,7 +1,7 @@
-"""Reads what a GGUF file says about itself: its metadata and where its tensors are.
+"""Reads the header of a GGUF file: its metadata, and where its tensors lie.
 
-gguf's own GGUFReader makes an array for every token of the vocabulary, seconds for a real model;
-nothing here is read but the header, and tensor data is left where it is.
+gguf's own GGUFReader makes an array for each token of the vocabulary, which takes seconds for a
+real model. This module reads no tensor data.
 """
 
 import mmap
@@ -33,8 +33,11 @@ SCALARS = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """name; shape in ggml's order (the row width first); type by number and name; bytes from
-    `offset`, counted from the start of the file, to `offset + size`."""
+    """A tensor of a GGUF file.
+
+    shape: in ggml's order, the row width first. type: the number of its ggml type.
+    offset: where its data begins, in bytes from the start of the file. size: bytes of its data.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -44,17 +47,22 @@ class Tensor:
 
     @property
     def elements(self) -> int:
+        """The number of weights."""
         return prod(self.shape)
 
     @property
     def type_name(self) -> str:
+        """The name of its ggml type, such as Q4_K or BF16."""
         return GGMLQuantizationType(self.type).name
 
 
 @dataclass(frozen=True)
 class GgufFile:
-    """metadata: decoded values by key; raw: the same, each as its bytes in the file; tensors in
-    the file's order."""
+    """The header of a GGUF file.
+
+    metadata: {key: decoded value}. raw: {key: its type and value as the bytes of the file}.
+    tensors: in the file's order.
+    """
 
     path: Path
     metadata: dict[str, Any]
@@ -63,7 +71,7 @@ class GgufFile:
 
 
 class _Cursor:
-    """A position in the header, and the reads that move it on."""
+    """A position in the header, in bytes. Each read moves it on."""
 
     def __init__(self, data: mmap.mmap):
         self.data = data
@@ -96,9 +104,10 @@ class _Cursor:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Read the header of the GGUF file `path`.
+    """Read the header of a GGUF file of version 2 or 3.
 
-    Raises UserError (no GGUF, cut off, a tensor type that gguf does not know) and OSError.
+    Raises UserError if it is no such file, is cut off or damaged, or has a type that gguf does not
+    know; and OSError.
     """
     if path.stat().st_size < 24:
         raise UserError(f"{path}: not a GGUF file")

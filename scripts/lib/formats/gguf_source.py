@@ -1,4 +1,4 @@
-"""A GGUF file of the user's own as a model: what its header says of it."""
+"""Describes a GGUF file that a user gives as a model's source, from its header."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,22 +8,23 @@ from lib.errors import UserError
 
 
 class GgufSource(NamedTuple):
-    """What the header of a GGUF file says of the model in it."""
+    """The model in a GGUF file, as its header describes it."""
 
     form: str
-    """Its type as forms are named: BF16, Q8_0."""
+    """The name of its form: BF16, Q8_0, Q4_K_M."""
     quantized: bool
-    """Not in floats alone."""
+    """Whether any of its tensors is not stored as floats."""
     experts: int
-    """How many a layer has; 0 for a dense model."""
+    """The number of experts in a layer; 0 for a dense model."""
 
 
 def describe(path: Path) -> GgufSource:
-    """What a model's GGUF file is. Only its header is read (0.2 s for 128k tokens).
+    """The model in a GGUF file. Only the header is read (0.2 s for a vocabulary of 128k tokens).
 
-    Raises UserError for a file that is no GGUF, is cut off or holds no whole language model.
+    Raises UserError if the file is no GGUF, is cut off, or holds no whole language model: a shard,
+    a multimodal projector, a vocabulary alone.
     """
-    # The config's schema imports this module, and these take 0.08 s, which few configs need.
+    # The config's schema imports this module. These imports take 0.08 s, and few configs need them.
     from gguf.constants import GGML_QUANT_SIZES
 
     from lib.formats.gguf_file import read_gguf
@@ -50,7 +51,7 @@ def describe(path: Path) -> GgufSource:
 
 
 def _form(file: Any, quantized: bool) -> str:
-    """The type that most weights have; of a quantized file the mixture that it says it is."""
+    """The mixture that a quantized file names in its header, if any; else its most common type."""
     if quantized:
         from gguf.constants import LlamaFileType
 

@@ -1,4 +1,4 @@
-"""Importance matrices, as llama-imatrix b10605 writes them: the older .dat, and GGUF."""
+"""Reads importance matrices in both formats of llama-imatrix b10605: the older .dat, and GGUF."""
 
 import struct
 from dataclasses import dataclass
@@ -12,8 +12,11 @@ from lib.formats.gguf_file import read_gguf
 
 @dataclass(frozen=True)
 class ImatrixEntry:
-    """values: float32 sums of squared activations, one a column of each of the tensor's matrices;
-    counts: how much was summed, one an expert (tokens; for a .dat, calls)."""
+    """The entry of one tensor. A tensor has one matrix, or one for each expert.
+
+    values: sums of squared activations, float32 (matrices * columns,).
+    counts: how many tokens each sum is over, (matrices,); in a .dat how many calls, (1,).
+    """
 
     values: np.ndarray
     counts: np.ndarray
@@ -21,16 +24,19 @@ class ImatrixEntry:
 
 @dataclass(frozen=True)
 class ImatrixData:
-    """entries: by tensor name. chunks: of the text, on which it was computed."""
+    """An importance matrix.
+
+    entries: {tensor name: entry}. chunks: how many chunks of text it was computed on.
+    """
 
     entries: dict[str, ImatrixEntry]
     chunks: int
 
 
 def read_imatrix(path: Path) -> ImatrixData:
-    """Read a matrix in either of llama-imatrix's formats, told apart by content.
+    """Read an importance matrix. Its first bytes tell which format it has.
 
-    Raises UserError and OSError.
+    Raises UserError if it is not an importance matrix or is damaged; and OSError.
     """
     with path.open("rb") as file:
         magic = file.read(4)
@@ -54,7 +60,7 @@ def _read_gguf(path: Path) -> ImatrixData:
 
 
 def _read_dat(path: Path) -> ImatrixData:
-    """The older format: count; then name, calls, values of each entry; chunks; dataset."""
+    """Read a .dat: the number of entries; name, calls and values of each; chunks; text's path."""
     data = path.read_bytes()
     at = 0
 

@@ -1,4 +1,4 @@
-"""JSON files that people name, or that lie where they put them."""
+"""Reads JSON files that users write or name."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from lib.errors import UserError
 
 
 def read_json(path: Path) -> Any:
-    """The document in a file. Raises UserError where it cannot be read or is not JSON."""
+    """The document in a JSON file. Raises UserError if it cannot be read or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,7 +1,8 @@
-"""The models that a mergekit configuration names: where they stand in it, and others in their place.
+"""Finds the model references in a mergekit configuration, and replaces them.
 
-Pure standard library: importing mergekit takes seconds. merge_config.py writes merge.yaml with it, so this is code
-that decides the bytes of merges; what only judges a configuration is in merges.py.
+merge_config.py writes merge.yaml with this module, so its code decides the bytes of merges. Code
+that only judges a configuration is in lib/config/merges.py. Standard library only, because
+importing mergekit takes seconds.
 """
 
 import copy
@@ -12,7 +13,7 @@ from typing import Any
 
 Where = tuple[str | int, ...]
 
-# What tokenizer_source may be besides a model.
+# The values of tokenizer_source that name no model.
 TOKENIZER_WORDS = ("base", "union")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[^@+\s]+)?", re.ASCII)
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -20,11 +21,11 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Reference:
-    """A model that a merge names.
+    """A reference to a model in a merge.
 
-    parts: the model, and if the reference is `model+adapter` the LoRA adapter; each as written:
-        `Name` of the same config, `./directory`, `org/name` or `org/name@revision`.
-    where: the keys that lead to it in the merge.
+    parts: (model,), or (model, LoRA adapter) for `model+adapter`. Each is as written: `Name` for a
+        model of the same config, `./directory`, `org/name` or `org/name@revision`.
+    where: the keys that lead to the reference in the merge, such as ("models", 0, "model").
     """
 
     parts: tuple[str, ...]
@@ -32,7 +33,10 @@ class Reference:
 
 
 def reference_kind(text: str) -> str:
-    """What a part is by its form: "model" (of the config), "directory", "hub" or "unknown"."""
+    """What a part of a reference names: "model" (of the config), "directory", "hub" or "unknown".
+
+    Only the text is judged; nothing is looked up.
+    """
     if text in (".", "..") or text.startswith(("./", "../", "/")):
         return "unknown" if "@" in text else "directory"
     if HUB_ID.fullmatch(text):
@@ -41,15 +45,15 @@ def reference_kind(text: str) -> str:
 
 
 def merge_references(merge: Mapping[str, Any]) -> list[Reference]:
-    """Every model that the merge names, in order of appearance; one entry for each place."""
+    """All references in a merge, in order. A model that is named twice has two entries."""
     return [Reference(_parts(container[key]), where) for container, key, where in _slots(merge)]
 
 
 def substitute_references(merge: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
-    """A copy of the merge in which each reference that `mapping` has is replaced.
+    """A copy of the merge with references replaced.
 
-    Keys of `mapping` are as in Reference.parts; the halves of `model+adapter` are replaced each for
-    itself. What it does not have stays as it is.
+    mapping: {part as in Reference.parts: its replacement}. Model and adapter of `model+adapter` are
+    replaced separately. A part that is not in `mapping` stays as it is.
     """
     changed = copy.deepcopy(dict(merge))
     for container, key, _ in list(_slots(changed)):
@@ -58,7 +62,7 @@ def substitute_references(merge: Mapping[str, Any], mapping: Mapping[str, str]) 
 
 
 def _slots(merge: Mapping[str, Any]) -> Iterator[tuple[Any, str, Where]]:
-    """The places of a merge that hold a model reference: (container, key, where)."""
+    """Yield (container, key, where) for each place of a merge that holds a reference."""
     yield from _slot(merge, "base_model", ())
     yield from _inputs(merge, ())
     for name, module in as_mapping(merge.get("modules")).items():
@@ -76,7 +80,7 @@ def _slots(merge: Mapping[str, Any]) -> Iterator[tuple[Any, str, Where]]:
 
 
 def _inputs(part: Mapping[str, Any], where: Where) -> Iterator[tuple[Any, str, Where]]:
-    """The references in `models` and `slices` of a merge or of one of its modules."""
+    """As `_slots`, for `models` and `slices` of a merge or of one of its modules."""
     for index, entry in enumerate(as_sequence(part.get("models"))):
         yield from _slot(as_mapping(entry), "model", (*where, "models", index))
     for index, entry in enumerate(as_sequence(part.get("slices"))):
@@ -95,17 +99,17 @@ def _slot(
 
 
 def as_mapping(value: Any) -> Any:
-    """The value, or an empty mapping where it is none."""
+    """`value` if it is a mapping, else {}."""
     return value if isinstance(value, Mapping) else {}
 
 
 def as_sequence(value: Any) -> Any:
-    """The value, or nothing where it is no list."""
+    """`value` if it is a list or tuple, else ()."""
     return value if isinstance(value, list | tuple) else ()
 
 
 def _parts(value: Any) -> tuple[str, ...]:
-    """A reference taken apart, in either of mergekit's notations."""
+    """The parts of a reference, a text or a mapping {model:, lora:}."""
     if not isinstance(value, Mapping):
         return tuple(str(value).split("+"))
     parts = (_path_text(value.get(key)) for key in ("model", "lora"))
@@ -113,7 +117,7 @@ def _parts(value: Any) -> tuple[str, ...]:
 
 
 def _path_text(value: Any) -> str | None:
-    """`path@revision` of a string or of mergekit's {path:, revision:}."""
+    """`path@revision`, from such a text or from mergekit's {path:, revision:}."""
     if isinstance(value, Mapping):
         path, revision = value.get("path"), value.get("revision")
         return f"{path}@{revision}" if revision else str(path)

@@ -1,7 +1,8 @@
-"""Which type llama-quantize gives each tensor, so that a quant's size is known before its input is made.
+"""The type that llama-quantize gives each tensor, which tells a quant's size before it is built.
 
-Follows llama_tensor_get_type of src/llama-quant.cpp, llama.cpp b10605. tests/test_sizes.py holds it against
-`llama-quantize --dry-run`. Types are named as in lib/formats/quants.py; names of tensors are GGUF's.
+Follows llama_tensor_get_type in src/llama-quant.cpp of llama.cpp b10605. tests/test_sizes.py
+compares it with `llama-quantize --dry-run`. Types are named as in lib/formats/quants.py, tensors
+as in GGUF files.
 """
 
 import re
@@ -12,7 +13,7 @@ from typing import Any
 from lib.formats.quants import QUANT_TYPES, TENSOR_BITS, canonical
 
 ATTN_V = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
-# Parts of names of tensors that are left as they are.
+# A tensor with one of these in its name keeps its type.
 KEPT = (
     "_norm.weight",
     "ffn_gate_inp.weight",
@@ -26,6 +27,7 @@ KEPT = (
     "position_embd",
     ".patch_embd",
 )
+# Types with blocks of 32 weights, or as BLOCKS says. All other quantized types have 256.
 SMALL_BLOCKS = (
     "f32",
     "f16",
@@ -41,8 +43,9 @@ SMALL_BLOCKS = (
     "nvfp4",
     "iq4_nl",
 )
-# Of those, the ones whose blocks are larger than 32.
+# {type of SMALL_BLOCKS: weights in a block}, where that is not 32.
 BLOCKS = {"q1_0": 128, "q2_0": 64, "nvfp4": 64}
+# {type: its replacement for rows that it does not fit}. For all others it is iq4_nl.
 FALLBACK = {
     "q2_0": "q4_0",
     "q2_k": "q4_0",
@@ -54,6 +57,7 @@ FALLBACK = {
     "q6_k": "q8_0",
 }
 TINY = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M"}
+# {quant: the type of its token embeddings}, where that is not the quant's usual type.
 EMBEDDING = {
     **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"), "q2_k"),
     **dict.fromkeys(("IQ2_S", "IQ2_M", "IQ3_XXS"), "iq3_s"),
@@ -63,7 +67,11 @@ EMBEDDING = {
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides types besides the quant: counts of layers, of heads that share a key, of experts; the family."""
+    """The model's properties that decide the types of its tensors.
+
+    layers: the number of layers. sharing: attention heads that share one key/value head.
+    experts: the number of experts in a layer; 0 for a dense model. family: its architecture's name.
+    """
 
     layers: int
     sharing: int = 1
@@ -72,6 +80,7 @@ class Shape:
 
     @property
     def is_70b(self) -> bool:
+        """Whether llama-quantize takes it for a Llama of 70B: 80 layers and shared heads."""
         return self.family == "llama" and self.layers == 80 and self.sharing > 1
 
 
@@ -81,9 +90,11 @@ Dims = tuple[int, ...]  # in GGUF's order: the row's width first
 def quant_types(
     tensors: Mapping[str, Dims], shape: Shape, type_: str, options: Mapping[str, Any], imatrix: bool
 ) -> dict[str, str | None]:
-    """{tensor: type} of a quant; None where a tensor keeps the type that it has.
+    """{tensor: type} of a quant; None for a tensor that keeps its type.
 
-    type_: a name of QUANT_TYPES. options: those of a quant of the config that matter (`pure`, `tensor_types` …).
+    tensors: {name in the GGUF: shape, the row width first}. type_: a name of QUANT_TYPES.
+    options: a quant's options, as in the config (`pure`, `tensor_types` …).
+    imatrix: whether the quant is made with an imatrix.
     """
     choices = _choices(tensors, shape, type_, options, imatrix)
     return {
@@ -95,9 +106,10 @@ def quant_types(
 def misfits(
     tensors: Mapping[str, Dims], shape: Shape, type_: str, options: Mapping[str, Any], imatrix: bool
 ) -> dict[str, str]:
-    """{tensor: the mixture's type for it} of those whose rows are no multiple of its block.
+    """{tensor: the mixture's type} of the tensors whose rows do not fit that type's blocks.
 
-    llama-quantize stores them in another type: fallback quantization. Arguments: `quant_types`.
+    llama-quantize stores them in another type (fallback quantization). The arguments are those of
+    `quant_types`.
     """
     return {
         name: kind
@@ -107,7 +119,7 @@ def misfits(
 
 
 def block_size(kind: str) -> int:
-    """How many weights of a row a type packs into one block; 1 for floats."""
+    """The number of weights that a type of TENSOR_BITS packs into one block; 1 for floats."""
     if TENSOR_BITS[kind] >= 16:
         return 1
     return BLOCKS.get(kind, 32 if kind in SMALL_BLOCKS else 256)
@@ -116,7 +128,7 @@ def block_size(kind: str) -> int:
 def _choices(
     tensors: Mapping[str, Dims], shape: Shape, type_: str, options: Mapping[str, Any], imatrix: bool
 ) -> Iterator[tuple[str, str | None, bool]]:
-    """(tensor, type wanted for it or None, whether one that fits is taken where that does not)."""
+    """Yield (tensor, type or None to keep its own, whether the type is replaced if it misfits)."""
     type_ = canonical(type_)
     default = QUANT_TYPES[type_].tensor
     chooser = _Chooser(tensors, shape, type_, imatrix)
@@ -146,7 +158,11 @@ def quant_bytes(
     types: Mapping[str, str | None],
     kept_bits: Iterable[tuple[str, float]],
 ) -> int:
-    """Bytes of the tensors' data. kept_bits: bits per weight of those that keep their type."""
+    """Bytes of the data of all tensors of a quant.
+
+    types: as `quant_types` gives them.
+    kept_bits: (tensor, bits per weight) of those that keep their type; 32 if one is missing.
+    """
     kept = dict(kept_bits)
     total = 0.0
     for name, dims in tensors.items():
@@ -170,7 +186,7 @@ def _is_quantized(name: str, dims: Dims, options: Mapping[str, Any]) -> bool:
 
 
 def _fitting(kind: str, width: int) -> str:
-    """A type whose blocks fit the width of a row."""
+    """`kind`, or its replacement if rows of `width` weights do not fit its blocks."""
     if width % block_size(kind):
         kind = FALLBACK.get(kind, "iq4_nl")
         if width % 32:
@@ -179,13 +195,16 @@ def _fitting(kind: str, width: int) -> str:
 
 
 class _Chooser:
-    """The mixture: more bits for tensors and layers that matter more."""
+    """A mixture: it gives more bits to tensors and layers that matter more.
+
+    `choose` counts the attention values, so it must be asked for tensors in the order of layers.
+    """
 
     def __init__(self, tensors: Mapping[str, Dims], shape: Shape, type_: str, imatrix: bool):
         self.shape, self.type, self.imatrix = shape, type_, imatrix
         self.tied = "output.weight" not in tensors
         self.values = sum(name.endswith(ATTN_V) for name in tensors)
-        self.value = 0  # how many of them were seen
+        self.value = 0  # how many of these `choose` was asked for
 
     def choose(self, name: str, dims: Dims, kind: str) -> str:
         type_, shape = self.type, self.shape
@@ -312,5 +331,8 @@ class _Chooser:
 
 
 def _matters(layer: int, layers: int) -> bool:
-    """use_more_bits of llama-quant.cpp: the first and last eighth, and every third between."""
+    """Whether a layer gets more bits (use_more_bits of llama-quant.cpp).
+
+    These are the first and the last eighth of the layers, and every third layer between.
+    """
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2

@@ -1,7 +1,7 @@
-"""Which files of a model directory a build step needs: weights, config and tokenizer, nothing else.
+"""Which files of a model directory a build step needs: weights, config and tokenizer.
 
-A card, a stray download or an old checkpoint beside them is no part of the model: it is neither
-linked into a step's view of the model nor part of the model's identity. Pure standard library.
+Other files (a card, a stray download, an old checkpoint) are not part of the model. They are not
+linked into a step's view of the model, and its identity ignores them. Standard library only.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lib.errors import UserError
 
-# What mergekit, llama.cpp's converter and exllamav2 read besides the weights.
+# Files besides the weights that mergekit, llama.cpp's converter and exllamav2 read.
 SIDE_FILES = (
     "config*.json",
     "generation_config.json",
@@ -33,20 +33,20 @@ SIDE_FILES = (
     "*.jinja",
 )
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-# Of the pickles only these names are weights to mergekit and to the converter; the others are
-# optimizer states and the like.
+# Only pickles of these names are weights to mergekit and to the converter. Others are optimizer
+# states and the like.
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model-*.bin", "adapter_model.bin")
 
 
 def model_files(directory: Path, allow_pickle: bool = False) -> list[Path]:
-    """The files of the model (or LoRA adapter) in `directory` that a build step needs, by name.
+    """The files of a model or LoRA adapter that a build step needs, sorted by name.
 
-    Safetensors are preferred; pickled weights are listed only where there are no safetensors and
-    `allow_pickle` says so. An index decides which shards belong to the model. Only the top level
-    is looked at.
+    Pickled weights are listed only if there are no safetensors and `allow_pickle` is true. If there
+    is an index, it decides which shards belong to the model. Only the top level of `directory` is
+    read.
 
-    Raises UserError: no directory, no config.json, no weights, only pickles, a shard that
-    the index names and that is not there, an index that cannot be read.
+    Raises UserError if there is no directory, no config.json, no weights or only pickles, if the
+    index cannot be read, or if a shard is missing that it names.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -62,7 +62,7 @@ def model_files(directory: Path, allow_pickle: bool = False) -> list[Path]:
 
 
 def _weights(directory: Path, names: set[str], allow_pickle: bool) -> set[str]:
-    """Names of the weight files, their index included."""
+    """The names of the weight files and of their index. Raises UserError if there are none."""
     found = _indexed(directory, names, "model.safetensors.index.json")
     if not found and "model.safetensors" in names:
         found = {"model.safetensors"}
@@ -86,13 +86,14 @@ def _weights(directory: Path, names: set[str], allow_pickle: bool) -> set[str]:
         found = {n for n in pickles if any(fnmatchcase(n, p) for p in PICKLED_WEIGHTS)}
     if not found:
         raise UserError(
-            f"{directory}: no weights that the tools can read (pytorch_model*.bin) among its pickles"
+            f"{directory}: no weights that the tools can read (pytorch_model*.bin) among its "
+            "pickles"
         )
     return found
 
 
 def _indexed(directory: Path, names: set[str], index: str) -> set[str]:
-    """The shards that `index` names, and the index itself; empty when there is no such index."""
+    """The names of the shards in `index`, and of the index itself; empty if there is no index."""
     if index not in names:
         return set()
     try:

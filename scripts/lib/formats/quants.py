@@ -1,15 +1,14 @@
-"""The quant types of the pinned llama-quantize, and the tensor types that its overrides take.
+"""The quant types of the pinned llama-quantize, and the tensor types that its overrides accept.
 
-From tools/quantize/quantize.cpp, src/llama-quant.cpp and ggml/src/ggml.c of llama.cpp b10605.
+Taken from tools/quantize/quantize.cpp, src/llama-quant.cpp and ggml/src/ggml.c of llama.cpp b10605.
 tests/test_quants.py keeps the names in step with the tool's own `--help`.
 """
 
 from dataclasses import dataclass
 
-# Bits per weight of one block of each ggml type (its bytes * 8 over its weights): what a tensor
-# of the type takes on disk, exactly. Keys are what --tensor-type and its like are given; the tool
-# does not mind the case. Types that ggml has only for computing (q8_1, q8_K, i8 …) are left out:
-# llama-quantize accepts their names and then fails.
+# {ggml type: its exact bits per weight on disk}, that is bytes of a block * 8 / weights in it.
+# --tensor-type and similar flags accept these names, in any case. Types that ggml uses only for
+# computing (q8_1, q8_K, i8 …) are left out: llama-quantize accepts their names and then fails.
 TENSOR_BITS: dict[str, float] = {
     "f32": 32.0,
     "f16": 16.0,
@@ -41,23 +40,25 @@ TENSOR_BITS: dict[str, float] = {
     "tq2_0": 2.0625,
 }
 
-# llama-quantize refuses these without an imatrix (tensor_requires_imatrix in llama-quant.cpp);
-# token embeddings and the output tensor are let off there.
+# llama-quantize refuses these types without an imatrix (tensor_requires_imatrix in
+# llama-quant.cpp), except for the token embeddings and the output tensor.
 TENSOR_NEEDS_IMATRIX = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs"})
 
-# ggml aborts without an imatrix entry for the tensor, and an imatrix never has one for the token
-# embeddings, and one for the output only with `process_output` (ggml_quantize_requires_imatrix).
+# ggml aborts if the imatrix has no entry for a tensor of these types
+# (ggml_quantize_requires_imatrix). An imatrix never has an entry for the token embeddings, and one
+# for the output tensor only with `process_output`.
 TENSOR_ABORTS_WITHOUT_IMATRIX = frozenset({"iq1_s", "iq2_xxs", "iq2_xs"})
 
 
 @dataclass(frozen=True)
 class QuantType:
-    """One type that llama-quantize takes.
+    """A quant type of llama-quantize.
 
-    bpw: bits per weight of a whole file; of Llama 3.1 8B where llama.cpp's quantize/README.md
-    measured it, else of the type's blocks. A guide: what a model's mixture comes to depends on
-    its shapes.
-    tensor: the ggml type of most tensors; None for COPY, which keeps each tensor's own.
+    bpw: bits per weight of a whole file, as a guide; a model's shapes decide the true value. It is
+        that of Llama 3.1 8B in llama.cpp's quantize/README.md, else that of the type's blocks.
+    tensor: the ggml type of most tensors; None for COPY, which keeps each tensor's type.
+    alias_of: the type's main name, if `name` is an alias.
+    needs_imatrix: llama-quantize refuses the type without an imatrix.
     """
 
     name: str
@@ -115,6 +116,9 @@ QUANT_TYPES: dict[str, QuantType] = {entry.name: entry for entry in _ALL}
 
 
 def canonical(name: str) -> str | None:
-    """The catalogue's name of a type, written in any case and aliases resolved; None if unknown."""
+    """The name of a quant type in QUANT_TYPES, aliases resolved; None if unknown.
+
+    name: in upper or lower case.
+    """
     entry = QUANT_TYPES.get(name.upper())
     return (entry.alias_of or entry.name) if entry else None

@@ -1,7 +1,7 @@
-"""The header of a safetensors file: which tensors it holds and where their bytes lie.
+"""Reads the header of a safetensors file: which tensors it holds and where their bytes lie.
 
-A file is the header's length (8 bytes), the header (JSON), the tensors' bytes:
-https://huggingface.co/docs/safetensors, "Format". Pure standard library.
+A file is the header's length (8 bytes), the header (JSON), the tensors' bytes. Described in
+https://huggingface.co/docs/safetensors, "Format". Standard library only.
 """
 
 import json
@@ -15,10 +15,10 @@ LENGTH = struct.Struct("<Q")
 
 
 class Tensor(NamedTuple):
-    """A tensor of a file.
+    """A tensor of a safetensors file.
 
-    dtype: BF16, F32 and the like. shape: outermost dimension first.
-    first, end: its bytes, the last of them before `end`; counted from `Header.start`.
+    dtype: BF16, F32 and the like. shape: the outermost dimension first.
+    first, end: its first byte and the one after its last, counted from `Header.start`.
     """
 
     dtype: str
@@ -28,9 +28,9 @@ class Tensor(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a safetensors file holds.
+    """The header of a safetensors file.
 
-    tensors: by name. metadata: what the writer noted, text by name.
+    tensors: {name: tensor}. metadata: {key: text}, as the writer has noted it.
     start: where the tensors' bytes begin, in bytes from the beginning of the file.
     """
 
@@ -40,9 +40,9 @@ class Header(NamedTuple):
 
 
 def read_header(file: Path) -> Header:
-    """The header of a safetensors file.
+    """Read the header of a safetensors file.
 
-    Raises UserError where it is none, or not as long as its tensors need, and OSError.
+    Raises UserError if it is no such file, or is not as long as its header says; and OSError.
     """
     size = file.stat().st_size
     try:

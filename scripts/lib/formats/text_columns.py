@@ -1,3 +1,3 @@
-"""The columns of a parquet file that are taken for text, the first that is there."""
+"""The columns of a parquet file that may hold a corpus. The first one that exists is used."""
 
 TEXT_COLUMNS = ("text", "content", "train")

@@ -1,4 +1,4 @@
-"""What a model directory holds: its tensors by name and shape, and a GGUF's names for them."""
+"""The tensors of a model directory, by name and shape, and their names and shapes in a GGUF."""
 
 import json
 import math
@@ -12,17 +12,19 @@ from lib.formats.mixture import Dims, Shape
 from lib.formats.model_files import model_files
 from lib.formats.safetensors import read_header
 
-# Of a weight, by the names that mergekit's dtype and out_dtype have.
+# {mergekit's dtype or out_dtype: bytes of a weight}
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A model directory's tensors by their Hugging Face names, and what else decides sizes.
+    """The tensors of a model directory, and what else decides the sizes of its forms.
 
-    tensors: their shapes, outermost dimension first.
-    tokenizer: bytes that the tokenizer takes in a GGUF header.
-    side_files: bytes of the config, the tokenizer and the like beside the weights.
+    tensors: {Hugging Face name: shape, the outermost dimension first}.
+    shape: the properties that decide the types of a quant's tensors.
+    bytes_per_weight: the mean over all weights, as stored.
+    tokenizer: bytes that the tokenizer takes in a GGUF header, estimated.
+    side_files: bytes of the files beside the weights (config, tokenizer and the like).
     """
 
     tensors: dict[str, tuple[int, ...]]
@@ -33,19 +35,21 @@ class Weights:
 
     @property
     def parameters(self) -> int:
-        """How many weights the tensors have together."""
+        """The number of weights of all tensors together."""
         return sum(map(math.prod, self.tensors.values()))
 
 
 def header_bytes(weights: Weights, tensors: int) -> int:
-    """Bytes of a GGUF header: fields, the tokenizer, and where each of so many tensors lies."""
+    """Bytes of a GGUF header that lists `tensors` tensors, estimated."""
     return 2_000 + weights.tokenizer + 70 * tensors
 
 
 def read_weights(directory: Path) -> Weights:
-    """What a model directory holds, from its config and the headers of its safetensors.
+    """Read a model directory's tensors, from its config.json and the headers of its safetensors.
 
-    Raises UserError (a file that is cut off, no model) and OSError.
+    Pickled weights are not read: they add no tensors.
+    Raises UserError if it is not a model or a file is cut off; ValueError if config.json is not
+    JSON; and OSError.
     """
     config = json.loads((directory / "config.json").read_text())
     config = config.get("text_config") or config
@@ -79,7 +83,11 @@ def read_weights(directory: Path) -> Weights:
 def llama_weights(
     layers: int, hidden: int, ffn: int, vocabulary: int, heads: int, kv_heads: int
 ) -> Weights:
-    """A Llama of these sizes, in 16 bits, that is not there yet."""
+    """The Weights of a Llama that does not exist yet, with 16 bits per weight.
+
+    hidden, ffn: the widths of a layer's states and of its feed-forward part.
+    vocabulary: the number of tokens. heads, kv_heads: attention heads, and key/value heads.
+    """
     tensors = {
         "model.embed_tokens.weight": (vocabulary, hidden),
         "lm_head.weight": (vocabulary, hidden),
@@ -102,7 +110,10 @@ def llama_weights(
 
 
 def gguf_tensors(weights: Weights) -> Iterator[tuple[str, Dims]]:
-    """(GGUF's name, shape with the row's width first); the experts of a layer are one tensor."""
+    """Yield (name in a GGUF, shape with the row width first) of all tensors.
+
+    In a GGUF, the experts of a layer are one tensor.
+    """
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
 
     families = {
@@ -129,9 +140,10 @@ def gguf_tensors(weights: Weights) -> Iterator[tuple[str, Dims]]:
 def stacked(
     slices: list[dict[str, Any]], tensors: dict[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(name, shape) of the tensors of a merge's `slices`, stacked from the tensors of one model.
+    """Yield (name, shape) of all tensors of a merge that stacks layers of models like one model.
 
-    A layer that the model does not have is taken to be like its first.
+    slices: as in the merge. tensors: {name: shape} of the one model.
+    A layer that the model does not have gets the shapes of its first layer.
     """
     layered = re.compile(r"(.*\blayers\.)(\d+)(\..*)")
     by_layer: dict[int, list[tuple[str, str, tuple[int, ...]]]] = {}
@@ -149,19 +161,19 @@ def stacked(
 
 
 def layer_ranges(slices: list[dict[str, Any]]) -> list[tuple[int, int]]:
-    """The layers of each slice of a merge, as (first, one after the last)."""
+    """(first layer, one after the last) of each slice of a merge, as its first source gives it."""
     return [tuple(part["sources"][0]["layer_range"]) for part in slices]
 
 
 def is_matrix(name: str, dims: Dims) -> bool:
-    """Whether the converter leaves a tensor, by its GGUF name, in 16 bits; others become F32."""
+    """Whether the converter keeps a tensor of a GGUF in 16 bits. All others become F32."""
     return len(dims) > 1 and not name.endswith("_norm.weight") and "ffn_gate_inp" not in name
 
 
 def _tokenizer_bytes(directory: Path, config: dict[str, Any]) -> int:
-    """Bytes of the tokenizer in a GGUF header.
+    """Bytes of the tokenizer in a GGUF header, estimated.
 
-    For each token its text and length, its type, and its score or merge.
+    Each token takes its text and length, its type, and its score or merge.
     """
     vocabulary = config.get("vocab_size") or 32_000
     model = directory / "tokenizer.model"
