@@ -75,7 +75,7 @@ def program(main: Callable[[], int | None], prefix: str | None = None) -> NoRetu
 
 
 def _is_the_users(error: OSError) -> bool:
-    """Whether the disk is full, or the file is named on the command line or lies inside such."""
+    """Whether the disk is full, or the command line names the file or a directory above it."""
     if error.errno in DISK_FULL:
         return True
     if not isinstance(error.filename, str | os.PathLike):

@@ -27,7 +27,7 @@ KEPT = (
     "position_embd",
     ".patch_embd",
 )
-# Types with blocks of 32 weights, or as BLOCKS says. All other quantized types have 256.
+# Quantized types with blocks of 32 weights, or as BLOCKS says; and floats. All others have 256.
 SMALL_BLOCKS = (
     "f32",
     "f16",
@@ -45,7 +45,8 @@ SMALL_BLOCKS = (
 )
 # {type of SMALL_BLOCKS: weights in a block}, where that is not 32.
 BLOCKS = {"q1_0": 128, "q2_0": 64, "nvfp4": 64}
-# {type: its replacement for rows that it does not fit}. For all others it is iq4_nl.
+# {type: its replacement for rows that it does not fit}. For all others it is iq4_nl; for rows that
+# are not a multiple of 32 it is f16.
 FALLBACK = {
     "q2_0": "q4_0",
     "q2_k": "q4_0",

@@ -1,4 +1,4 @@
-"""An artifact: one thing that is built, and the recipe by which it is."""
+"""An artifact: a file or directory that Quantmill builds, and the recipe by which it is built."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -11,25 +11,26 @@ from lib.record.code import code_digest
 
 @dataclass(eq=False)
 class Artifact:
-    """One thing that is built.
+    """A file or directory that one run of a rule builds.
 
-    path: the file or the directory, relative to the working directory; the first of `outputs`.
-    rule: the rule that makes it. model: the model that it is of; None where models share it.
-    options: what the config says of it. inputs: {role: artifact} of what it is made from.
-    uses: {role: artifact} of what is needed to make it, and no part of the recipe (tools).
-    sources: {name: function that gives the identity} of what comes from outside.
-    tools: {name: version} of what decides its bytes.
-    outputs: all its files, where there is more than one.
+    path: the file or directory, relative to the working directory; the first of `outputs`.
+    rule: the rule that builds it. model: the model that it belongs to; None if models share it.
+    options: the options in the config that decide its bytes.
+    inputs: {role: artifact that it is made from}.
+    uses: {role: artifact that the step needs, but that is no part of the recipe} (tools).
+    sources: {name: function that returns the identity of a source from outside}.
+    tools: {name: version} of the tools that decide its bytes.
+    outputs: the paths of all that the rule makes; by default `path` alone.
     directory: it is a directory.
-    intermediate: others are made from it; once it is deleted, it is built again only when
-        something stale is made from it.
+    intermediate: it exists to make others. Once it is deleted, it is built again only if something
+        stale is made from it.
     temporary: it is deleted as soon as nothing in the run needs it.
-    links: a link, or a directory of links, to files that are kept elsewhere.
-    file: the user's own file that it is made from, as the config writes it.
-    reproducible: the same recipe gives the same bytes.
-    on_demand: it is built only where a target asks for it by name.
-    describes: it tells of others, in seconds: it is made anew where others are accepted as they
-        are (`snakemake accept`).
+    links: it is a link, or a directory of links, to files that are kept elsewhere.
+    file: the user's own file that it is made from, as written in the config.
+    reproducible: the same recipe always gives the same bytes.
+    on_demand: it is built only if a target asks for it by name.
+    describes: it describes other artifacts and takes seconds to build. `snakemake accept` does not
+        accept it as it is: it is built again after the others are accepted.
     """
 
     path: str
@@ -60,7 +61,7 @@ class Artifact:
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """All that decides the bytes, as lib/record/recipe.py describes it."""
+        """All that decides the bytes, in plain JSON types (lib/record/recipe.py)."""
         return {
             "step": self.rule,
             "options": recipes.normalise(self.options),

@@ -1,16 +1,16 @@
-"""The code that decides an artifact's bytes, as a digest. It follows from the artifact's rule:
+"""The digest of the code that decides an artifact's bytes. The artifact's rule tells which code:
 
-- its shell text, but for the lines that frame the step (begin, commit, gpus), only judge or
-  describe what was made (check), or bring what the recipe pins by its sha256 (fetch);
-- the programs (`script NAME`) and other files ("$QM_SCRIPTS/NAME") that this text names, and what
-  they import;
-- the params that this text uses: their expressions, what these name beside the rule, and the
-  modules of functions.
+- the rule's shell text, without the lines that frame the step (begin, commit, gpus), that only
+  judge or describe the result (check), or that download what the recipe pins by sha256 (fetch);
+- the programs (`script NAME`) and other files ("$QM_SCRIPTS/NAME") that the shell text names, and
+  the modules that they import;
+- the params that the shell text uses: their expressions, the definitions in the rules file that
+  these name, and the modules of the functions that they call.
 
-What counts is the code and not its text: comments, docstrings and white space change nothing, nor
-does the place of a file, so that rooms can be moved. Nor does what only speaks to people (_Silent
-says what that is), and how a program ends (lib/errors.py). Whatever cannot be followed is a
-CodeError: tests/test_code.py meets it, no user does.
+The digest is of the code, not of its text. Comments, docstrings and white space do not change it.
+The place of a file does not change it either, so modules can be moved. Code that only speaks to
+people is left out (see _Silent), and so is how a program ends (lib/errors.py). Code that cannot be
+followed raises CodeError, which tests/test_code.py finds before a user does.
 """
 
 import ast
@@ -27,9 +27,10 @@ from lib.record.rules import CodeError, Rulebook
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MEMORY = RUN_STATE / "code.json"
-# Ways to run code that reading the source does not show; `eval` and `exec` only by themselves (a model has methods).
+# Calls that run code which reading the source does not show. `eval` and `exec` count too, but only
+# as plain names: a PyTorch model has a method `eval`.
 UNSEEN = {"__import__", "import_module", "run_module", "run_path"}
-# How programs end.
+# The module that tells how programs end.
 ENDS = "lib/errors.py"
 
 _PROGRAM = re.compile(r"\bscript ([\w./-]+)")
@@ -41,7 +42,7 @@ class Code:
     """The rules and programs of a repository, read from its source and never run."""
 
     def __init__(self, repository: Path = REPOSITORY, memory: Contents | None = None):
-        """memory: where to remember what was read in files that have not changed since."""
+        """memory: a cache of what was read from files, valid until they change; None for none."""
         self.scripts = repository / "scripts"
         self.rules = Rulebook(repository / "rules")
         self.digest = cache(self._digest)
@@ -51,7 +52,7 @@ class Code:
         self._facts = cache(self._facts_of)
 
     def _digest(self, rule: str) -> str:
-        """sha256 (hex) over the code that decides the bytes of what `rule` makes. Raises CodeError."""
+        """sha256 (hex) of the code that decides the bytes of `rule`'s output. Raises CodeError."""
         text = _FILE.sub('"$QM_SCRIPTS"', _PROGRAM.sub("script", self._rule(rule).shell))
         params, _ = self._params(rule)
         files = sorted(code for file in self.files(rule) if (code := self._facts(file)[0]))
@@ -60,9 +61,9 @@ class Code:
         return hashlib.sha256("\0".join([rule, text, *params, *files]).encode()).hexdigest()
 
     def files(self, rule: str) -> list[Path]:
-        """The files under scripts/ whose code decides the bytes of what `rule` makes, sorted.
+        """The files under scripts/ whose code decides the bytes of `rule`'s output, sorted.
 
-        Raises CodeError.
+        Raises CodeError if there is no such rule or its code cannot be followed.
         """
         shell = self._rule(rule).shell
         named = _PROGRAM.findall(shell) + _FILE.findall(shell)
@@ -78,7 +79,7 @@ class Code:
         return sorted(seen)
 
     def _params_of(self, name: str) -> tuple[list[str], list[Path]]:
-        """The code of a shell text's params, and the modules of the functions that spell them."""
+        """The code of the params in a rule's shell text, and the modules of their functions."""
         rule = self._rule(name)
         params, modules, seen = [], [], set()
 
@@ -97,8 +98,8 @@ class Code:
                 elif isinstance(definition, ast.FunctionDef):
                     follow(definition, name)
                 elif isinstance(definition, ast.Assign):
-                    # What is called for gives options of the recipe (a pattern, the session),
-                    # and no code of its own.
+                    # The value of a call (a pattern, the session) enters the recipe as options;
+                    # it is not code.
                     if not isinstance(definition.value, ast.Call):
                         follow(definition.value, name)
                 elif name not in ("session", "workflow", "config"):
@@ -112,7 +113,7 @@ class Code:
         return params, modules
 
     def _facts_of(self, file: Path) -> tuple[str, list[str]]:
-        """A file's code as a digest, and what it imports, relative to scripts/."""
+        """The digest of a file's code, and the paths of its imports, relative to scripts/."""
 
         def read() -> tuple[str, list[str]]:
             imports = self._imports_of(file) if file.suffix == ".py" else []
@@ -124,17 +125,18 @@ class Code:
 
     @cached_property
     def _names(self) -> str:
-        """A digest of what else facts depend on: the names of all modules, and how we count."""
+        """The key of cached facts. It changes with the modules' names and with this module."""
         names = sorted(str(path) for path in self.scripts.rglob("*.py"))
         known = "|".join([*names, Path(__file__).read_text("utf-8")])
         return f"code {hashlib.sha256(known.encode()).hexdigest()[:16]}"
 
     def _code_of(self, file: Path) -> str:
-        """sha256 (hex) of a file's code; nothing where it has none."""
+        """sha256 (hex) of a file's code; "" if it has none."""
         if file.suffix != ".py":
             return hashlib.sha256(file.read_bytes()).hexdigest()
         body = _Silent().visit(_parsed(file)).body
-        # Of imports of ours the names count, not their order, which follows from where they lie.
+        # Of imports of our own modules, names count. Order depends on where modules lie, so it
+        # does not count.
         ours = [node for node in body if _is_import(node) and self._resolved(node, str(file))]
         code = sorted(_dump(alias) for node in ours for alias in node.names)
         code += [_dump(node) for node in _undocumented(body) if node not in ours]
@@ -166,9 +168,9 @@ class Code:
         return isinstance(value, str) and value.endswith(".py") and (self.scripts / value).is_file()
 
     def _resolved(self, node: ast.Import | ast.ImportFrom, where: str) -> list[Path]:
-        """The files under scripts/ that an import reads; none for what is not ours.
+        """The files under scripts/ that an import reads; empty for a module from outside.
 
-        Raises CodeError.
+        Raises CodeError for a relative import, and if a module is missing.
         """
         names = [alias.name for alias in node.names]
         if isinstance(node, ast.ImportFrom):
@@ -185,7 +187,7 @@ class Code:
         return found
 
     def _module(self, name: str) -> list[Path]:
-        """The file of a module of ours, after those of its packages; empty if it is none."""
+        """The files of a module under scripts/, its packages' first; empty if there is none."""
         *packages, last = name.split(".")
         places = [
             self.scripts.joinpath(*packages[: n + 1], "__init__.py") for n in range(len(packages))
@@ -202,14 +204,14 @@ def _parsed(file: Path) -> ast.Module:
 
 
 class _Silent(ast.NodeTransformer):
-    """Leaves out what only speaks to people: it decides no bytes, so it may be put better.
+    """Removes code that only speaks to people. It decides no bytes, so its words may be improved:
 
-    - the message and the cause of `raise CLASS(message) from cause`. The class counts: somebody may
-      catch it by its name and go another way. So a class that is renamed counts where it is raised,
-      and what decides must not be carried by an exception.
-    - a text that `sys.exit` is given (a number counts), and `print(…, file=sys.stderr)`
+    - the message and the cause of `raise CLASS(message) from cause`. CLASS stays, because code may
+      catch it by name and act on it. So a new name for a class changes the digest of the code that
+      raises it; and no exception may carry data that decides bytes.
+    - a text that `sys.exit` gets (a number stays), and `print(…, file=sys.stderr)`
     - what argparse shows: help, description, epilog, metavar
-    - a class that is a UserError of another name and nothing more, and what lib/errors.py gives
+    - a subclass of UserError that has only a name, and all imports from lib/errors.py
     """
 
     SHOWN = {"help", "description", "epilog", "metavar"}
@@ -244,14 +246,14 @@ class _Silent(ast.NodeTransformer):
 
 
 def _dotted(node: ast.expr) -> str:
-    """A name, or a name in a module, as it is written; nothing for any other expression."""
+    """`name` or `module.name`, as written; "" for any other expression."""
     if isinstance(node, ast.Attribute):
         return f"{_dotted(node.value)}.{node.attr}"
     return getattr(node, "id", "")
 
 
 def _is_text(node: ast.expr) -> bool:
-    """Whether it can be seen that this is a text: as it is written, str(…) or "…".join(…)."""
+    """Whether an expression surely gives a text: a literal, an f-string, str(…), "…".join(…)."""
     if isinstance(node, ast.Call):
         return getattr(node.func, "id", getattr(node.func, "attr", "")) in ("str", "join")
     return isinstance(node, ast.JoinedStr) or isinstance(getattr(node, "value", None), str)
@@ -269,16 +271,16 @@ def _undocumented(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def _dump(node: Any) -> str:
-    """The code of a piece of Python, the same for every version of Python that can read it.
+    """The code of a node as text, the same in every version of Python that can parse it.
 
-    ast.dump would do but for the fields that versions add: what is empty is left out here.
+    ast.dump also shows empty fields, and new versions of Python add such fields; this omits them.
     """
     if isinstance(node, ast.AST):
         fields = dict(ast.iter_fields(node))
         if isinstance(fields.get("body"), list):
             fields["body"] = _undocumented(fields["body"])
         if str(fields.get("module")).split(".")[0] == "lib":
-            # Where a module of ours lies is no matter: its code counts by itself.
+            # The place of our own modules does not count; their code counts by itself.
             del fields["module"]
         parts = (
             f"{name}={_dump(value)}"
@@ -297,5 +299,8 @@ def _own() -> Code:
 
 
 def code_digest(rule: str) -> str:
-    """sha256 (hex) over the code of this repository that decides the bytes of what `rule` makes."""
+    """sha256 (hex) of this repository's code that decides the bytes of `rule`'s output.
+
+    Raises CodeError.
+    """
     return _own().digest(rule)

@@ -1,7 +1,8 @@
-"""sha256 of files that come from outside, each read once: a stat tells whether it may have changed since.
+"""A cache of the sha256 of files from outside. A file is read again only after its stat changed.
 
-The key is (size, mtime, ctime, inode): a file that was only touched or copied is read again and found equal,
-one that was replaced with an older mtime is read again and found different. Kept in resources/contents.json.
+The stat is (size, mtime, ctime, inode). So a file that was only touched or copied is read again and
+found equal, and a file that was replaced by one with an older mtime is read again and found
+different. The cache is the file resources/contents.json.
 """
 
 import json
@@ -19,9 +20,14 @@ WORTH_SAYING = 1 << 30  # bytes: hashing more than this takes long enough to be 
 
 
 class Contents:
-    """A cache of content digests, relative to the working directory. Call `save()` when all is asked."""
+    """A cache of digests of files. Call `save()` after the last question.
+
+    Paths are relative to the working directory. Every question raises OSError if a file cannot be
+    read.
+    """
 
     def __init__(self, store: Path = STORE):
+        """store: the cache's file. If it is missing or damaged, the cache is empty."""
         self.store = store
         self._changed = False
         try:
@@ -30,18 +36,24 @@ class Contents:
             self._known = {}
 
     def file(self, path: str | os.PathLike) -> str:
-        """sha256 of one file. OSError if it cannot be read."""
+        """sha256 (hex) of one file."""
         return self._many([str(path)])[0]
 
     def directory(self, path: str, allow_pickle: bool = False) -> dict[str, str]:
-        """{name: sha256} of the files of a model directory that a step may read."""
+        """{name: sha256 (hex)} of the files of a model directory that a step may read.
+
+        allow_pickle, and the UserErrors it raises: as `model_files`.
+        """
         files = model_files(Path(path), allow_pickle)
         digests = self._many([str(file) for file in files])
         names = [file.relative_to(path).as_posix() for file in files]
         return dict(zip(names, digests, strict=True))
 
     def remembered(self, path: str, key: str, ask) -> str:
-        """`ask()`, asked again only when the file at `path` has changed: a tool's version, say."""
+        """The answer of `ask()` about the file at `path`, asked again only if the file has changed.
+
+        key: the name of the question, such as "version".
+        """
         entry, stamp = f"{path}#{key}", _stamp(path)
         known = self._known.get(entry)
         if known is None or known[:4] != stamp:
@@ -50,7 +62,7 @@ class Contents:
         return known[4]
 
     def save(self) -> None:
-        """Write what was learnt."""
+        """Write the cache, if it has changed."""
         if self._changed:
             write_json(self.store, self._known)
             self._changed = False

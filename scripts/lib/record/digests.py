@@ -1,6 +1,6 @@
-"""Digests of files: the sha256 that recipes, records, locks and configs have, and git's own.
+"""Digests of files: the sha256 in recipes, records, locks and configs, and git's own hash.
 
-A module of its own: step.py, which runs twice for each step, imports nothing that takes time.
+This is a module of its own because step.py, which runs twice for each step, must import quickly.
 """
 
 import hashlib
@@ -8,9 +8,9 @@ import os
 
 
 def sha256_of(path: str | os.PathLike, flush: bool = False) -> str:
-    """sha256 (hex) of a file's bytes. OSError if it cannot be read.
+    """sha256 (hex) of a file's bytes. Raises OSError if it cannot be read.
 
-    flush: the bytes are on the disk when this returns.
+    flush: return only after the bytes are on the disk.
     """
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -20,5 +20,5 @@ def sha256_of(path: str | os.PathLike, flush: bool = False) -> str:
 
 
 def git_hash(content: bytes) -> str:
-    """What git, and so the hub, calls a file with this content (hex): the sha1 of its blob."""
+    """The hash (hex) of a file in git and on the hub: the sha1 of its blob. content: the file's."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

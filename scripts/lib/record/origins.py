@@ -1,8 +1,8 @@
-"""What a report or a card may look at: its inputs, and the records of what those were made from.
+"""The inputs of a report or a card, and the records of the artifacts that they were made from.
 
-What is made on the way (a merge, a conversion, base logits) may be reclaimed, its record stays. It
-is trusted only where an input was made from its recipe: another config may have built the path
-since.
+An intermediate artifact (a merge, a conversion, base logits) may have been deleted; its record
+stays. Such a record is trusted only if an input was made from its recipe, because another config
+may have built the same path since.
 """
 
 from lib.record import recipe as recipes
@@ -11,9 +11,9 @@ from lib.record.wanted import WantedRecipe
 
 
 class Origins:
-    """Follows from the wanted recipe of a report or a card.
+    """The inputs of a report or a card, from its wanted recipe, and the records behind them.
 
-    inputs: {role: path}. digests: of the recipes that these are wanted to have.
+    inputs: {role: path}. digests: sha256 (hex) of the recipes that the inputs should have.
     """
 
     def __init__(self, wanted: WantedRecipe):
@@ -24,7 +24,11 @@ class Origins:
             self.record(path)
 
     def record(self, path: str) -> Record | None:
-        """The record of an input or of what one was made from, however far back; else None."""
+        """The record of an input, or of an artifact behind an input; None for any other path.
+
+        Ask for artifacts in order, from the inputs back: a record is known only after the record
+        of an artifact that was made from it.
+        """
         record = recipes.read(path)
         if record is None or not any(map(record.fits, self._known)):
             return None
@@ -32,6 +36,6 @@ class Origins:
         return record
 
     def inputs_in(self, role: str) -> dict[str, str]:
-        """{name: path} of the inputs whose role is `role NAME`."""
+        """{NAME: path} of the inputs whose role is `role NAME`, such as `form Q8_0`."""
         prefix = f"{role} "
         return {r.removeprefix(prefix): p for r, p in self.inputs.items() if r.startswith(prefix)}

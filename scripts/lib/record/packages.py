@@ -1,4 +1,4 @@
-"""Whether the packages of requirements.txt are there, before anything is imported from them.
+"""Checks that the packages of requirements.txt are installed, before anything imports them.
 
 Standard library only.
 """
@@ -12,24 +12,25 @@ from pathlib import Path
 from lib.errors import UserError, plainly
 
 REQUIREMENTS = Path(__file__).resolve().parents[3] / "requirements.txt"
-# With `--sdm conda` the steps have theirs; these are for the process that plans, and for what it
-# asks of the hub.
+# The packages of the process that plans, and of its requests to the hub. With `--sdm conda` the
+# steps have packages of their own.
 PLANNING = {"pydantic", "huggingface_hub"}
-# What is known not to work with a version whose first number is lower than that of the pinned one.
+# Packages that are known to fail if their major version is lower than that of the pin.
 NEW_ENOUGH = {"huggingface_hub", "pydantic", "transformers"}
 
 
 def pins(requirements: Path) -> dict[str, str]:
-    """{package: version} of the lines NAME==VERSION of a file; none where there is no such file."""
+    """{package: version} of the lines NAME==VERSION of a file; empty if there is no such file."""
     text = requirements.read_text() if requirements.exists() else ""
     lines = (line.partition("#")[0].strip().partition("==") for line in text.splitlines())
     return {name: version for name, _, version in lines if version}
 
 
 def unfit(wanted: dict[str, str]) -> list[str]:
-    """In words: what is missing, and what is too old to work.
+    """A text for each package of `wanted`, {name: version}, that is missing or too old to work.
 
-    Another version than the pinned one is allowed: recipes hold the versions that decide bytes.
+    Other versions than the wanted ones are allowed, because recipes hold all versions that decide
+    bytes.
     """
     found, known = [], listed()
     for name, version in wanted.items():
@@ -44,7 +45,10 @@ def unfit(wanted: dict[str, str]) -> list[str]:
 
 
 def listed() -> dict[str, str]:
-    """{package: version} by the names of what pip leaves: reading it takes a hundred times as long."""
+    """{package: version} of the installed packages, from the names of their .dist-info directories.
+
+    This is a hundred times as fast as reading what is in these directories.
+    """
     found: dict[str, str] = {}
     for place in sys.path:
         names = os.listdir(place) if os.path.isdir(place) else []
@@ -61,9 +65,9 @@ def _plain(name: str) -> str:
 
 @plainly
 def insist(only: Container[str] | None = None, requirements: Path = REQUIREMENTS) -> None:
-    """End Snakemake with a line where a package is missing or too old.
+    """End Snakemake with one line if a package is missing or too old.
 
-    only: look at these alone.
+    only: check these packages; None for all. requirements: the file that pins them.
     """
     wanted = {n: v for n, v in pins(requirements).items() if only is None or n in only}
     if found := unfit(wanted):

@@ -1,8 +1,11 @@
-"""Recipes: the canonical description of all that decides an artifact's bytes, and the record that lies beside it.
+"""Recipes and records.
 
-A *recipe* is a JSON document; its *digest* is the sha256 of its canonical form. A *record* is the file
-`ARTIFACT.recipe.json`: the recipe from which the artifact was built, what came out (bytes, sha256) and what
-it was made from (sha256 of each input). It is written last and by rename, so it is the proof of completeness too.
+A *recipe* is a JSON document that describes all that decides an artifact's bytes. Its *digest* is
+the sha256 of its canonical form.
+
+A *record* is the file `ARTIFACT.recipe.json`. It holds the recipe from which the artifact was
+built, the result (bytes, sha256) and the sha256 of each input. It is written last and by rename, so
+a record also proves that its artifact is complete.
 """
 
 import hashlib
@@ -15,13 +18,14 @@ from typing import Any
 
 SCHEMA = 1
 SUFFIX = ".recipe.json"
-# How the reasons of that begin which only follows another change, and what is said where there is no other.
+# A reason that begins with MADE_FROM only follows from a change of an input. ONLY_MADE_FROM stands
+# for these where there is no other reason.
 MADE_FROM = "made from "
 ONLY_MADE_FROM = "what it is made from changed"
 
 
 def normalise(value: Any) -> Any:
-    """Plain JSON types in which equal values are written alike (5.0 is 5; a tuple is a list)."""
+    """`value` in plain JSON types, equal values written alike: 5.0 becomes 5, a tuple a list."""
     kind = type(value)
     if kind is str or kind is int or kind is bool or value is None:
         return value
@@ -35,7 +39,10 @@ def normalise(value: Any) -> Any:
 
 
 def canonical(value: Any) -> str:
-    """One text for equal values: sorted keys, no white space. Raises ValueError for NaN and infinity."""
+    """The canonical form of a value: JSON with sorted keys and no white space.
+
+    Equal values have the same form. Raises ValueError for NaN and infinity.
+    """
     return _written(normalise(value))
 
 
@@ -46,17 +53,21 @@ _written = json.JSONEncoder(
 
 
 def digest(recipe: Any, normal: bool = False) -> str:
-    """sha256 (hex) of the canonical form. normal: it was made by `normalise`, which need not be done again."""
+    """sha256 (hex) of a recipe's canonical form. normal: `recipe` comes from `normalise`."""
     return hashlib.sha256((_written if normal else canonical)(recipe).encode()).hexdigest()
 
 
 @dataclass(slots=True)
 class Record:
-    """What lies beside a built artifact.
+    """The record of a built artifact.
 
-    files: a directory's members as {name: [bytes, sha256]}.
-    accepted: the recipes as which it counts too, although it was made from `recipe`, which differs from them in code or
-        tools alone: [{digest, by: a user, at: a time, differs: [a line each]}], the last one last (lib/planning/acceptance.py).
+    artifact: its path. recipe: the recipe that it was built from. digest: sha256 (hex) of that.
+    bytes, sha256 (hex): of the file; for a directory, the sum, and the digest of `files`.
+    files: {name: [bytes, sha256]} of the files in a directory.
+    inputs: {role: sha256 of the input}. notes: facts that the step has noted, by name.
+    accepted: other recipes that the artifact was accepted for, the newest last. They differ from
+        `recipe` only in code or tools (lib/planning/acceptance.py). Each is {digest, by: the user,
+        at: the time, differs: [one line for each difference]}.
     """
 
     artifact: str
@@ -70,11 +81,14 @@ class Record:
     accepted: list[dict[str, Any]] = field(default_factory=list)
 
     def fits(self, digest: str) -> bool:
-        """Whether the artifact is what the recipe of this digest makes, or was accepted as that."""
+        """Whether the artifact was built from the recipe with this digest, or accepted for it."""
         return self.acceptance(digest) is not None or self.digest == digest
 
     def acceptance(self, digest: str) -> dict[str, Any] | None:
-        """Who has accepted the artifact as what this recipe makes, and when; None where it was made from it."""
+        """The last entry of `accepted` for the recipe with this digest; None if there is none.
+
+        Also None if the artifact was built from that recipe.
+        """
         if self.digest == digest:
             return None
         found = (entry for entry in reversed(self.accepted) if entry["digest"] == digest)
@@ -82,19 +96,19 @@ class Record:
 
     @property
     def is_link(self) -> bool:
-        """Whether the artifact, or what is in it, only links to a file that is kept elsewhere."""
+        """Whether the artifact, or all that is in it, is a link to a file kept elsewhere."""
         return bool(self.notes.get("link"))
 
 
 def path_of(artifact: str) -> str:
-    """Where the record of an artifact lies."""
+    """The path of an artifact's record."""
     return artifact + SUFFIX
 
 
 def read(artifact: str, top: str | os.PathLike = "") -> Record | None:
-    """The record beside an artifact; None where it is missing, empty, half written or another artifact's.
+    """The record beside an artifact; None if it is missing, damaged or another artifact's.
 
-    top: the working directory, if it is not this one.
+    top: the working directory; "" for the current directory.
     """
     try:
         with open(os.path.join(top, path_of(artifact)), "rb") as file:
@@ -120,7 +134,7 @@ def read(artifact: str, top: str | os.PathLike = "") -> Record | None:
 
 
 def write(record: Record) -> None:
-    """Write the record beside its artifact, by rename, so that it is either whole or not there."""
+    """Write a record beside its artifact. It is renamed into place: it is whole or not there."""
     data = {
         "quantmill": SCHEMA,
         "artifact": record.artifact,
@@ -140,7 +154,7 @@ def write(record: Record) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON durably and by rename."""
+    """Write `data` as JSON: flushed to the disk, then renamed to `path`. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with open(part, "w", encoding="utf-8") as file:
@@ -152,7 +166,10 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def difference(old: Any, new: Any, where: str = "") -> list[str]:
-    """The leaves in which two recipes differ, one line each: `options.merge.models[1].weight 0.3 -> 0.5`."""
+    """The values in which two recipes differ, one line each.
+
+    For example `options.merge.models[1].weight 0.3 -> 0.5`. where: the keys that lead to `old`.
+    """
     if old == new:
         return []
     if isinstance(old, dict) and isinstance(new, dict):

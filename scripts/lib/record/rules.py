@@ -1,7 +1,8 @@
-"""The rules of a repository as text: what each runs to make its output, and how its params are spelt.
+"""Reads rules files as text: what each rule runs to make its output, and the code of its params.
 
-Snakemake's own parser makes Python of a whole workflow and promises nothing of its inside. snakefmt keeps our rules in
-one shape, which this reads: `rule NAME:` at the beginning of a line, its sections four columns further in.
+Snakemake's own parser turns a whole workflow into Python, and its internals may change. snakefmt
+keeps our rules in one shape, and this module reads that shape: `rule NAME:` at the beginning of a
+line, and its sections indented by four columns.
 """
 
 import ast
@@ -10,25 +11,29 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-# The first words of lines of a shell text that decide no bytes. step.sh and gpus.sh define them.
+# A line of a shell text that begins with one of these decides no bytes. step.sh and gpus.sh define
+# them.
 NO_BYTES = {"begin", "commit", "gpus", "check", "fetch"}
 
 _BLOCK = re.compile(
     r"^(?:use )?([a-z_]+)\b([^\n]*):[^\n]*\n?((?:[ \t]+\S[^\n]*\n|[ \t]*\n)*)", re.M
 )
 _SECTION = re.compile(r"^    (\w+):(.*?)(?=^    \w+:|\Z)", re.M | re.S)
-# What rules files have beside Python, at the beginning of a line.
+# Words at the beginning of a line that are Snakemake's and not Python's.
 _SNAKEMAKE = {"rule", "checkpoint", "include", "localrules", "ruleorder", "report", "configfile"}
 _SNAKEMAKE |= {"wildcard_constraints", "onstart", "onsuccess", "onerror", "envvars", "module"}
 
 
 class CodeError(Exception):
-    """A rule, a program or an import from which the code of an artifact cannot be told."""
+    """The code behind an artifact cannot be followed, because of a rule, a program or an import."""
 
 
 @dataclass
 class Rules:
-    """A rules file: the bodies of its rules, and what it defines beside them, both by name."""
+    """A rules file.
+
+    bodies: {rule: the text of its body}. defined: {name: the Python statement that defines it}.
+    """
 
     file: Path
     bodies: dict[str, str] = field(default_factory=dict)
@@ -37,7 +42,11 @@ class Rules:
 
 @dataclass
 class Rule:
-    """shell: the commands that make the output, one a line. params: what the rule's params are, by name."""
+    """A rule, as far as it decides bytes.
+
+    shell: the commands that make the output, one on each line. params: {name: its expression}.
+    defined: {name: the Python statement that defines it}, in the rule's file and in common.smk.
+    """
 
     name: str
     file: Path
@@ -47,7 +56,7 @@ class Rule:
 
 
 class Rulebook:
-    """All rules files of a directory. What common.smk defines is known in all of them."""
+    """All rules files (*.smk) of a directory. What common.smk defines is known in all of them."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -57,12 +66,12 @@ class Rulebook:
         return [_read(file) for file in sorted(self.directory.glob("*.smk"))]
 
     def names(self) -> list[str]:
-        """The rules that make something."""
+        """The names of the rules that have an output."""
         bodies = {name: body for rules in self._files for name, body in rules.bodies.items()}
         return [name for name, body in bodies.items() if "output" in dict(_SECTION.findall(body))]
 
     def rule(self, name: str) -> Rule:
-        """A rule. Raises CodeError where there is none, or none with a shell text."""
+        """The rule of this name. Raises CodeError if there is none, or it has no shell text."""
         home = next((rules for rules in self._files if name in rules.bodies), None)
         if home is None:
             raise CodeError(f"rule {name} is in no file of {self.directory}")
@@ -112,7 +121,7 @@ def _read(file: Path) -> Rules:
 
 
 def _arguments(section: str, rule: str) -> ast.Call:
-    """The arguments of a section of a rule."""
+    """A section of a rule, parsed as the arguments of a call. Raises CodeError."""
     try:
         return ast.parse(f"section({section.strip()}\n)", mode="eval").body
     except SyntaxError as error:
@@ -120,7 +129,10 @@ def _arguments(section: str, rule: str) -> ast.Call:
 
 
 def _making(shell: str) -> str:
-    """A shell text without the lines that decide no bytes, one command a line, white space folded."""
+    """A shell text without the lines that decide no bytes.
+
+    Each command is on one line, and each run of white space is one blank.
+    """
     lines = (" ".join(line.split()) for line in shell.replace("\\\n", " ").splitlines())
     return "\n".join(
         line for line in lines if line and line[0] != "#" and line.split()[0] not in NO_BYTES

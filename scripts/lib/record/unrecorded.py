@@ -1,4 +1,4 @@
-"""What lies under results/ and is not known to be Quantmill's."""
+"""Files under results/ that Quantmill does not know."""
 
 import os
 from collections.abc import Collection, Iterator
@@ -9,10 +9,10 @@ from lib.record.layout import is_building
 
 
 def unrecorded(known: Collection[Path] = ()) -> Iterator[Path]:
-    """Files under results/ that no record covers, but for those that are known to be ours."""
+    """Yield the files under results/ that no record covers and that are not in `known`."""
     for folder, names, files in os.walk("results"):
         here = Path(folder)
-        # What is inside a recorded directory, or being built, is judged with it.
+        # Files inside a recorded directory or a building directory belong to it.
         names[:] = [
             name
             for name in names

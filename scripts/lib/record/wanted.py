@@ -1,7 +1,7 @@
-"""The wanted recipe: what a step is to build, as the plan leaves it for the programs of the step.
+"""The wanted recipe: the document in which the plan tells a step's programs what to build.
 
-lib/planning/handoff.py tells where it lies and when. Nothing but the document is here, because
-programs whose code decides bytes read it.
+lib/planning/handoff.py tells where it lies and when. This module has only the document itself,
+because programs whose code decides bytes import it.
 """
 
 import json
@@ -14,17 +14,17 @@ from lib.errors import UserError
 
 @dataclass(frozen=True)
 class WantedRecipe:
-    """What one stale artifact is to become. Paths are relative to the working directory.
+    """How one stale artifact is to be built. Paths are relative to the working directory.
 
-    artifact: the path of what is built, a file or a directory.
+    artifact: the path of the artifact, a file or a directory.
     outputs: the paths of all that the step makes; the artifact is the first.
     directory: whether the artifact is a directory.
-    links: whether the artifact, or all that is in it, only links to files that are kept elsewhere.
+    links: whether the artifact is a link, or a directory of links, to files kept elsewhere.
     rule: the rule that builds it.
     digest: sha256 (hex) of the recipe in its canonical form.
-    recipe: all that decides the bytes, in plain JSON types, as lib/record/recipe.py tells.
-    inputs: what it is made from, {role: (path, sha256 (hex) of the recipe that it is to have)}.
-    left: when the file was left, in ns; so that it is another one each time. It is not compared.
+    recipe: all that decides the bytes, in plain JSON types (lib/record/recipe.py).
+    inputs: {role: (path, sha256 (hex) of the recipe that the input must have)}.
+    left: when the file was written, in ns. It makes each file different; it is not compared.
     """
 
     artifact: str
@@ -39,7 +39,7 @@ class WantedRecipe:
 
     @classmethod
     def read(cls, path: Path) -> "WantedRecipe":
-        """The wanted recipe in a file. Raises UserError where there is none."""
+        """Read a wanted recipe. Raises UserError if the file is missing or damaged."""
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             inputs = {role: (up, digest) for role, (up, digest) in document["inputs"].items()}
@@ -50,5 +50,5 @@ class WantedRecipe:
             raise UserError(f"{path}: {text}") from None
 
     def to_json(self) -> str:
-        """The text of its file. Its keys are sorted: what a step writes of it has their order."""
+        """The JSON text of its file. Keys are sorted; what a step copies from it keeps this order."""
         return json.dumps(vars(self), sort_keys=True, ensure_ascii=False, allow_nan=False)
