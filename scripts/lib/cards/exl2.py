@@ -1,4 +1,4 @@
-"""What a card says of EXL2 directories."""
+"""The lines of a model card about EXL2 directories."""
 
 from pathlib import PurePosixPath
 from typing import Any
@@ -9,7 +9,7 @@ from lib.record.recipe import Record
 
 
 class Exl2Lines(Lines):
-    """Directories; on the hub a branch or a repository each."""
+    """Each form is a directory; on the hub it has a branch or a repository of its own."""
 
     name = "exl2"
     has_tokenizer = True
@@ -20,7 +20,7 @@ class Exl2Lines(Lines):
         return "Branch" if repo else "Form"
 
     def branch(self, form: str) -> str:
-        """As people name them: 5.0bpw -> 5_0, 4.25bpw -> 4_25."""
+        """The usual names on the hub: 5_0 for 5.0bpw, 4_25 for 4.25bpw."""
         return form.removesuffix("bpw").replace(".", "_")
 
     def describe(self, about: dict[str, Any], forms: dict[str, Record], origins: Origins) -> None:
@@ -44,7 +44,7 @@ class Exl2Lines(Lines):
         ]
 
         def rows(count: str, options: dict[str, Any], length: str, prefix: str = "") -> list[str]:
-            """The own set has its own number of rows, whatever is asked for."""
+            """exllamav2's own set has a fixed number of rows, so it gets no flag for that."""
             counted = [] if own_set else [f"-{prefix}r", str(options[count])]
             return [*counted, f"-{prefix}l", str(options[length])]
 

@@ -1,4 +1,4 @@
-"""What a card says of GGUF files."""
+"""The lines of a model card about GGUF files."""
 
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,7 +12,7 @@ from lib.record.recipe import Record
 
 
 class GgufLines(Lines):
-    """Files, whole or in shards."""
+    """Each form is a file, whole or in shards."""
 
     name = "gguf"
     has_tokenizer = True
@@ -51,7 +51,7 @@ class GgufLines(Lines):
             made = origins.record(f"results/{name}/{matrix}")
             about["imatrix"] |= {
                 "file": f"results/{name}/{matrix}",
-                # Of one that was not computed here, the hash is its own.
+                # The hash of the text; of the imatrix itself if it was not computed here.
                 "sha256": made.inputs.get("corpus", made.sha256) if made else None,
             }
 
@@ -121,7 +121,11 @@ class GgufLines(Lines):
 def perplexity_commands(
     name: str, gguf: str, text: str, measured: Record, quants: dict[str, Record]
 ) -> list[str]:
-    """The base logits of the conversion `gguf`, and each quant against them."""
+    """The commands that compute base logits, and that compare each quant with them.
+
+    name: the model's. gguf: the file of its conversion. text: the corpus's name.
+    measured: the record of the base logits. quants: {quant: its record}.
+    """
     options, base = measured.recipe["options"], ["--kl-divergence-base", "base.kld"]
     words = ["--model", gguf, "--file", f"{text}.txt", *context_flags(options)]
     size = str(options["context"])

@@ -1,7 +1,7 @@
-"""What a family says in a card: one class a family, each in a module of its own.
+"""The lines of a model card about one family of forms. Each family has a class and a module.
 
-This is code that decides a card's bytes. What a family is called, its colours and its place in the
-plan lie apart, in lib/stages, so that a change of them makes no card stale.
+This code decides a card's bytes. A family's title, its colours and its place in the plan are in
+lib/stages instead, so a change of these makes no card stale.
 """
 
 import shlex
@@ -12,21 +12,25 @@ from lib.record.recipe import Record
 
 
 def command(*words: str) -> str:
-    """A command line, quoted for a shell."""
+    """The words of a command as one line, quoted for a shell."""
     return shlex.join(words)
 
 
 def text_named(calibration: dict[str, Any]) -> str:
-    """A calibration text by its name and, where a record tells it, its hash."""
+    """A calibration text's name and, if known, its hash, as Markdown.
+
+    calibration: {corpus: its name, sha256: hex or None}.
+    """
     sha256 = calibration.get("sha256")
     return f"`{calibration['corpus']}`" + (f" (sha256 `{sha256}`)" if sha256 else "")
 
 
 class Lines:
-    """What a family says in a card. Methods that tell nothing of most families return nothing here.
+    """The lines of a card about one family. A method here returns what suits most families.
 
-    about: what scripts/card.py tells. row: a line of its table of files, from scripts/card.py.
-    repo: the repository that the card is of; None for the card of results/MODEL/.
+    about: the facts for the card, as the docstring of scripts/card.py lists them.
+    row: a row of the card's table of files, as scripts/card.py makes it.
+    repo: the repository, org/name, that the card is for; None for the card of results/MODEL/.
     """
 
     name: str
@@ -39,37 +43,40 @@ class Lines:
     """The card of its repository counts the parts of each file."""
 
     def describe(self, about: dict[str, Any], forms: dict[str, Record], origins: Origins) -> None:
-        """Add what the records of its forms tell to `about`, its command lines among them."""
+        """Add to `about` what records tell of this family, such as the commands that built it.
+
+        forms: {form: its record}. origins: the records of what the forms were made from.
+        """
         about["commands"][self.name] = []
 
     def heading(self, repo: str | None) -> str:
-        """What a card's table of files calls its first column."""
+        """The title of the first column in the card's table of files."""
         return "File"
 
     def branch(self, form: str) -> str:
-        """The branch of a repository in which a form lies."""
+        """The branch of the repository that holds a form."""
         return "main"
 
     def link(self, row: dict[str, Any], repo: str | None) -> str:
-        """The cell of a card's table of files that leads to a form, as Markdown."""
+        """The cell of the table of files that links to a form, as Markdown."""
         raise NotImplementedError
 
     def download(self, row: dict[str, Any], repo: str, name: str) -> str:
-        """The command line that downloads a form."""
+        """The command that downloads a form. name: the model's."""
         raise NotImplementedError
 
     def run(self, row: dict[str, Any], repo: str | None, about: dict[str, Any]) -> list[str]:
-        """Command lines that use a form, with comments between."""
+        """Shell lines that run a form in some programs, each under a comment with its name."""
         raise NotImplementedError
 
     def run_note(self, row: dict[str, Any], repo: str | None) -> str:
-        """What is to be said below these."""
+        """A note below the lines of `run`, as Markdown; "" for none."""
         return ""
 
     def calibration(self, about: dict[str, Any]) -> str:
-        """What the forms were calibrated with, as Markdown."""
+        """A sentence on what the forms were calibrated with, as Markdown; "" for none."""
         return ""
 
     def tags_of(self, about: dict[str, Any]) -> list[str]:
-        """Tags that depend on how the forms were made."""
+        """The card's tags that depend on how the forms were made."""
         return []

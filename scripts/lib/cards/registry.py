@@ -1,4 +1,4 @@
-"""The families, each listed once, in the order in which tables and pages show them."""
+"""The families' Lines by name, in the order in which tables and pages show them."""
 
 from lib.cards.exl2 import Exl2Lines
 from lib.cards.gguf import GgufLines

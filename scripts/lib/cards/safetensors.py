@@ -1,4 +1,4 @@
-"""What a card says of the full weights of a merge."""
+"""The lines of a model card about a merge's full weights."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from lib.cards.lines import Lines
 
 
 class SafetensorsLines(Lines):
-    """One directory."""
+    """The only form is a directory."""
 
     name = "safetensors"
 

@@ -6,7 +6,7 @@ from lib.flags.context import context_flags
 
 
 def imatrix_flags(options: dict[str, Any]) -> list[str]:
-    """What changes llama-imatrix's bytes, from the options of an importance matrix."""
+    """The flags that decide the imatrix's bytes, from the options of its recipe."""
     flags = context_flags(options)
     if options.get("batch_size"):
         flags += ["--batch-size", str(options["batch_size"])]

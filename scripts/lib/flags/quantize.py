@@ -4,7 +4,7 @@ from typing import Any
 
 
 def quantize_flags(options: dict[str, Any]) -> list[str]:
-    """A quant's deviations from its type's mixture, from its options."""
+    """All flags but --imatrix, from the options of a quant's recipe; `type` is no flag."""
     flags = []
     for key in ("token_embedding_type", "output_tensor_type"):
         if options.get(key):

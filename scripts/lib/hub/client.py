@@ -1,7 +1,7 @@
-"""Talking to the hub: who is logged in, what went wrong in one line, and trying again.
+"""Requests to the hub: who is logged in, errors in one line, and retries.
 
-Imports huggingface_hub (about a second): for steps, never for the Snakefile. Tokens are left to
-huggingface_hub; nothing here reads or prints one.
+Importing huggingface_hub takes about a second, so steps may import this module, but not the
+Snakefile. huggingface_hub handles tokens; nothing here reads or prints one.
 """
 
 import sys
@@ -28,12 +28,12 @@ TRIES = 4
 
 
 def page(repo: str, kind: str = "model") -> str:
-    """The repository's page, where access is asked."""
+    """The address of a repository's page, where one asks for access. kind: "model" or "dataset"."""
     return f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
 
 
 def login(api: HfApi) -> str:
-    """The login in words, for messages."""
+    """Who is logged in, in words for a message: "logged in as NAME", or why nobody is."""
     try:
         return f"logged in as {api.whoami(cache=True)['name']}"
     except LocalTokenNotFoundError:
@@ -47,7 +47,11 @@ def login(api: HfApi) -> str:
 
 
 def explain(error: Exception, repo: str, kind: str, api: HfApi, write: bool = False) -> str:
-    """One line on why `repo` could not be read (or written): which, as whom, and what to do."""
+    """One line on why a request failed: which repository, who is logged in, and what to do.
+
+    error: the exception of the request. kind: "model" or "dataset".
+    write: whether the request was to write to the repository; else it was to read it.
+    """
     name = f"{kind} {repo}"
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, GatedRepoError):
@@ -74,37 +78,38 @@ def explain(error: Exception, repo: str, kind: str, api: HfApi, write: bool = Fa
 
 
 def one_line(error: BaseException) -> str:
-    """The error's message without line breaks, with its type where there is no message."""
+    """An error's message without line breaks; the name of its type if the message is empty."""
     text = " ".join(str(error).split())
     return text or type(error).__name__
 
 
 def unanswered(error: Exception) -> bool:
-    """Whether there was no answer, or only a part of one.
+    """Whether the hub gave no answer, or only a part of one.
 
-    Told by huggingface_hub's own names: it has changed the library below it before (httpx, httpx2).
+    The classes are huggingface_hub's own, because it has changed the library below before (httpx,
+    httpx2).
     """
     return isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
 
 
 def transient(error: Exception) -> bool:
     """Whether the same call may succeed a little later."""
-    if isinstance(error, LocalEntryNotFoundError | RuntimeError):  # both wrap what happened
+    if isinstance(error, LocalEntryNotFoundError | RuntimeError):  # both wrap the real error
         cause = error.__cause__
         return isinstance(cause, Exception) and transient(cause)
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in TRANSIENT_STATUS
     if unanswered(error):
         return True
-    # http_get's word for a body that ended early although the connection closed cleanly.
+    # http_get raises this if a body ends early although the connection closes cleanly.
     return isinstance(error, OSError) and "Consistency check failed" in str(error)
 
 
 def persist(call: Callable[[], T]) -> T:
-    """`call()`, again after 1, 2, 4 … seconds while it fails for reasons that pass.
+    """Return `call()`. After a transient error, try again: after 1, 2, 4 … s, up to TRIES calls.
 
-    huggingface_hub 2.4.0 goes on by itself after some faults, but not after a reset connection or
-    a 5xx answer to a download; no longer needed when `http_get` retries those.
+    Raises the last error. huggingface_hub 2.4.0 itself retries after some faults, but not after a
+    reset connection or a 5xx answer to a download. Not needed once `http_get` retries those.
     """
     for attempt in range(TRIES):
         try:

@@ -1,4 +1,4 @@
-"""References to repositories on the hub: `org/name`, `org/name@revision`. Pure standard library."""
+"""References to repositories on the hub: `org/name`, `org/name@revision`. Standard library only."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,16 @@ from lib.formats.merge_references import reference_kind
 
 @dataclass(frozen=True)
 class HubRef:
-    """A repository on the hub; `revision` is None where the reference names none."""
+    """A repository on the hub. revision: as the reference names it; None if it names none."""
 
     repo: str
     revision: str | None = None
 
 
 def parse(reference: str) -> HubRef | None:
-    """The repository that `reference` names; None for a directory or a model of the config.
+    """The repository that a reference names; None for a directory or a model of the config.
 
-    A LoRA adapter is a reference of its own: lib.formats.merge_references takes `base+adapter` apart.
+    reference: a single one. lib.formats.merge_references splits `model+adapter` into two.
     """
     if reference_kind(reference) != "hub":
         return None

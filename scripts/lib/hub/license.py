@@ -1,8 +1,8 @@
-"""The license of a model that is made from others: over the whole tree of a merge.
+"""The license of a merge, from the licenses of all models in its tree.
 
-Equal licenses pass. Where they are unequal, or where one is not known, the license is `other` with
-all of them named: what the terms come to is for a person to judge, and `snakemake plan` says so.
-Pure standard library and yaml.
+If all licenses are equal, the merge has the same. If they differ, or one is not known, the license
+is `other`, and its name lists all of them. A person must then judge the terms; `snakemake plan`
+says so. Standard library and yaml only.
 """
 
 import re
@@ -15,7 +15,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class License:
-    """As a model card's front matter has it; `name` and `link` go with an `id` of `other`."""
+    """A license in a model card's front matter. `name` and `link` belong to an `id` of `other`."""
 
     id: str
     name: str = ""
@@ -23,20 +23,20 @@ class License:
 
     @property
     def label(self) -> str:
-        """The one word for it: the id, or the name that `other` has."""
+        """One word for the license: its id, or its name if the id is `other`."""
         return self.name if self.id == "other" and self.name else self.id
 
 
 @dataclass(frozen=True)
 class Combined:
-    """The license of what is made. note: why, in a sentence for the plan; empty if all are equal."""
+    """The license of a merge. note: a sentence for the plan that tells why; "" if all are equal."""
 
     license: License
     note: str = ""
 
 
 def of_facts(facts: dict[str, object]) -> License | None:
-    """The license in a card's front matter (or in a lock entry); None where it names none."""
+    """The license in a card's front matter or in a lock entry; None if it names none."""
     found = facts.get("license")
     if isinstance(found, list):  # the hub's cards may hold a list
         found = " and ".join(map(str, found))
@@ -48,9 +48,11 @@ def of_facts(facts: dict[str, object]) -> License | None:
 
 
 def combine(sources: dict[str, License | None], given: License | None = None) -> Combined:
-    """The license over all `sources` (reference -> license, None where none is known).
+    """The license of a model that is made from all sources.
 
-    `given` is what the config says; it is taken as it is, and noted where the tree says otherwise.
+    sources: {reference: its license, None if it is not known}.
+    given: the license in the config, if any. It is used as it is; if the sources' differs, the note
+        tells so.
     """
     known = set(sources.values())
     if len(known) == 1 and None not in known:
@@ -73,7 +75,7 @@ def combine(sources: dict[str, License | None], given: License | None = None) ->
 
 
 def front_matter(text: str) -> dict[str, object]:
-    """The YAML at the head of a model card; {} where there is none, or none that can be read."""
+    """The YAML mapping at the head of a model card; {} if it is missing or cannot be read."""
     match = re.match(r"\ufeff?---\r?\n(.*?)\r?\n---\s*(\r?\n|$)", text, re.S)
     try:
         facts = yaml.safe_load(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""config/sources.lock.yaml: which commit each hub reference means, and what is in its files.
+"""The lock, config/sources.lock.yaml: the commit and the files that each hub reference means.
 
     models:
       org/name@revision:                       # the reference as it is written in the config
@@ -9,7 +9,7 @@
     datasets:
       org/dataset: …                           # only the files that corpora name
 
-The Snakefile imports this module at every start: standard library and yaml only.
+The Snakefile imports this module at each start, so it uses the standard library and yaml only.
 """
 
 import hashlib
@@ -38,7 +38,12 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class HubSource:
-    """What the config needs of the hub. `file` is the dataset's file; None for models."""
+    """A repository of the hub that the config needs.
+
+    ref: the reference, as written in the config. kind: "model" or "dataset".
+    file: the file that is needed of a dataset; None for a model.
+    allow_pickle: whether pickled weights may be used.
+    """
 
     ref: str
     kind: str = "model"
@@ -48,13 +53,19 @@ class HubSource:
 
 @dataclass
 class File:
+    """A file of a locked repository. sha256: hex. size: bytes."""
+
     sha256: str
     size: int
 
 
 @dataclass
 class Locked:
-    """A locked reference. `license` and the like are the card's, and no part of the identity."""
+    """An entry of the lock.
+
+    ref, kind: as in HubSource. commit: its hash (hex). files: {path in the repository: file}.
+    card: `license` and the like from the repository's card. It is no part of the identity.
+    """
 
     ref: str
     kind: str
@@ -64,12 +75,13 @@ class Locked:
 
     @property
     def repo(self) -> str:
+        """The reference without its revision: org/name."""
         return parse(self.ref).repo
 
     def identity(self, file: str | None = None) -> dict[str, str]:
-        """What recipes say of this source: repository, commit, and a digest of the files' sha256.
+        """The source in recipes: its repository, its commit, and a digest over its files' sha256.
 
-        With `file`, that one file of a dataset: its commit does not matter, its content does.
+        file: a file of a dataset. Then it is the file and its sha256; the commit does not matter.
         """
         if file is not None:
             return {"hub": f"{self.repo}/{file}", "sha256": self.files[file].sha256}
@@ -79,25 +91,25 @@ class Locked:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Bytes of all files together."""
         return sum(file.size for file in self.files.values())
 
 
 @dataclass
 class Lock:
-    """What is locked, by (kind, reference)."""
+    """The lock. entries: {(kind, reference): entry}."""
 
     entries: dict[tuple[str, str], Locked] = field(default_factory=dict)
 
     @classmethod
     def read(cls, workdir: Path = Path()) -> "Lock":
-        """The lock of a working directory; empty where there is no lock file. Raises UserError."""
+        """Read the lock of a working directory; as `load`."""
         return load(Path(workdir) / LOCK_FILE)
 
     def identity(self, source: "str | HubSource") -> dict[str, str]:
-        """Locked.identity of a source; of a model its reference is enough.
+        """`Locked.identity` of a source. For a model, its reference is enough.
 
-        Raises UserError when it is not locked.
+        Raises UserError if it is not locked.
         """
         source = HubSource(source) if isinstance(source, str) else source
         if self.missing([source]):
@@ -106,10 +118,11 @@ class Lock:
         return self.get(source.ref, source.kind).identity(source.file)
 
     def get(self, ref: str, kind: str = "model") -> Locked | None:
+        """The entry of a reference; None if it is not locked."""
         return self.entries.get((kind, ref))
 
     def missing(self, sources: Iterable[HubSource]) -> list[HubSource]:
-        """Those that have no entry, or whose dataset file is not in it; each once."""
+        """The sources that have no entry, or whose file is not in their entry; each once."""
         found = []
         for source in dict.fromkeys(sources):
             entry = self.get(source.ref, source.kind)
@@ -119,9 +132,9 @@ class Lock:
 
 
 def load(path: Path) -> Lock:
-    """The lock in a file; empty where there is no such file.
+    """Read the lock in a file; empty if there is no such file.
 
-    Raises UserError when the file is not a lock.
+    Raises UserError if the file is not a lock.
     """
     try:
         data = yaml.load(path.read_bytes(), Loader=Loader) or {}
@@ -147,7 +160,7 @@ def load(path: Path) -> Lock:
 
 
 def write(workdir: Path, lock: Lock) -> None:
-    """Write the lock by rename, sorted: equal locks are equal bytes."""
+    """Write the lock of a working directory, by rename. Equal locks give equal bytes."""
     data: dict[str, dict[str, object]] = {}
     for (kind, ref), entry in sorted(lock.entries.items()):
         value = {"commit": entry.commit, "files": {n: asdict(f) for n, f in entry.files.items()}}
@@ -161,10 +174,10 @@ def write(workdir: Path, lock: Lock) -> None:
 
 
 def lock_missing(sources: Iterable[HubSource], workdir: Path) -> None:
-    """Lock those that are not locked yet, all in one call of scripts/hub_lock.py.
+    """Lock the sources that are not locked yet, all in one call of scripts/hub_lock.py.
 
-    Asks no hub when nothing is missing. Raises UserError with every reference that could not be
-    locked; those that could be are written all the same.
+    If none is missing, the hub is not asked. Raises UserError with a line for each reference that
+    could not be locked; the others are written to the lock nevertheless.
     """
     missing = Lock.read(workdir).missing(sources)
     if not missing:
@@ -172,7 +185,7 @@ def lock_missing(sources: Iterable[HubSource], workdir: Path) -> None:
     script = Path(__file__).parents[2] / "hub_lock.py"
     command = [sys.executable, str(script), "--directory", str(workdir), "--sources", "-"]
     request = json.dumps([asdict(source) for source in missing])
-    # What it says goes to stderr: stdout belongs to what Snakemake was asked to print.
+    # Its stdout goes to our stderr, because Snakemake's own output goes to stdout.
     done = subprocess.run(command, input=request, text=True, stdout=2, stderr=subprocess.PIPE)
     if done.returncode:
         said = done.stderr.strip().splitlines()

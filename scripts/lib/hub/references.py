@@ -1,4 +1,4 @@
-"""Which references to the hub a config needs locked. `config` is lib/config/schema.Config."""
+"""The hub references that a config needs locked. `config` is a lib.config.schema.Config."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,10 @@ from lib.hub.lock import HubSource
 
 
 def leaves(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
-    """The leaves of these models' trees, each once: (directory or hub id, pickles are allowed)."""
+    """The models from outside that some models of the config are made from, each once.
+
+    names: those of the config. Returns [(directory or hub reference, whether pickles are allowed)].
+    """
     found: list[tuple[str, bool]] = []
     seen: set[str] = set()
 
@@ -29,7 +32,10 @@ def leaves(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
 
 
 def hub_sources(config: Any, names: Iterable[str] | None = None) -> list[HubSource]:
-    """Every hub reference that these models (None: all) come from, and those of their corpora."""
+    """All repositories of the hub that some models and their corpora come from, each once.
+
+    names: models of the config; None for all.
+    """
     names = list(config.models if names is None else names)
     found = [
         HubSource(ref, allow_pickle=pickle) for ref, pickle in leaves(config, names) if parse(ref)

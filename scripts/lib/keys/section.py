@@ -1,7 +1,7 @@
-"""What sections of the config are made of: pydantic models, and types that say how a key is read.
+"""The parts of config sections: a pydantic base model, and types that read the values of keys.
 
-A key with nothing after it is as if left out; a section with nothing in it has its defaults. Each
-key has a description: config/schema.json and the tables of config/README.md are made from them.
+A key without a value counts as left out. A section without content has its defaults. Each key has
+a description, from which config/schema.json and the tables of config/README.md are made.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,11 @@ Texts = str | list[str]
 
 
 def Read(type_: Any, read: Any, written: Any = None) -> Any:
-    """A value that one of the functions of values.py reads.
+    """The type of a key that a function of values.py reads.
 
-    written: how it may be written, for the schema: a type or a JSON schema; as `type_` if None.
+    type_: the type of the value that was read. read: the function.
+    written: how the value may be written, for the JSON schema: a type or a JSON schema; None if as
+        `type_`.
     """
     if isinstance(written, dict):
         return Annotated[type_, BeforeValidator(read), WithJsonSchema(written)]
@@ -27,22 +29,26 @@ def Read(type_: Any, read: Any, written: Any = None) -> Any:
 
 
 def Number(type_: type, low: float, high: float | None = None) -> Any:
-    """A finite number (int: a whole one) within limits, both included."""
+    """The type of a key for a finite number from `low` to `high`, both included.
+
+    type_: int for a whole number, or float. high: None for no limit.
+    """
     read = partial(values.to_number, low=low, high=high, whole=type_ is int)
     written = {"type": "integer" if type_ is int else "number", "minimum": low}
     return Read(type_, read, written if high is None else {**written, "maximum": high})
 
 
 def Choice(literal: Any) -> Any:
-    """One of the words of a Literal, in any case."""
+    """The type of a key for one of the words of a Literal, in upper or lower case."""
     read = partial(values.to_choice, known=get_args(literal))
     return Read(literal, read, bool | literal if "on" in get_args(literal) else literal)
 
 
 def repository(by_form: bool, families: list[str]) -> Any:
-    """A repository of the hub, org/name.
+    """The type of a key for a repository of the hub, org/name.
 
-    by_form: {form} may stand in the name, for a repository a form. families: those that may.
+    by_form: whether {form} may stand in the name, which means a repository for each form.
+    families: the families that allow {form}; the message of an error names them.
     """
     if by_form:
         written = {"type": "string", "pattern": "^[^/@{}]+/[^/@]+$"}
@@ -61,11 +67,11 @@ TextList = Read(list[Text], values.to_list, Texts)
 
 
 class Section(BaseModel):
-    """A mapping of the config: unknown keys are errors, a null is as if left out."""
+    """A mapping of the config. Unknown keys are errors; a key of null counts as left out."""
 
-    # defer_build: only Config and Options are validated by themselves; saves a third of the import.
+    # defer_build: only Config and Options are validated directly. Saves a third of the import time.
     model_config = ConfigDict(extra="forbid", defer_build=True)
-    # Keys that hold sections themselves: with nothing after them they have their defaults.
+    # Keys that hold sections. Without a value they have their defaults.
     sections: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
@@ -84,7 +90,7 @@ class Section(BaseModel):
 
 
 def within(annotation: Any) -> type[Section] | None:
-    """The section that a field holds, by itself, in a list or by name; None if it holds none."""
+    """The section class in a field's annotation, also inside a list or dict; None if none."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     found = map(within, get_args(annotation))

@@ -1,5 +1,7 @@
-"""How single values of the config are read: each function takes what YAML gave and returns the
-value in its one normal form, or raises ValueError with what was got and what it may be.
+"""Reads single values of the config.
+
+Each function `to_…` takes a value as YAML gives it and returns it in its normal form. It raises
+ValueError, which names the value and what is allowed, if the value is not as the docstring says.
 """
 
 import difflib
@@ -12,12 +14,12 @@ from lib.formats.quants import QUANT_TYPES, TENSOR_BITS, canonical
 
 Scalar = bool | int | float | str
 RECLAIMABLE = ("bf16", "safetensors")
-# Said wherever a path may stand: a config means the same to everybody who runs it.
+# For all keys that hold a path. A config must mean the same to everybody who runs it.
 TILDE = "~ is not expanded here; write the path in full"
 
 
 def show(value: Any) -> str:
-    """What the config has, short enough for one line."""
+    """A value of the config as text, shortened to fit on one line."""
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):
@@ -27,7 +29,7 @@ def show(value: Any) -> str:
 
 
 def suggestion(got: Any, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the nearest of the known words, or nothing."""
+    """`; did you mean X?`, with the one known word that is near to `got`; "" if there is none."""
     by_lower = {word.lower(): word for word in known}
     wanted = str(got).lower()
     near = difflib.get_close_matches(wanted, by_lower, n=1, cutoff=0.7)
@@ -36,6 +38,7 @@ def suggestion(got: Any, known: Iterable[str]) -> str:
 
 
 def to_text(value: Any) -> str:
+    """One line of text that is not blank."""
     if isinstance(value, str):
         if "\n" in value or not value.strip():
             raise ValueError(f"{show(value)} must be one line of text")
@@ -45,6 +48,10 @@ def to_text(value: Any) -> str:
 
 
 def to_number(value: Any, low: float, high: float | None, whole: bool) -> float | int:
+    """A finite number from `low` to `high` (None: no limit), or a text of one, such as "1e-3".
+
+    whole: it must be a whole number, and an int is returned; else a float.
+    """
     kind = "a whole number" if whole else "a number"
     limits = f"of at least {low}" if high is None else f"from {low} to {high}"
     problem = ValueError(f"{show(value)} is not {kind} {limits}")
@@ -62,6 +69,7 @@ def to_number(value: Any, low: float, high: float | None, whole: bool) -> float 
 
 
 def to_choice(value: Any, known: tuple[str, ...]) -> str:
+    """A word of `known`, in lower case. If "on" is known, true and false mean on and off."""
     word = ("on" if value else "off") if isinstance(value, bool) and "on" in known else value
     if isinstance(word, str) and word.lower() in known:
         return word.lower()
@@ -69,6 +77,7 @@ def to_choice(value: Any, known: tuple[str, ...]) -> str:
 
 
 def to_flag(value: Any) -> bool:
+    """True or false, also written as yes, on, 1 and no, off, 0, in upper or lower case."""
     if isinstance(value, bool):
         return value
     if str(value).lower() in ("true", "yes", "on", "1"):
@@ -79,7 +88,7 @@ def to_flag(value: Any) -> bool:
 
 
 def to_list(value: Any) -> Any:
-    """A single entry stands for a list of one."""
+    """A list. Any other value, except a mapping, becomes a list of one."""
     if isinstance(value, list | tuple):
         return list(value)
     if not isinstance(value, Mapping):
@@ -88,18 +97,19 @@ def to_list(value: Any) -> Any:
 
 
 def to_words(value: Any) -> list[str]:
-    """A list, or one string with commas, as `--config key=a,b` gives it."""
+    """A list of words, from a list or from one text with commas (`--config key=a,b`)."""
     if isinstance(value, str):
         value = value.split(",")
     return [str(word).strip() for word in to_list(value) if str(word).strip()]
 
 
 def to_known_words(value: Any, known: tuple[str, ...]) -> list[str]:
-    """As `to_words`, of words that are known."""
+    """As `to_words`. Each word must be one of `known`; it is returned in lower case."""
     return [to_choice(word, known) for word in to_words(value)]
 
 
 def to_size(value: Any) -> str:
+    """A size as llama-gguf-split reads it, such as 500M or 50G. Zeros in front are left out."""
     found = re.fullmatch(r"0*([1-9][0-9]{0,8})([MG])", str(value))
     if not found:
         raise ValueError(
@@ -110,18 +120,22 @@ def to_size(value: Any) -> str:
 
 
 def bytes_of(size: str) -> int:
-    """Bytes of a size that `to_size` has read."""
+    """Bytes of a size from `to_size`. M is 10**6 bytes, G is 10**9."""
     return int(size[:-1]) * {"M": 10**6, "G": 10**9}[size[-1]]
 
 
 def to_sha256(value: Any) -> str:
+    """A sha256 of 64 hexadecimal digits, in lower case."""
     if isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F]{64}", value):
         return value.lower()
     raise ValueError(f"{show(value)} is not a sha256: 64 hexadecimal digits")
 
 
 def to_repository(value: Any, by_form: Iterable[str] = ()) -> str:
-    """org/name. by_form: the families whose repositories may have {form} in the name."""
+    """A repository on the hub, org/name.
+
+    by_form: the families that allow {form} in the name; only the error's message names them.
+    """
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", value):
         return value
     allowed = f"; {{form}} is for {' and '.join(by_form)} alone"
@@ -130,7 +144,7 @@ def to_repository(value: Any, by_form: Iterable[str] = ()) -> str:
 
 
 def to_repository_by_form(value: Any) -> str:
-    """A repository, or one for each form: `{form}` in the name stands for what the form is called."""
+    """A repository on the hub, or one for each form: `{form}` in the name stands for the form's."""
     if not isinstance(value, str) or not re.search("[{}]", value):
         return to_repository(value)
     for word in re.findall(r"\{[^{}]*\}|[{}]", value):
@@ -146,6 +160,7 @@ def to_repository_by_form(value: Any) -> str:
 
 
 def to_quant_type(value: Any) -> str:
+    """A name of QUANT_TYPES, in upper case; an alias becomes the main name."""
     found = canonical(value) if isinstance(value, str) else None
     if not found:
         near = suggestion(value, QUANT_TYPES)
@@ -154,6 +169,7 @@ def to_quant_type(value: Any) -> str:
 
 
 def to_tensor_type(value: Any) -> str:
+    """A name of TENSOR_BITS, in lower case."""
     if isinstance(value, str) and value.lower() in TENSOR_BITS:
         return value.lower()
     near = suggestion(value, TENSOR_BITS)
@@ -161,7 +177,10 @@ def to_tensor_type(value: Any) -> str:
 
 
 def to_tensor_types(value: Any) -> list[str]:
-    """PATTERN=TYPE strings of a list of such strings, or of a mapping."""
+    """A list of PATTERN=TYPE texts, from texts or mappings {PATTERN: TYPE}.
+
+    PATTERN is a regular expression for names of tensors. TYPE is a name of TENSOR_BITS.
+    """
     if isinstance(value, Mapping):
         pairs = list(value.items())
     else:
@@ -187,7 +206,7 @@ def to_tensor_types(value: Any) -> list[str]:
 
 
 def to_override_kv(value: Any) -> list[str]:
-    """KEY=TYPE:VALUE strings as llama-quantize's string_parse_kv_override takes them."""
+    """A list of KEY=TYPE:VALUE texts, as llama-quantize's string_parse_kv_override reads them."""
     overrides = []
     for entry in to_list(value):
         form = r"[^=\s]{1,127}=(int:-?\d+|float:[-+.\deE]+|bool:(true|false)|str:.{0,127})"
@@ -200,25 +219,35 @@ def to_override_kv(value: Any) -> list[str]:
 
 
 def to_layers(value: Any) -> list[int]:
+    """Numbers of layers, from 0; sorted, each once."""
     return sorted({to_number(entry, 0, None, whole=True) for entry in to_list(value)})
 
 
 def to_reclaim(value: Any) -> list[str]:
+    """Words of RECLAIMABLE, which name intermediate artifacts to delete; sorted, each once."""
     return sorted({to_choice(entry, RECLAIMABLE) for entry in to_list(value)})
 
 
 def to_max_kld(value: Any) -> dict[str, float]:
+    """{form: the highest mean KL divergence that it may have, in nats}; "*" is all other forms.
+
+    A single number becomes {"*": number}.
+    """
     limits = value if isinstance(value, Mapping) else {"*": value}
     return {str(form): to_number(limit, 0, None, whole=False) for form, limit in limits.items()}
 
 
-# Keys that describe what the tensors are; they are the tools' to write.
+# Header fields that describe the tensors. Only the tools may write them.
 RESERVED_METADATA = re.compile(
     r"general\.(architecture|file_type|quantization_version|alignment)|(split|quantize)\..*|GGUF\..*"
 )
 
 
 def to_metadata(value: Any) -> dict[str, Any]:
+    """{field of a GGUF header: value}. A value is a text, a finite number, a bool, or a list.
+
+    The entries of a list are all of one type.
+    """
     for key, entry in to_mapping(value).items():
         if not isinstance(key, str) or not re.fullmatch(r"[\w-]+(\.[\w-]+)+", key, re.ASCII):
             raise ValueError(f"{show(key)} is not a header field, such as general.license")
@@ -238,6 +267,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def to_imatrix(value: Any) -> Any:
+    """The options of an imatrix, a mapping. True and null become {}; false stays False."""
     if value is None or value is True:
         return {}
     if value is False or isinstance(value, Mapping):
@@ -246,6 +276,7 @@ def to_imatrix(value: Any) -> Any:
 
 
 def to_quant(value: Any) -> Any:
+    """The options of a quant, a mapping. A text, such as Q4_K_M, becomes {"type": text}."""
     if isinstance(value, Mapping):
         return value
     if isinstance(value, str):
@@ -254,15 +285,17 @@ def to_quant(value: Any) -> Any:
 
 
 def to_mapping(value: Any) -> Any:
+    """A mapping, which is returned as it is."""
     if isinstance(value, Mapping):
         return value
     raise ValueError(f"must be a mapping, not {show(value)}")
 
 
 def to_merge(value: Any) -> Any:
-    """Plain dicts and lists; 1.0 and 1 are the same to mergekit, and so they are here.
+    """A mergekit configuration as plain dicts and lists. 1.0 becomes 1, its equal in mergekit.
 
-    The name of a file was replaced before by what the file holds, or by what is wrong with it.
+    If the config names a file, the caller passes the file's content, or a ValueError that tells
+    what is wrong with the file; that error is raised.
     """
     if isinstance(value, ValueError):
         raise value
