@@ -4,7 +4,7 @@ from typing import Any
 
 
 def quantize_flags(options: dict[str, Any]) -> list[str]:
-    """All flags but --imatrix, from the options of a quant's recipe; `type` is no flag."""
+    """The flags for the options of a quant's recipe. Its `type` is not a flag and is left out."""
     flags = []
     for key in ("token_embedding_type", "output_tensor_type"):
         if options.get(key):

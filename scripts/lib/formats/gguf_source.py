@@ -51,7 +51,7 @@ def describe(path: Path) -> GgufSource:
 
 
 def _form(file: Any, quantized: bool) -> str:
-    """The mixture that a quantized file names in its header, if any; else the type of most weights."""
+    """The mixture that a quantized file names in its header; else the type of most weights."""
     if quantized:
         from gguf.constants import LlamaFileType
 

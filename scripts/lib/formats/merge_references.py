@@ -33,7 +33,7 @@ class Reference:
 
 
 def reference_kind(text: str) -> str:
-    """What a part of a reference names: "model" (of the config), "directory", "hub" or "unknown".
+    """The kind of a part of a reference: "model" (of the config), "directory", "hub" or "unknown".
 
     Only the text is judged; nothing is looked up.
     """

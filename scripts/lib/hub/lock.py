@@ -81,7 +81,7 @@ class Locked:
     def identity(self, file: str | None = None) -> dict[str, str]:
         """The source in recipes: its repository, its commit, and a digest over its files' sha256.
 
-        file: a file of a dataset. Then it is the file and its sha256; the commit does not matter.
+        file: a file of a dataset. Its identity is its path and its sha256, without the commit.
         """
         if file is not None:
             return {"hub": f"{self.repo}/{file}", "sha256": self.files[file].sha256}

@@ -144,7 +144,7 @@ def to_repository(value: Any, by_form: Iterable[str] = ()) -> str:
 
 
 def to_repository_by_form(value: Any) -> str:
-    """A repository on the hub, or one for each form: `{form}` in the name stands for the form's."""
+    """A repository on the hub. `{form}` in its name means one repository for each form."""
     if not isinstance(value, str) or not re.search("[{}]", value):
         return to_repository(value)
     for word in re.findall(r"\{[^{}]*\}|[{}]", value):

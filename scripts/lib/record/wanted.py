@@ -50,5 +50,5 @@ class WantedRecipe:
             raise UserError(f"{path}: {text}") from None
 
     def to_json(self) -> str:
-        """The JSON text of its file. Keys are sorted; what a step copies from it keeps this order."""
+        """The JSON text of its file. Keys are sorted; what a step copies keeps this order."""
         return json.dumps(vars(self), sort_keys=True, ensure_ascii=False, allow_nan=False)
