@@ -55,7 +55,10 @@ class Artifact:
         self.outputs = self.outputs or (self.path,)
 
     def inputs_in(self, roles: Collection[str]) -> list["Artifact"]:
-        """Its inputs in these roles (`model`: all that begin with it); no roles: all of them."""
+        """The inputs whose role begins with one of these words; all inputs if `roles` is empty.
+
+        For example `form` finds the role `form Q8_0`.
+        """
         inputs = self.inputs.items()
         return [up for role, up in inputs if not roles or role.split(" ")[0] in roles]
 
