@@ -152,9 +152,7 @@ def downstream(planned: Planned, changed: Callable) -> set[str]:
 
 def commented(text: str) -> str:
     """Python with other comments, another docstring and other white space."""
-    text = re.sub(
-        r'^((?: *(?:def|class) .*:\n +)?""")(?=\w)', r"\1In other words: ", text, flags=re.M
-    )
+    text = re.sub(r'^( *""")(?=\w)', r"\1In other words: ", text, flags=re.M)
     text = re.sub(
         r"^( *)((?:def|class) .*:)\n", r"\1\2  # a comment\n\n\1    # another\n", text, flags=re.M
     )

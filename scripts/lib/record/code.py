@@ -264,10 +264,12 @@ def _is_import(node: ast.AST) -> bool:
 
 
 def _undocumented(body: list[ast.stmt]) -> list[ast.stmt]:
-    """A body without its docstring."""
-    first = body[0] if body else None
-    told = isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str)
-    return body[1:] if told else body
+    """A body without its docstring, and without those of its attributes."""
+    return [node for node in body if not _is_docstring(node)]
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
 
 
 def _dump(node: Any) -> str:
