@@ -1,9 +1,10 @@
-"""Time a whole build by Snakemake against a plain shell script of the same tool calls, one after the other.
-
-Needs a working directory in which resources/ is ready (tools and sources): both then make everything else from
-nothing, in new directories beside it. Prints both wall times in seconds and their ratio.
+"""Compare the time of a whole build with that of a shell script of the same tool calls.
 
     python dev/bench_overhead.py --ready DIR [--configfile FILE] [--cores 2]
+
+DIR is a working directory in which resources/ is built (tools and sources). The script and
+Snakemake build everything else in the new directories DIR-shell and DIR-snakemake, one after the
+other. Prints both wall times in seconds and their ratio.
 """
 
 import argparse
@@ -38,7 +39,7 @@ SMOKE = ["-n", "24", "-no-cnv", "--temp", "0", "--no-warmup", "--simple-io", "--
 
 
 def merge(out: str, up: dict[str, str], options: dict) -> list[str]:
-    """mergekit, from a file."""
+    """The commands of a merge: write merge.yaml, run mergekit."""
     places = {role.removeprefix("model "): f"./{path}" for role, path in up.items()}
     text = yaml.safe_dump(substitute_references(options["merge"], places))
     typed = ["mergekit-yaml", "merge.yaml", out, "--random-seed", "42"]
@@ -46,69 +47,70 @@ def merge(out: str, up: dict[str, str], options: dict) -> list[str]:
 
 
 def convert(out: str, up: dict[str, str], options: dict) -> list[str]:
-    """The converter, and a few words from what it has made."""
+    """The commands of a conversion: llama.cpp's converter, then a few tokens from its GGUF."""
     kind = ["--outtype", options["outtype"], "--model-name", options["model_name"]]
     typed = [sys.executable, "resources/llama.cpp/convert_hf_to_gguf.py", up["model"], *kind]
     return [shlex.join([*typed, "--outfile", out]), smoke(out)]
 
 
 def imatrix(out: str, up: dict[str, str], options: dict) -> list[str]:
-    """llama-imatrix."""
+    """The command of an importance matrix: llama-imatrix."""
     flags = [*imatrix_flags(options), "--output-format", "dat", "-t", "1", "-o", out]
     return [tool("llama-imatrix", "-m", up["gguf"], "-f", up["corpus"], *flags)]
 
 
 def quantize(out: str, up: dict[str, str], options: dict) -> list[str]:
-    """llama-quantize."""
+    """The command of a quant: llama-quantize."""
     matrix = ["--imatrix", up["imatrix"]] if "imatrix" in up else []
     flags = [*matrix, *quantize_flags(options)]
     return [tool("llama-quantize", *flags, up["gguf"], out, options["type"], "2")]
 
 
 def split(out: str, up: dict[str, str], options: dict) -> list[str]:
-    """llama-gguf-split."""
+    """The commands of shards: make their directory, run llama-gguf-split."""
     size, prefix = options["split_max_size"], f"{out}/{Path(up['gguf']).stem}"
     typed = tool("llama-gguf-split", "--split", "--split-max-size", size, up["gguf"], prefix)
     return [f"mkdir -p {shlex.quote(out)}", typed]
 
 
 def base_logits(out: str, up: dict[str, str], options: dict) -> list[str]:
-    """llama-perplexity, of the unquantized model."""
+    """The command of base logits: llama-perplexity on the unquantized model."""
     flags = [*context_flags(options), "-f", up["corpus"], "--kl-divergence-base", out]
     return [tool("llama-perplexity", "-t", "1", "-m", up["gguf"], *flags)]
 
 
 def evaluate(out: str, up: dict[str, str], options: dict) -> list[str]:
-    """llama-perplexity against it, and a few words from the form."""
+    """The commands of an evaluation: llama-perplexity, then a few tokens from the form."""
     flags = ["-c", str(options["context"]), "--kl-divergence-base", up["base"], "--kl-divergence"]
     measured = tool("llama-perplexity", "-t", "1", "-m", up["gguf"], *flags)
     return [f"{measured} > {shlex.quote(out)}", smoke(up["gguf"])]
 
 
 def tool(name: str, *words: str) -> str:
-    """A command line of llama.cpp."""
+    """The command line of one of llama.cpp's tools, quoted for a shell."""
     return shlex.join([f"{TOOLS}/{name}", *words])
 
 
 def smoke(gguf: str) -> str:
-    """The command line that loads a GGUF and lets it write a few words."""
+    """The command line that loads a GGUF file and generates a few tokens."""
     return tool("llama-completion", "-m", gguf, *SMOKE)
 
 
-# What a person would type for an artifact, by its rule; reports and cards nobody types.
+# By rule, the functions above: (path of the artifact, {role: path of an input}, options) ->
+# command lines. Reports and cards have none.
 STEPS = (merge, convert, imatrix, quantize, split, base_logits, evaluate)
 TYPED = {step.__name__: step for step in STEPS}
 
 
 def commands(artifact: Artifact) -> list[str]:
-    """The command lines of an artifact; none for what nobody types."""
+    """The shell command lines that make an artifact; none for reports and cards."""
     up = {role: made_from.path for role, made_from in artifact.inputs.items()}
     typed = TYPED.get(artifact.rule)
     return typed(artifact.path, up, artifact.options) if typed else []
 
 
 def script(graph: Graph) -> str:
-    """The shell script of a whole config, in the order in which the config declares."""
+    """The shell script that makes all artifacts of a config, each after its inputs."""
     lines = ["set -e", "export OMP_WAIT_POLICY=PASSIVE"]
     for artifact in graph:
         if typed := commands(artifact):
@@ -119,9 +121,9 @@ def script(graph: Graph) -> str:
 
 
 def timed(command: list[str], directory: Path) -> float:
-    """Seconds of wall time; the command's output is left in DIRECTORY.log.
+    """The wall time in seconds of a command in a directory. Its output goes into DIRECTORY.log.
 
-    Raises UserError where the command fails.
+    Raises UserError if the command fails.
     """
     log = directory.with_suffix(".log")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -140,10 +142,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--ready", type=Path, required=True, help="a working directory with resources/"
+        "--ready", type=Path, required=True, help="working directory with resources/"
     )
-    parser.add_argument("--configfile", type=Path, default=ROOT / "config/config.yaml")
-    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument(
+        "--configfile",
+        type=Path,
+        default=ROOT / "config/config.yaml",
+        help="config, YAML with the keys of config/README.md (default: the embedded one)",
+    )
+    parser.add_argument("--cores", type=int, default=2, help="threads for Snakemake (default: 2)")
     arguments = parser.parse_args()
     ready = arguments.ready.resolve()
     places = [ready.with_name(f"{ready.name}-{kind}") for kind in ("shell", "snakemake")]

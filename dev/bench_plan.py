@@ -1,10 +1,13 @@
-"""How long Quantmill, and other build systems, take to find out what is to be done in a large working directory.
+"""Measure how long Quantmill and other build systems take to find what is to be built.
 
-    python dev/bench_plan.py --models 100 --quants 30 DIRECTORY [--tools quantmill make ninja dvc snakemake]
+    python dev/bench_plan.py --models 100 --quants 30 DIRECTORY
+    python dev/bench_plan.py DIRECTORY --tools quantmill make ninja dvc snakemake
 
-Writes a working directory in which every artifact is a file of a few bytes with a true record, so that nothing has
-to be built; then measures CPU seconds (user + system, children included) and peak memory of: nothing to be done,
-one added quant, one model's target. The same graph is written for GNU make, ninja, DVC and plain Snakemake.
+Writes a working directory in which every artifact is a file of a few bytes with its record, so that
+nothing has to be built. Then measures dry runs: with nothing to build, with one quant added, of one
+model, of one file. Prints for each CPU seconds (user + system, child processes included), peak
+memory in MiB, and the number of jobs. The same graph is written for GNU make, ninja, DVC and plain
+Snakemake, and measured with nothing to build.
 """
 
 import argparse
@@ -25,7 +28,7 @@ from lib.run.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1")
-# As people write it: a rule a stage, its inputs by a function.
+# A plain Snakefile: a rule for each stage, whose inputs a function gives.
 PLAIN = """
 import json
 MADE_FROM = json.load(open("made_from.json"))
@@ -52,12 +55,16 @@ MEASURE = """
 import json, resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([done.returncode, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, done.stdout + done.stderr]))
+seconds, said = used.ru_utime + used.ru_stime, done.stdout + done.stderr
+print(json.dumps([done.returncode, seconds, used.ru_maxrss / 1024, said]))
 """
 
 
 def config(models: int, quants: int) -> dict:
-    """A config of `models` merges of two small models, each in `quants` quants with imatrix and evaluation."""
+    """A config of `models` merges of two small models.
+
+    Each has `quants` quants, an imatrix and evaluations.
+    """
     names = [{"name": f"q{i:03d}", "type": TYPES[i % len(TYPES)]} for i in range(quants)]
     merge = {
         "merge_method": "linear",
@@ -85,7 +92,7 @@ def config(models: int, quants: int) -> dict:
 
 
 def write_sources() -> None:
-    """What the config names: two model directories, two texts."""
+    """Write the two model directories and the two texts that the config names."""
     for name in ("a", "b"):
         directory = Path("models", name)
         directory.mkdir(parents=True, exist_ok=True)
@@ -99,7 +106,7 @@ def write_sources() -> None:
 
 
 def pretend_built(session: Session) -> int:
-    """Write every artifact and its record as if it had been built. The number of artifacts."""
+    """Write each artifact and its record as if it had been built; the number of artifacts."""
     done: dict[str, recipes.Record] = {}
 
     def build(artifact) -> recipes.Record:
@@ -134,11 +141,15 @@ def pretend_built(session: Session) -> int:
 
 
 def sha256(data: bytes) -> str:
+    """The sha256 of bytes, hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def write_others(session: Session) -> None:
-    """The same graph for make, ninja, DVC and plain Snakemake: a rule an artifact, `touch` as its command."""
+    """Write the same graph for make, ninja, DVC and plain Snakemake into the directory others/.
+
+    The command of each artifact is `touch`.
+    """
     rules = []
     for artifact in session.graph:
         rules.append((artifact.path, sorted({up.path for up in artifact.inputs.values()})))
@@ -168,9 +179,10 @@ def write_others(session: Session) -> None:
 
 
 def measure(commands: dict[str, list[str]], directory: Path, repeat: int) -> None:
-    """Print for each command CPU seconds (the best of `repeat` rounds, all commands in each), memory, what it said.
+    """Run the commands, {name: words}, and print for each its CPU seconds, memory and outcome.
 
-    A command that fails ends the benchmark: its figures would mean nothing.
+    All commands are run in each of `repeat` rounds; the best figures are printed. Raises UserError
+    if a command fails, because its figures would mean nothing.
     """
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     best: dict[str, tuple[float, float, str]] = {}
@@ -193,7 +205,7 @@ def measure(commands: dict[str, list[str]], directory: Path, repeat: int) -> Non
 
 
 def outcome(said: str) -> str:
-    """How many jobs Snakemake would run besides the target itself, or a tool's last line."""
+    """The outcome of a command by its output: Snakemake's number of jobs, or the last line."""
     if "Building DAG" in said:
         return f"{len(re.findall(r'^(?:local)?rule (?!all:)', said, re.M))} jobs"
     return (said.strip().splitlines() or [""])[-1][:40]
@@ -203,15 +215,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("directory", type=Path, help="made anew: what is in it is deleted")
-    parser.add_argument("--models", type=int, default=100)
-    parser.add_argument("--quants", type=int, default=30)
-    parser.add_argument("--repeat", type=int, default=3, help="measure so often, print the best")
+    parser.add_argument("directory", type=Path, help="to write; its content is deleted first")
+    parser.add_argument("--models", type=int, default=100, help="number of models (default: 100)")
+    parser.add_argument("--quants", type=int, default=30, help="quants of each (default: 30)")
+    parser.add_argument(
+        "--repeat", type=int, default=3, help="rounds; the best counts (default: 3)"
+    )
     parser.add_argument(
         "--tools",
         nargs="*",
         default=["quantmill", "make", "ninja", "dvc", "snakemake"],
         metavar="TOOL",
+        help="quantmill, make, ninja, dvc, snakemake (default: all)",
     )
     arguments = parser.parse_args()
     here = arguments.directory.resolve()
@@ -225,7 +240,8 @@ def main() -> None:
     write_sources()
     session = Session(wanted, None, True)
     print(
-        f"{pretend_built(session)} artifacts of {arguments.models} models x {arguments.quants} quants"
+        f"{pretend_built(session)} artifacts of {arguments.models} models "
+        f"x {arguments.quants} quants"
     )
     name, first = next(iter(wanted["models"].items()))
     first["gguf"] = {

@@ -1,7 +1,10 @@
-"""Make config/schema.json and the tables of keys in config/README.md from the config's models.
+"""Write config/schema.json and the tables of keys in config/README.md.
 
-python dev/config_docs.py            # write both
-python dev/config_docs.py --check    # exit 1 if one is not what would be written
+Both are made from the pydantic models of the config (scripts/lib/config/schema.py and the sections
+of families); nothing else is read but config/README.md, whose text around the tables is kept.
+
+    python dev/config_docs.py            # write both
+    python dev/config_docs.py --check    # write nothing; exit status 1 if a file would change
 """
 
 import argparse
@@ -24,7 +27,7 @@ END = "<!-- keys end -->"
 
 
 def schema() -> dict[str, Any]:
-    """The config's JSON schema, for editors and for those who make configs by program."""
+    """The config's JSON schema, for editors and for programs that write configs."""
     document = Config.model_json_schema(mode="validation")
     # By default pydantic spells a title for every key, which says nothing that the key does not.
     return {
@@ -35,7 +38,7 @@ def schema() -> dict[str, Any]:
 
 
 def places(section: type[Section], at: str = "") -> Iterator[tuple[str, str]]:
-    """(name of a section's model, its place in the config), each before those that it holds."""
+    """(name of a section's pydantic model, its key path), each before the sections in it."""
     yield section.__name__, f"`{at}`" if at else "Top level"
     for key, field in section.model_fields.items():
         if found := within(field.annotation):
@@ -53,7 +56,7 @@ def _without_titles(value: Any) -> Any:
 
 
 def tables() -> str:
-    """A heading, a sentence and a table of keys for every section, as Markdown."""
+    """Markdown: for each section of the config a heading, a sentence and a table of its keys."""
     document = schema()
     options = _without_titles(Options.model_json_schema(mode="validation"))
     sections = {"Config": document, **document["$defs"], "Options": options}
@@ -128,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    parser.add_argument("--check", action="store_true", help="write nothing; compare")
     arguments = parser.parse_args()
     readme = CONFIG_DIRECTORY / "README.md"
     text = readme.read_text(encoding="utf-8")

@@ -1,10 +1,11 @@
-"""What a large run asks of a cluster: jobs, memory, time, GPU hours and disk of many models.
+"""Print what many models need of a cluster: jobs, memory, time, GPU hours and disk.
 
     python dev/scaling.py --models 100 --config docs/scaling.yaml
 
-The config declares one model; whatever directories its merge names are given the shapes of a Llama
-of 70B (as files of which only the headers are written). Times and memory are those that jobs ask
-for (lib/stages): limits, which most jobs stay well under. Printed as Markdown for docs/scaling.md.
+The config, YAML with the keys of config/README.md, declares one model. The directories that its
+merge names are written as Llamas of 70B, of whose files only the headers are written. Memory and
+times are those that jobs request: limits, which most jobs stay well under. Prints the tables of
+docs/scaling.md.
 """
 
 import argparse
@@ -41,7 +42,7 @@ GB, TB = 1e9, 1e12
 
 
 def write_sources(config: dict) -> None:
-    """The directories and texts that a config names; of the weights the headers alone."""
+    """Write the model directories and texts that a config names; of weights only the headers."""
     header, at = {}, 0
     for name, shape in llama_weights(**SHAPE).tensors.items():
         end = at + 2 * math.prod(shape)
@@ -60,7 +61,10 @@ def write_sources(config: dict) -> None:
 
 
 def jobs_table(groups: dict[str, list[Artifact]], sizes: Sizes, models: int) -> list[str]:
-    """A line a stage: how many jobs there are, and what the largest of them asks for."""
+    """The Markdown table of jobs: for each stage their number and what the largest requests.
+
+    groups: {rule: artifacts of one model}. models: how many models there are.
+    """
     lines = [
         "| step | jobs | memory, GB | time limit, h | GPUs | GPU hours | core hours |",
         "| --- | --: | --: | --: | --: | --: | --: |",
@@ -86,7 +90,10 @@ def jobs_table(groups: dict[str, list[Artifact]], sizes: Sizes, models: int) -> 
 
 
 def disk_table(groups: dict[str, list[Artifact]], sizes: Sizes, models: int) -> list[str]:
-    """A line a stage: what its artifacts take, for one model and for all."""
+    """The Markdown table of disk: for each stage the GB of one model and the TB of all.
+
+    groups: {rule: artifacts of one model}. models: how many models there are.
+    """
     lines = ["| on disk | a model, GB | all, TB |", "| --- | --: | --: |"]
     kept = passing = 0
     for rule, group in groups.items():
@@ -102,9 +109,13 @@ def disk_table(groups: dict[str, list[Artifact]], sizes: Sizes, models: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", type=int, default=100, help="how many there are of it")
-    parser.add_argument("--config", type=Path, default=ROOT / "docs/scaling.yaml")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", type=int, default=100, help="number of models (default: 100)")
+    parser.add_argument(
+        "--config", type=Path, default=ROOT / "docs/scaling.yaml", help="YAML of one model"
+    )
     given = parser.parse_args()
     raw = yaml.safe_load(given.config.read_text())
     with tempfile.TemporaryDirectory() as place:

@@ -1,9 +1,11 @@
-"""Take artifacts as they are although the code or the tools that make them have changed.
+"""Accept artifacts as they are, although the code or the tools that make them have changed.
 
---config target=…: files, rules, models, or all; what these are made from is accepted with them. What differs is shown
-first. Their records go on saying how they were really made, and by whom they were accepted; so do `why`, the card and
-`verify_rebuild`. Reports and cards are made anew. Without a target, what could be accepted is only shown. Exit status 1
-where a file that was named cannot be accepted.
+`snakemake accept --config target=…` names files, rules, models, or `all`. An artifact is accepted
+together with everything that it is made from. The differences are printed first. The records keep
+the recipes by which the artifacts were really made, and say who accepted them; `why`, the cards and
+`verify_rebuild` tell it too. Reports and cards are built again. Without a target, nothing is
+accepted: the program only lists what could be. Exit status 1 if a file that was named cannot be
+accepted.
 """
 
 import argparse
@@ -38,19 +40,20 @@ def main() -> int | None:
 
 
 def offer(answer: Acceptance) -> list[str]:
-    """What could be accepted, where nothing was named."""
+    """The lines that say what could be accepted, for a call without a target."""
     if not answer.adopted:
         return ["Nothing differs in code or tools alone: there is nothing to accept."]
     lines = by_reason(answer.adopted)
     return [
         *lines,
         "",
-        f"{count(answer.adopted)} could be accepted. Say which: --config target=…, a file, a rule, a model, or all.",
+        f"{count(answer.adopted)} could be accepted. Say which: --config target=…, "
+        "a file, a rule, a model, or all.",
     ]
 
 
 def shown(session: Session, answer: Acceptance) -> list[str]:
-    """What is accepted, what differs, and what cannot be."""
+    """The lines that say what is accepted, with the differences, and what is refused and why."""
     lines = by_reason(answer.adopted)
     if answer.adopted:
         records = [session.plan.record(artifact) for artifact, _ in answer.adopted]
@@ -62,11 +65,16 @@ def shown(session: Session, answer: Acceptance) -> list[str]:
 
 
 def count(artifacts: list) -> str:
+    """The number of artifacts with its noun: "1 artifact", "2 artifacts"."""
     return f"{len(artifacts)} artifact{'' if len(artifacts) == 1 else 's'}"
 
 
 def by_reason(found: list[tuple[Artifact, list[str]]], indent: str = "") -> list[str]:
-    """Artifacts under what they have in common, what differs in themselves before what only follows."""
+    """Lines: each set of reasons, then the paths of the artifacts that have it.
+
+    found: (artifact, reasons). The reason that an input changed is left out where an artifact has
+    other reasons.
+    """
     groups: dict[tuple[str, ...], list[Artifact]] = {}
     for artifact, reasons in found:
         own = [reason for reason in reasons if not reason.startswith(MADE_FROM)]
@@ -79,7 +87,10 @@ def by_reason(found: list[tuple[Artifact, list[str]]], indent: str = "") -> list
 
 
 def retell(artifacts: list[Artifact], arguments: argparse.Namespace) -> None:
-    """Make reports and cards anew: they tell what was accepted."""
+    """Build reports and cards again, because they tell what was accepted.
+
+    Raises UserError if Snakemake fails.
+    """
     command = [sys.executable, "-m", "snakemake", "--snakefile", arguments.snakefile]
     command += ["--cores", arguments.cores, "--configfile", arguments.config, "--quiet", "all"]
     command += ["--", *(artifact.path for artifact in artifacts)]

@@ -1,6 +1,8 @@
-"""What Quantmill has made that the config no longer declares, and, with --delete and --config yes=true, its end.
+"""List the orphans: what Quantmill has made and the config no longer declares.
 
-Only what has a record is Quantmill's, with its log and its benchmark; every other file is left alone, and named.
+With --delete, and with `snakemake clean_orphans --config yes=true`, delete them. Only an artifact
+that has a record is Quantmill's; its log and its benchmark belong to it. All other files are listed
+and never deleted.
 """
 
 import os
@@ -23,16 +25,21 @@ SHOWN = 200
 
 @dataclass
 class Orphan:
-    """path: the artifact, for people; files: all that is deleted with it; others: files in it that are not ours."""
+    """An artifact, a log or a benchmark that the config does not declare.
+
+    path: where it lies. kind: the rule that made it, or what it is. files: everything that is
+    deleted with it. others: files in its directory that Quantmill did not make.
+    """
 
     path: str
     kind: str
     files: list[Path]
     others: list[Path]
-    link: bool = False  # to another artifact: no room on the disk is won with it
+    link: bool = False  # to another artifact: deleting it frees no room on the disk
 
     @property
     def bytes(self) -> int:
+        """Bytes that its deletion frees; 0 for a link."""
         return (
             0
             if self.link
@@ -46,7 +53,7 @@ def main() -> None:
         "--delete", action="store_true", help="delete them, if the option `yes` says so"
     )
     arguments = options.parse_args()
-    # Whatever models and forms this run is about: what the whole config declares is no orphan.
+    # What the whole config declares is no orphan, whichever models and families this run is about.
     session = open_session(arguments.config, model=[], skip=[])
     orphans = list(find(session))
     strangers = [file for orphan in orphans for file in orphan.others]
@@ -56,7 +63,8 @@ def main() -> None:
         return
     if not session.options.yes:
         print(
-            "\nNothing is deleted yet. To delete exactly these:\n    snakemake clean_orphans --config yes=true"
+            "\nNothing is deleted yet. To delete exactly these:\n"
+            "    snakemake clean_orphans --config yes=true"
         )
         return
     size = total(orphans)
@@ -66,12 +74,16 @@ def main() -> None:
 
 
 def total(orphans: list[Orphan]) -> int:
-    """Bytes of all."""
+    """Bytes that the deletion of all these frees."""
     return sum(orphan.bytes for orphan in orphans)
 
 
 def find(session: Session) -> Iterator[Orphan]:
-    """Records, logs and benchmarks of artifacts that the config does not declare; what killed builds have left."""
+    """The orphans under results/, logs/ and benchmarks/, in this order.
+
+    They are artifacts with a record, logs and benchmarks without an artifact, and at last the
+    working directories of killed builds.
+    """
     claimed = set()
     for record_path in sorted(Path("results").rglob(f"*{recipes.SUFFIX}")):
         path = str(record_path).removesuffix(recipes.SUFFIX)
@@ -101,11 +113,15 @@ def find(session: Session) -> Iterator[Orphan]:
 
 
 def declared(session: Session, path: str) -> bool:
+    """Whether the config declares an artifact at this path."""
     return session.graph.find(path) is not None
 
 
 def content(path: Path, record: recipes.Record) -> tuple[list[Path], list[Path]]:
-    """Files of an artifact as its record lists them, and others that lie among them or have taken its place."""
+    """The files at an artifact's path: (those that its record lists, all others).
+
+    A single file is another one if its size is not the record's.
+    """
     if not path.is_dir():
         there = [path] if os.path.lexists(path) else []
         if there and path.is_symlink():
@@ -123,19 +139,22 @@ def content(path: Path, record: recipes.Record) -> tuple[list[Path], list[Path]]
 
 
 def journal(path: str) -> list[Path]:
-    """The log and the benchmark of an artifact."""
+    """The log and the benchmark of an artifact, as far as they are there."""
     beside = path.removeprefix("results/")
     return [p for p in (Path(f"logs/{beside}.log"), Path(f"benchmarks/{beside}.tsv")) if p.exists()]
 
 
 def journal_of(file: Path, top: str, suffix: str) -> str:
-    """The artifact that a log or a benchmark belongs to: under results/, unless it is one of resources/."""
+    """The path of the artifact that a log or a benchmark belongs to.
+
+    top: the directory of all logs or of all benchmarks. suffix: that of the file.
+    """
     beside = str(file.relative_to(top)).removesuffix(suffix)
     return beside if beside.startswith("resources/") else f"results/{beside}"
 
 
 def shown(orphans: list[Orphan], strangers: list[Path]) -> list[str]:
-    """A line an orphan, then what is not ours."""
+    """The lines to print: a line for each orphan, then the files that Quantmill did not make."""
     if not orphans:
         lines = ["No orphans: the config declares all that Quantmill has made here."]
     else:
@@ -147,7 +166,8 @@ def shown(orphans: list[Orphan], strangers: list[Path]) -> list[str]:
     if strangers:
         lines += [
             "",
-            f"{len(strangers)} without a record, so not known to be made by Quantmill; never deleted:",
+            f"{len(strangers)} without a record, so not known to be made by Quantmill; "
+            "never deleted:",
         ]
         lines += [f"  {path}" for path in strangers[:20]]
         lines += [f"  and {len(strangers) - 20} more"] if len(strangers) > 20 else []
@@ -155,7 +175,7 @@ def shown(orphans: list[Orphan], strangers: list[Path]) -> list[str]:
 
 
 def delete(orphan: Orphan) -> None:
-    """Delete an orphan's files, the record last, then directories that are empty now."""
+    """Delete an orphan's files, its record last, then the directories that this leaves empty."""
     files = sorted(orphan.files, key=lambda file: file.name.endswith(recipes.SUFFIX))
     for file in files:
         if file.is_dir() and not file.is_symlink():

@@ -1,4 +1,4 @@
-"""What a build will make, before it runs: files, sizes, expected times, the disk at its fullest."""
+"""Show what a build will make, before it runs: files, sizes, expected times, peak disk usage."""
 
 import textwrap
 from pathlib import PurePosixPath
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def table(outlook: Outlook) -> list[str]:
-    """A line a file, under its model; a line a model where there are many."""
+    """A line for each file, under its model; a line for each model where there are many files."""
     groups: dict[str, list[Artifact]] = {}
     for artifact in outlook.artifacts:
         groups.setdefault(f"results/{artifact.model}" if artifact.model else "", []).append(
@@ -63,6 +63,7 @@ def table(outlook: Outlook) -> list[str]:
 
 
 def row(outlook: Outlook, artifact: Artifact) -> tuple[str, ...]:
+    """An artifact's cells: name (with * if it is temporary), rule, size, time."""
     size = outlook.sizes[artifact.path]
     text = MARKS[size.source] + human(size.bytes)
     if not size.bytes and STAGES[artifact.rule].links(artifact):
@@ -76,7 +77,7 @@ def row(outlook: Outlook, artifact: Artifact) -> tuple[str, ...]:
 
 
 def totals(outlook: Outlook, cores: int) -> list[str]:
-    """Sums: files, disk, time."""
+    """The lines below the table: the sums of files, disk and time."""
     sizes, peak = outlook.sizes.values(), outlook.peak
     about = " (~: not known exactly)" if any(MARKS[size.source] for size in sizes) else ""
     lines = [f"{count(len(sizes), 'artifact')}, {human(sum(size.bytes for size in sizes))}{about}"]
@@ -101,7 +102,8 @@ def totals(outlook: Outlook, cores: int) -> list[str]:
         )
         if known:
             lines.append(
-                f"      {duration(sum(known))} for the rest, one after the other, going by earlier runs"
+                f"      {duration(sum(known))} for the rest, one after the other, "
+                "going by earlier runs"
             )
     else:
         lines.append(
@@ -111,7 +113,7 @@ def totals(outlook: Outlook, cores: int) -> list[str]:
 
 
 def fallbacks(outlook: Outlook) -> list[str]:
-    """What llama-quantize will not store as a quant's name says, a sentence a model."""
+    """A sentence for each model whose quants will have tensors of other types than asked for."""
     models: dict[str, dict[str, Fallbacks | None]] = {}
     for artifact in outlook.artifacts:
         if found := STAGES[artifact.rule].fallbacks(artifact, outlook.predicted):
@@ -122,26 +124,26 @@ def fallbacks(outlook: Outlook) -> list[str]:
 
 
 def licenses(session: Session, outlook: Outlook) -> list[str]:
-    """Where the licenses that a model comes from are not one, for a person to judge."""
+    """A note for each model that comes from models of different licenses: a person must judge."""
     names = dict.fromkeys(artifact.model for artifact in outlook.artifacts if artifact.model)
     notes = {name: license_note(session.config, session.graph.lock, name) for name in names}
     return [line for name, text in notes.items() for line in noted("license", name, text)]
 
 
 def noted(label: str, model: str, text: str) -> list[str]:
-    """A sentence on a model, over as many lines as it needs; no line where there is none."""
+    """A sentence on a model, wrapped into lines; no line if `text` is empty."""
     line = f"{label} {model}: {text}" if text else ""
     return textwrap.wrap(line, width=98, subsequent_indent=" " * 6, break_on_hyphens=False)
 
 
 def spent(outlook: Outlook, group: list[Artifact]) -> float | None:
-    """Seconds of a group, one after the other; None where one is not known."""
+    """Seconds that a group takes, one after the other; None if one of them is not known."""
     seconds = [outlook.seconds[artifact.path] for artifact in group]
     return None if None in seconds else sum(seconds)
 
 
 def duration(seconds: float | None) -> str:
-    """3700 is 1 h 2 min."""
+    """Seconds in words: "62 min", "1 h 45 min"; "-" if they are not known."""
     if seconds is None:
         return "-"
     if seconds < 100:

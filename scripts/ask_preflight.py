@@ -1,10 +1,10 @@
-"""Before hours are spent: what would make this build fail later, all of it at once, in seconds.
+"""Find what would make this build fail later: all problems at once, in seconds.
 
-Prints a table of what was found, a line each: its state (ok, note or problem), what it is about,
-and a sentence; problems come last. Looks at the sources of the models, their corpora, a merge's
-partners, the files of one's own and the repositories that they are published to. The hub is asked
-about what is not in the local cache; of models, config.json and tokenizer.json are downloaded.
-Ends with status 1 when there is a problem.
+Checks the sources of the models, their corpora, whether the models of a merge fit together, the
+files of the user's own, and the repositories that the models are published to. The hub is asked
+about everything that is not in the local cache; of models, config.json and tokenizer.json are
+downloaded. Prints a table with a line for each check: its state (ok, note or problem), its subject,
+and a sentence; problems come last. Exit status 1 if there is a problem.
 """
 
 import ast
@@ -56,10 +56,11 @@ LAYERS = ("num_hidden_layers", "n_layers", "n_layer")
 
 
 class Preflight(Inspector):
-    """The checks of one config; each gives rows.
+    """The checks of one config. Each gives rows of the table.
 
-    names: the models to look at; of those that this run does not choose (`--config model=…`) only
-    what their merges need. publish: whether the repositories to publish to are looked at.
+    names: the models to check. Those that this run does not choose (`--config model=…`) are checked
+    only as far as merges need them. cuda: whether there is a GPU; None if that is not known.
+    publish: whether the repositories to publish to are checked too.
     """
 
     def __init__(
@@ -74,8 +75,8 @@ class Preflight(Inspector):
         self.architectures = converter_architectures(self.whole.llama_cpp)
 
     def run(self) -> list[Row]:
-        """Every row; what asks the hub runs side by side."""
-        # Sorted: of a model that one takes with pickles and another without, the former stays.
+        """All rows of the table. The checks that ask the hub run in parallel."""
+        # Sorted: of a model that is wanted with pickles and without, the former stays.
         sources = dict(sorted(leaves(self.whole, self.names)))
         checks: list[Callable[[], Row]] = [
             *(partial(self.source, reference, pickle) for reference, pickle in sources.items()),
@@ -93,12 +94,12 @@ class Preflight(Inspector):
         return rows
 
     def used_corpora(self) -> list[str]:
-        """Corpora that the models name, in the config's order."""
+        """The names of the corpora that the models use, in the config's order."""
         used = set().union(*(model.corpora() for model in self.chosen.values()))
         return [name for name in self.whole.corpora if name in used]
 
     def targets(self) -> list[str]:
-        """The repositories that the models are published to, each once."""
+        """The repositories that the models are published to, as org/name, each once."""
         found = (each for model in self.chosen.values() for each in repositories(model))
         names = (each.name for each in found if each.family not in self.skipped)
         return list(dict.fromkeys(names)) if self.publish else []
@@ -106,7 +107,7 @@ class Preflight(Inspector):
     # sources
 
     def source(self, reference: str, pickle: bool) -> Row:
-        """A model from outside. That a local one is whole, the check of the config has seen."""
+        """The row of a model from outside. That a local one is whole is checked with the config."""
         if parse(reference):
             return self.locked(reference, HubSource(reference))
         if is_demo(reference):
@@ -116,7 +117,7 @@ class Preflight(Inspector):
         return Row(reference, "ok", count(len(model_files(Path(reference), pickle)), "file"))
 
     def locked(self, subject: str, source: HubSource) -> Row:
-        """What comes from the hub: locked, and cached or open to this login."""
+        """Whether a source from the hub is in the lock, and cached or open to this login."""
         if self.lock.missing([source]):
             return Row(subject, "problem", f"not in {LOCK_FILE}; run `snakemake lock`")
         entry = self.lock.get(source.ref, source.kind)
@@ -132,7 +133,7 @@ class Preflight(Inspector):
         return Row(subject, "ok", f"to be fetched: {size / 1e9:.2f} GB")
 
     def corpus(self, name: str) -> Row:
-        """A text. That a local one is there, the check of the config has seen."""
+        """The row of a text. That a local one is there is checked with the config."""
         corpus, subject = self.whole.corpora[name], f"corpus {name}"
         if corpus.path:
             return Row(subject, "ok", "made by this build" if is_demo(corpus.path) else corpus.path)
@@ -141,7 +142,7 @@ class Preflight(Inspector):
         return Row(subject, *self.url(corpus.url, corpus.sha256))
 
     def url(self, url: str, sha256: str) -> tuple[str, str]:
-        """State and text for a download: cached under its digest, or reachable."""
+        """(state, text) of a download: whether it is cached under its sha256, or can be reached."""
         if (cached_assets_path("quantmill", "url") / sha256).exists():
             return "ok", "cached"
         try:
@@ -156,7 +157,7 @@ class Preflight(Inspector):
     # publishing
 
     def target(self, repo: str) -> Row:
-        """Whether this login may write there: to the repository, or to the space it will be in."""
+        """Whether this login may write to a repository, or create it where it does not exist."""
         subject = f"publish {repo}"
         if constants.HF_HUB_OFFLINE:
             return Row(subject, "note", "not checked: HF_HUB_OFFLINE is set")
@@ -183,7 +184,7 @@ class Preflight(Inspector):
     # what the models are
 
     def config(self, reference: str) -> dict[str, Any] | None:
-        """See Inspector. A text model's part of a multimodal config.json counts as its own."""
+        """As Inspector says; with the keys of `text_config`, which multimodal models have."""
         if reference in self.models:
             model = self.models[reference]
             base = self.config(model.parts()[0])
@@ -194,7 +195,7 @@ class Preflight(Inspector):
         return None if found is None else {**found.get("text_config", {}), **found}
 
     def document(self, reference: str, name: str) -> dict[str, Any] | None:
-        """A JSON file of a leaf; None where it is not to be had, or cannot be read as such."""
+        """A JSON file of a source; None if it cannot be had or is not JSON."""
         path = self.file(reference, name)
         try:
             return json.loads(path.read_text(encoding="utf-8")) if path else None
@@ -202,7 +203,7 @@ class Preflight(Inspector):
             return None  # the step that reads it says so
 
     def file(self, reference: str, name: str) -> Path | None:
-        """A small file of a leaf; fetched when it is not cached. None where it is not to be had."""
+        """The path of a small file of a source, fetched if it is not cached, or None."""
         if parse(reference) is None:
             path = Path(reference, name)
             return path if path.is_file() else None
@@ -217,7 +218,7 @@ class Preflight(Inspector):
             return None
 
     def partners(self, name: str) -> Iterator[Row]:
-        """Whether a merge's models have one shape and one vocabulary."""
+        """Rows: whether the models of a merge have the same shape and the same vocabulary."""
         model, merge = self.models[name], self.models[name].merge
         if merge is None:
             return
@@ -246,7 +247,7 @@ class Preflight(Inspector):
             yield Row(name, "ok", f"its {len(others) + 1} models fit together")
 
     def clash(self, one: str, other: str) -> str | None:
-        """A number that means two tokens, in words; None where the vocabularies agree."""
+        """A token id that means different tokens in two models, in words; None if there is none."""
         vocabularies = [self.vocabulary(reference) for reference in (one, other)]
         if None in vocabularies:
             return None
@@ -263,7 +264,7 @@ class Preflight(Inspector):
         )
 
     def vocabulary(self, reference: str) -> dict[int, str] | None:
-        """{number: token} of a model's tokenizer.json; None where it has none."""
+        """{token id: token} of a model's tokenizer.json; None if it has none."""
         while reference in self.models:
             reference = self.models[reference].parts()[0]
         document = self.document(reference, "tokenizer.json")
@@ -278,7 +279,7 @@ class Preflight(Inspector):
     def fits(
         self, name: str, subject: str, text: str, layers: int | None, columns: int | None
     ) -> Row:
-        """See Inspector."""
+        """As Inspector says."""
         width = (self.config(name) or {}).get("hidden_size")
         for found, wanted, words in (
             (layers, self.layers(name), "layers"),
@@ -289,7 +290,7 @@ class Preflight(Inspector):
         return Row(subject, "ok", text)
 
     def layers(self, name: str) -> int | None:
-        """See Inspector. Of a stack it is the sum of its slices."""
+        """As Inspector says. A merge of slices has the sum of their layers."""
         try:
             if slices := (self.models[name].merge or {}).get("slices"):
                 ranges = [entry["sources"][0]["layer_range"] for entry in slices]
@@ -301,7 +302,7 @@ class Preflight(Inspector):
 
 
 def without(config: Config, sections: Iterable[str]) -> Config:
-    """The config with these sections left out of each of its models."""
+    """A copy of the config in which no model has these sections."""
     models = {
         name: model.model_copy(update=dict.fromkeys(sections))
         for name, model in config.models.items()
@@ -310,13 +311,13 @@ def without(config: Config, sections: Iterable[str]) -> Config:
 
 
 def cached(entry: Locked, name: str) -> Path | None:
-    """Where a file of a locked repository lies in the cache; None where it does not."""
+    """The path of a file of a locked repository in the cache; None if it is not there."""
     path = try_to_load_from_cache(entry.repo, name, revision=entry.commit, repo_type=entry.kind)
     return Path(path) if isinstance(path, str) and Path(path).exists() else None
 
 
 def converter_architectures(wanted: LlamaCpp) -> set[str] | None:
-    """The names that convert_hf_to_gguf.py knows; None where there is no converter yet."""
+    """The architectures that convert_hf_to_gguf.py knows; None if there is no converter yet."""
     directory = Path("resources/llama.cpp")
     try:
         if not directory.is_dir():
@@ -333,7 +334,7 @@ def converter_architectures(wanted: LlamaCpp) -> set[str] | None:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows in columns, each on one line; problems last, where they are seen."""
+    """The rows as lines in columns; problems last, where they are seen."""
     order = ("ok", "note", "problem")
     rows = sorted(rows, key=lambda row: order.index(row.state))
     width = max((len(row.subject) for row in rows), default=0)
@@ -345,15 +346,15 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument(
-        "--models", metavar="NAME,…", help="only these models of the config (all that are chosen)"
+        "--models", metavar="NAME,…", help="only these models (default: all that are chosen)"
     )
     options.add_argument(
         "--cluster",
         action="store_true",
-        help="jobs run on other machines: whether those have a GPU is not known here",
+        help="jobs run on other machines: do not check whether this one has a GPU",
     )
     options.add_argument(
-        "--no-publish", action="store_true", help="do not look at the repositories to publish to"
+        "--no-publish", action="store_true", help="do not check the repositories to publish to"
     )
     arguments = options.parse_args()
     session = open_session(arguments.config)

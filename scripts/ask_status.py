@@ -1,4 +1,8 @@
-"""How much of each model is there, and what is being built now: from the results directory alone."""
+"""Show how much of each model is built, and what is being built now.
+
+Reads the config and what lies under results/ and resources/, so it works with or without a run, on
+any machine that sees these directories.
+"""
 
 import time
 from collections import Counter
@@ -22,9 +26,10 @@ def main() -> None:
 
 
 def table(session: Session) -> list[str]:
-    """A line a model: for each column, how many artifacts are as the config wants them, of how many.
+    """The table's lines, a line for each model.
 
-    A star marks intermediates that were made and, once used, deleted: they count as made.
+    A cell "3/5" says that 3 of the 5 artifacts of this kind are there and fresh. A star says that
+    some of them are intermediates that were built, used and deleted since: these count as built.
     """
     rows, there, declared, size = [], 0, 0, 0
     for name in session.graph.names:
@@ -64,13 +69,13 @@ def table(session: Session) -> list[str]:
 
 
 def running() -> list[str]:
-    """What is being built now: the artifacts that a step holds."""
+    """The lines on artifacts that are being built now: those that a step holds."""
     rows = [row(place) for place in building_directories("results", "resources") if held(place)]
     return ["", "being built now:", *columns(rows, right=(1, 2))] if rows else []
 
 
 def row(building: Path) -> tuple[str, str, str, str]:
-    """The artifact, how much of it there is, for how long, its log."""
+    """Cells of an artifact that is being built: path, size so far, seconds since it began, log."""
     path = artifact_of(building)
     files = [file for file in building.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files if file.name != ".inputs.json")

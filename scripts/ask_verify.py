@@ -1,7 +1,8 @@
-"""Hash every artifact again and hold it against its record: what is truncated, edited, swapped, missing, unrecorded.
+"""Hash every artifact again and compare it with its record.
 
-Everything under results/ and resources/ that has a record is read, in parallel. What is wrong comes with the command
-that mends it. Exit status 1 if anything is wrong.
+Reads everything under results/ and resources/ that has a record, in parallel. Reports files that
+are truncated, edited, swapped, missing or without a record, and the command that mends each fault.
+Exit status 1 if there is a fault.
 """
 
 import os
@@ -21,30 +22,31 @@ from lib.run.session import Session
 from lib.units import count, human
 
 UNRECORDED = "unrecorded: no record says how it was made"
-# What mends a fault: a command that takes the artifacts, and what it does. In the order in which to run them.
+# What mends a fault: (command, what it does), in the order in which to run them. The arguments of
+# the command are paths of artifacts.
 FORCE = (
     "snakemake --cores all --force",
-    "builds again what a run takes for fresh: it looks at sizes and recipes, not at every byte.",
+    "builds them again by force: a run checks sizes and recipes, not every byte.",
 )
 LINK = (
     "snakemake --cores all",
-    "links again, once what it led to is back where it was; what is the hub's is fetched.",
+    "makes the link again once its file is back in its place; a file of the hub is fetched.",
 )
 BUILD = (
     "snakemake --cores all",
-    "builds again what is stale now; what lies there is replaced.",
+    "builds the stale artifacts again; the files that are there are replaced.",
 )
 CLEAN = (
     "snakemake clean_orphans",
     "shows what the config no longer declares, and with --config yes=true deletes it.",
 )
-REMOVE = ("rm -r", "or move it away: it is not known to be Quantmill's, and left alone.")
+REMOVE = ("rm -r", "or move it away: Quantmill did not record it, and leaves it alone.")
 REMEDIES = (FORCE, LINK, BUILD, CLEAN, REMOVE)
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of an artifact, and what the record says of it."""
+    """One file of an artifact, with the size and the sha256 (hex) that the record says."""
 
     path: str
     bytes: int
@@ -54,7 +56,10 @@ class Member:
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """What is wrong with a file, and what mends it: one of REMEDIES, and what that is given."""
+    """What is wrong with a file, and what mends it.
+
+    remedy: one of REMEDIES. given: the arguments of its command.
+    """
 
     path: str
     text: str
@@ -97,7 +102,10 @@ def main() -> int | None:
 
 
 def as_declared(session: Session, fault: Fault) -> Fault:
-    """The fault, with another remedy where the config no longer declares the artifact, so that nothing builds it."""
+    """The fault, with another remedy if the config no longer declares the artifact.
+
+    No run would build such an artifact again, so it can only be deleted.
+    """
     (path,) = fault.given
     if fault.remedy is REMOVE or session.graph.find(path):
         return fault
@@ -108,7 +116,7 @@ def as_declared(session: Session, fault: Fault) -> Fault:
 
 
 def remedies(faults: list[Fault]) -> Iterator[str]:
-    """What to do, a paragraph for each kind of remedy, its command first."""
+    """The lines that say what to do: for each remedy its command, then what it does."""
     for remedy in REMEDIES:
         command, text = remedy
         given = dict.fromkeys(
@@ -123,7 +131,7 @@ def remedies(faults: list[Fault]) -> Iterator[str]:
 
 
 def as_command(words: list[str]) -> list[str]:
-    """A command that can be copied: one line if that is short enough, else a line a word."""
+    """A command that can be copied: one line if it is short, else a line for each word."""
     line = f"  {' '.join(words)}"
     if len(line) < 98:
         return [line]
@@ -131,7 +139,10 @@ def as_command(words: list[str]) -> list[str]:
 
 
 def recorded(session: Session) -> Iterator[recipes.Record]:
-    """The records on disk; with --config model=… only those of these models."""
+    """The records on disk; with --config model=… only those of the chosen models.
+
+    A record that cannot be read is given with -1 bytes.
+    """
     tops = (
         [f"results/{name}" for name in session.graph.names]
         if session.options.model
@@ -148,7 +159,7 @@ def recorded(session: Session) -> Iterator[recipes.Record]:
 
 
 def inconsistent(record: recipes.Record) -> list[Fault]:
-    """What is wrong with a record itself."""
+    """The fault of the record itself, if it has one: it cannot be read, or was edited."""
     path = record.artifact
     if record.bytes < 0:
         return [Fault(path, "record damaged, or another artifact's", BUILD, (path,))]
@@ -158,7 +169,10 @@ def inconsistent(record: recipes.Record) -> list[Fault]:
 
 
 def look_into(session: Session, record: recipes.Record) -> tuple[list[Member], list[Fault]]:
-    """The files of an artifact that are there in the right size, and what is wrong with the others."""
+    """(files of an artifact that are there in the right size, faults of the others).
+
+    The files are yet to be hashed. Files that links lead to belong to others, and are not.
+    """
     path, found, faults = Path(record.artifact), [], []
     if record.bytes < 0:
         return found, faults
@@ -173,7 +187,7 @@ def look_into(session: Session, record: recipes.Record) -> tuple[list[Member], l
         return found, faults
     wanted = {str(path): (record.bytes, record.sha256)}
     links = bool(record.files) and not any(sha for _, sha in record.files.values())
-    if links:  # where they lead is not Quantmill's
+    if links:  # the files that they lead to are not Quantmill's
         for name in record.files:
             if not (path / name).exists():
                 fault(str(path / name), "missing: the link leads nowhere", LINK)
@@ -209,7 +223,7 @@ def look_into(session: Session, record: recipes.Record) -> tuple[list[Member], l
 
 
 def hashed(members: list[Member], records: list[recipes.Record]) -> Iterator[Fault]:
-    """Files of the right size with other bytes."""
+    """Faults of the files that have the right size and another sha256."""
     whose = {record.sha256: record.artifact for record in records if record.sha256}
     whose |= {member.sha256: member.path for member in members}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -227,7 +241,7 @@ def hashed(members: list[Member], records: list[recipes.Record]) -> Iterator[Fau
 
 
 def undone(session: Session) -> Iterator[Fault]:
-    """What the config declares, and is there, but without a record."""
+    """Faults of artifacts that the config declares and that are there without a record."""
     for made in session.graph:
         for path in made.outputs:
             if os.path.lexists(path) and not os.path.exists(recipes.path_of(path)):

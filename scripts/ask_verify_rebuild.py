@@ -1,8 +1,9 @@
-"""Build a model again in a directory of its own and compare: identical, or different and where.
+"""Build a model again elsewhere, compare every artifact, and say where it differs.
 
-Sources, texts and tools are the same (resources/ and all else in the working directory are linked); everything that
-the model is made of under results/ is built anew in .snakemake/quantmill/verify/MODEL, which is deleted when nothing differs.
-What never comes out the same twice is compared by its mean KLD. Exit status 1 if anything differs.
+`snakemake verify_rebuild --config model=NAME` names the model. It is built in
+.snakemake/quantmill/verify/NAME, which is deleted if nothing differs. Sources, texts and tools are
+the same: everything in the working directory but the results is linked there. Quants that never
+come out the same twice are compared by their mean KLD. Exit status 1 if anything differs.
 """
 
 import argparse
@@ -24,9 +25,11 @@ from lib.run.session import Session
 from lib.stages.registry import FAMILIES, STAGES
 from lib.units import count
 
-# What is not linked: what is built, and resources/work, where a tool would find its old work and go on with it.
+# Not linked: what is built, and resources/work, where a tool would find its interrupted job and
+# resume it.
 OURS = {"results", "resources", "logs", "benchmarks", ".snakemake", "work"}
-# Two builds that never are the same may differ so much in mean KLD: this share, or three standard errors.
+# Two builds that are never the same may differ by this share of the mean KLD, or by three standard
+# errors.
 TOLERANCE = 0.1
 
 
@@ -58,7 +61,7 @@ def main() -> int | None:
 
 
 def prepare(name: str) -> Path:
-    """An empty directory that has everything of the working directory but what is built."""
+    """A new directory with links to everything in the working directory but what is built."""
     scratch = RUN_STATE / "verify" / name
     shutil.rmtree(scratch, ignore_errors=True)
     (scratch / "resources").mkdir(parents=True)
@@ -69,7 +72,10 @@ def prepare(name: str) -> Path:
 
 
 def rebuild(scratch: Path, arguments: argparse.Namespace, skip: set[str]) -> None:
-    """Build there, and delete nothing on the way."""
+    """Build the model in `scratch`; intermediates are not deleted. Raises UserError if that fails.
+
+    skip: the families that are left out.
+    """
     raw = json.loads(arguments.config.read_text()) | {"reclaim": [], "skip": sorted(skip)}
     config = Path.cwd() / scratch / "verify.json"
     config.write_text(json.dumps(raw))
@@ -96,8 +102,11 @@ def rebuild(scratch: Path, arguments: argparse.Namespace, skip: set[str]) -> Non
 
 
 def compare(session: Session, name: str, scratch: Path, skip: set[str]) -> list[tuple[str, str]]:
-    """(artifact, verdict) of everything of the model that was built here."""
-    rows, adopted = [], False  # whether anything was accepted as it is, of which cards then tell
+    """(path, verdict) of each artifact of the model that has a record here.
+
+    skip: the families that were not built again.
+    """
+    rows, adopted = [], False  # adopted: something was accepted as it is, and cards tell so
     skipped = [
         made.artifacts for key, made in session.graph.model(name).families.items() if key in skip
     ]
@@ -128,11 +137,17 @@ def verdict(
     again: recipes.Record | None,
     scratch: Path,
 ) -> str:
-    """identical; within tolerance; or different, and where."""
+    """The verdict in words.
+
+    It begins with "identical" or "within" if all is well. again: the record of the second build.
+    """
     if again is None:
         return "not built again"
     if not record.fits(again.digest):
-        return "not comparable: it was built from another recipe than the config wants now (snakemake why)"
+        return (
+            "not comparable: it was built from another recipe than the config wants now "
+            "(snakemake why)"
+        )
     if not artifact.reproducible:
         return "within tolerance if its evaluation is (it never comes out the same twice)"
     if STAGES[artifact.rule].measures and not all(
@@ -153,7 +168,7 @@ def verdict(
 
 
 def by_quality(path: str, scratch: Path) -> str:
-    """Two evaluations of what never comes out the same twice."""
+    """The verdict on an evaluation of an artifact that never comes out the same twice."""
     before, now = (json.loads((top / path).read_text())["kld"] for top in (Path(), scratch))
     allowed = max(TOLERANCE * before["mean"], 3 * (before.get("error") or 0.0))
     text = f"mean KLD {before['mean']:.5f}, again {now['mean']:.5f}"
@@ -165,7 +180,7 @@ def by_quality(path: str, scratch: Path) -> str:
 
 
 def directory_difference(ours: Path, theirs: Path, again: recipes.Record) -> str:
-    """The first file of a directory that differs, and where in it."""
+    """The verdict on a directory: identical, or its first file that differs and where."""
     for name, (size, sha) in sorted(again.files.items()):
         if not (ours / name).exists():
             return f"different: {name} is missing"
@@ -175,7 +190,7 @@ def directory_difference(ours: Path, theirs: Path, again: recipes.Record) -> str
 
 
 def difference(ours: Path, theirs: Path) -> str:
-    """Where two files differ first: a tensor, a header field, a key, or a byte."""
+    """The verdict on two files that differ: the first tensor, field, key or byte that does."""
     where = None
     try:
         if ours.suffix == ".gguf":
@@ -191,6 +206,10 @@ def difference(ours: Path, theirs: Path) -> str:
 
 
 def gguf_difference(ours: Path, theirs: Path) -> str | None:
+    """The first field or tensor that differs; None if all are equal, as where only padding differs.
+
+    Raises UserError for a file that is no GGUF.
+    """
     from lib.formats.gguf_file import read_gguf
 
     a, b = read_gguf(ours), read_gguf(theirs)
@@ -209,7 +228,7 @@ def gguf_difference(ours: Path, theirs: Path) -> str | None:
 
 
 def safetensors_difference(ours: Path, theirs: Path) -> str | None:
-    """Where two safetensors files differ first; None where only the headers' spelling differs."""
+    """The first field or tensor that differs; None if only the headers' spelling does."""
     a, b = read_header(ours), read_header(theirs)
     if a.metadata != b.metadata:
         return "field __metadata__"
@@ -225,7 +244,10 @@ def safetensors_difference(ours: Path, theirs: Path) -> str | None:
 def tensor_difference(
     ours: Path, theirs: Path, spans: list[tuple[str, int, int, int]]
 ) -> str | None:
-    """The first of (name, offset in one, offset in the other, bytes) whose bytes differ."""
+    """The first tensor whose bytes differ, as "tensor NAME"; None if there is none.
+
+    spans: (name, offset in ours, offset in theirs, size in bytes).
+    """
     with ours.open("rb") as a, theirs.open("rb") as b:
         for name, here, there, size in spans:
             a.seek(here)
@@ -239,7 +261,7 @@ def tensor_difference(
 
 
 def first_byte(ours: Path, theirs: Path) -> str:
-    """The offset of the first byte that differs."""
+    """The offset of the first byte that differs, as "byte N"."""
     at = 0
     with ours.open("rb") as a, theirs.open("rb") as b:
         while (left := a.read(1 << 20)) == (right := b.read(1 << 20)) and left:

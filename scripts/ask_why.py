@@ -1,6 +1,8 @@
-"""Why artifacts are stale: the difference between the recipe that each was built from and the one that is wanted.
+"""Say why artifacts are stale: how the recipe that the config wants differs from the recorded one.
 
-What has changed itself comes first, then what is only made from that, then what is not there and is built on the way.
+First come the artifacts that have a change of their own, by reason. Then come those that are stale
+only because an input is, and then the missing intermediates that are built again for them.
+`snakemake why --config target=FILE,RULE,MODEL` tells of these artifacts alone, fresh ones too.
 """
 
 import os
@@ -22,7 +24,7 @@ def main() -> None:
 
 
 def report(session: Session) -> list[str]:
-    """What is stale, by reason."""
+    """The lines on everything that is stale, by reason."""
     plan, asked = session.plan, chosen(session)
     stale = [artifact for artifact in plan.builds(asked) if plan.state(artifact) is State.STALE]
     on_the_way = [
@@ -68,7 +70,7 @@ def report(session: Session) -> list[str]:
 
 
 def next_run(plan: Plan, stale: list[Artifact]) -> list[str]:
-    """What the next run does about it."""
+    """The lines that say what the next run does about it."""
     lines = ["`snakemake --cores all` builds this; `snakemake plan` says how large and how long."]
     if any(plan.verdict(artifact).damaged for artifact in stale):
         lines.append("What is damaged is replaced: move it away first if the change was meant.")
@@ -76,7 +78,7 @@ def next_run(plan: Plan, stale: list[Artifact]) -> list[str]:
 
 
 def each(session: Session) -> list[str]:
-    """The state of every artifact that is named, with its reasons."""
+    """The lines on each artifact that was named: its state, the reasons, how to build it again."""
     lines = []
     for artifact in chosen(session):
         verdict, record = session.plan.verdict(artifact), session.plan.record(artifact)
@@ -107,7 +109,10 @@ def each(session: Session) -> list[str]:
 
 
 def follows(plan: Plan, artifact: Artifact) -> bool:
-    """Whether all that has changed is what it is made from. What only describes others follows whatever they do."""
+    """Whether an artifact is stale only because its inputs are.
+
+    A report or a card counts as such whenever an input of it has changed.
+    """
     reasons = plan.verdict(artifact).reasons
     if artifact.describes and origins(plan, artifact):
         return True
@@ -115,7 +120,7 @@ def follows(plan: Plan, artifact: Artifact) -> bool:
 
 
 def origins(plan: Plan, artifact: Artifact) -> list[str]:
-    """What has changed of what it is made from; nearest first."""
+    """The names of the inputs of an artifact that have changed, in the order of its inputs."""
     record = plan.record(artifact)
     before = record.recipe.get("inputs", {}) if record else {}
     changed = [
@@ -129,7 +134,7 @@ def origins(plan: Plan, artifact: Artifact) -> list[str]:
 
 
 def follower(artifact: Artifact, names: list[str]) -> str:
-    """A line: an artifact, and as many names of what it is made from as it holds."""
+    """A line: the artifact, "from", and as many of the names as fit into it."""
     for count in range(len(names), 0, -1):
         more = [f"{len(names) - count} more"] if count < len(names) else []
         line = f"    {artifact.path}  from {', '.join([*names[:count], *more])}"

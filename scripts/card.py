@@ -1,31 +1,49 @@
 """Write a model's card: what it is, which file to take, how good it is, how it was made.
 
---forms   JSON, which scripts/describe_forms.py prints; lib/report/judge.py tells what it holds
---about   JSON, which scripts/describe_card.py prints; only `model` and `families` must be there:
+--forms is a JSON object, which scripts/describe_forms.py prints. `model` and `forms` are required,
+and of each form `form`, `family`, `file` and `bytes`:
 
-    model          name
-    families       names of lib/cards/registry.py, a section each; the card of a repository has one
-    merge          mergekit configuration as the user wrote it; null where it is no merge
-    source         the reference that is quantized, where it is no merge
+    model          the model's name
+    parameters     number of weights
+    reference      what the unquantized model was measured with: "llama.cpp b10605"
+    corpus, context, chunks
+                   the text of the evaluations, its tokens a chunk, its number of chunks
+    forms          [{form, family, quantized, file, bytes, sha256, type, imatrix, fallbacks,
+                   evaluation}]: a form each. `fallbacks` is {count, tensors, types, block} or null:
+                   how many of its tensors have another type than asked for, and which types.
+                   `evaluation` is the path of its JSON, as scripts/kld_report.py writes it, or null
+
+--families is a JSON list, which scripts/describe_families.py prints: [{name, title, order, phrase,
+library, tags, note, tag, colours, diamond, has_quants}].
+
+--about is a JSON object, which scripts/describe_card.py prints. `model` and `families` are
+required:
+
+    model          the model's name
+    families       [names of families], a section each; the card of a repository has one
+    merge          the mergekit configuration as the user wrote it; null if the model is no merge
+    source         the model that is quantized, as the config names it; null for a merge
     bases          [{reference, hub: "org/name" or null, commit, license, license_name,
-                   license_link, language}]: every model at the leaves of the tree
-    repos          {family: "org/name"}: where it is published, or a list of names. A card whose family is not among
-                   them is that of results/MODEL/: its links lead to what lies there
-    form           the one form that the repository holds (5.0bpw), where each has its own
+                   license_link, language}]: the models from outside that it is made from
+    repos          {family: "org/name", or a list of names}: where it is published. A card whose
+                   family is not among them is that of results/MODEL/: its links lead to the files
+                   there
+    form           the form that the repository holds (5.0bpw), if each form has its own repository
     publish        {license, license_name, license_link, language, tags, quantized_by} of the config
-    imatrix        {file, corpus, sha256, chunks, context}, without corpus where it was not computed
-                   here, or null
-    FAMILY         what else the lines of a family read; its module in lib/cards tells what
-    shards         {form: [file names]} of the forms that there are as shards (too)
-    sharded        [forms of which there are shards], where the card does not count them
+    imatrix        {file, format, corpus, sha256, chunks, context}, without corpus if it was not
+                   computed here; null for a model without
+    FAMILY         {corpus, rows, length, sha256} of the calibration, under the name of a family
+                   that has its own; length in tokens
+    shards         {form: [file names]}: the shards of each form that has them
+    sharded        [forms that have shards], where the card does not list these
     too_large      [forms that are published as shards alone]
-    commands       {merge and each family: [command lines, in the order in which they were run]}
+    commands       {"merge" and each family: [command lines, in the order in which they were run]}
     versions       {tool: version}
-    accepted       [{names, by, at, differs: [a line each]}]: forms that were taken as they are
+    accepted       [{names, by, at, differs: [lines]}]: forms that were accepted as they are
                    although code or tools had changed (`snakemake accept`)
-    tokenizer      a GGUF file, or a model directory, with the chat template
+    tokenizer      a GGUF file, or a model directory, that has the chat template
     plot           the plot, as a path from the card
-    recipes        directory of the recipes in the repository; null where they lie beside the files
+    recipes        the repository's directory of recipes; null if they lie beside the files
     hidden         [forms that are not listed]
     template       a jinja2 template of the user's own, or null
 
@@ -61,7 +79,7 @@ SAMPLE = (("system", "{system_prompt}"), ("user", "{prompt}"))
 
 
 def front_matter(about: dict[str, Any], looks: Looks) -> dict[str, Any]:
-    """What the hub reads of the card."""
+    """The card's front matter, {key: value}: what the hub reads of a card."""
     families = [looks[name] for name in about["families"]]
     publish, repos = about.get("publish") or {}, about.get("repos") or {}
     merged = about.get("merge") is not None
@@ -92,7 +110,7 @@ def front_matter(about: dict[str, Any], looks: Looks) -> dict[str, Any]:
 
 
 def license_of(about: dict[str, Any]) -> licenses.Combined:
-    """The license over all bases, or the config's."""
+    """The license that the config gives, else the one that follows from those of all bases."""
     publish = about.get("publish") or {}
     given = licenses.of_facts(publish)
     bases = about.get("bases") or []
@@ -100,7 +118,7 @@ def license_of(about: dict[str, Any]) -> licenses.Combined:
 
 
 def languages_of(about: dict[str, Any]) -> list[str]:
-    """The config's languages; else those of all bases."""
+    """The languages that the config gives, else those of all bases, sorted."""
     found = (about.get("publish") or {}).get("language")
     if not found:
         found = []
@@ -111,9 +129,10 @@ def languages_of(about: dict[str, Any]) -> list[str]:
 
 
 def prompt_format(source: str | None, tokens: dict[str, str]) -> str | None:
-    """The chat template `source` applied to a system and a user message; None where there is none.
+    """The chat template `source` applied to a system and a user message.
 
-    tokens: the special tokens by name. A template that refuses a system message is shown without.
+    tokens: {name: special token}. A template that refuses a system message gets the user message
+    alone. None if there is no template, or it cannot be applied.
     """
     if source is None:
         return None
@@ -121,7 +140,7 @@ def prompt_format(source: str | None, tokens: dict[str, str]) -> str | None:
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = _raise
-    # Templates print the date; the card is the same every day.
+    # Some templates print the date; the card must be the same every day.
     environment.globals["strftime_now"] = lambda _: "{date}"
     environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
     for first in (0, 1):
@@ -140,7 +159,7 @@ def _raise(message: str) -> None:
 
 
 def rows(model: ModelForms, family: Lines, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """A family's table of files, the smallest first; paths as they are from the card."""
+    """The rows of a family's table of files, the smallest first; paths are relative to the card."""
     hidden, repo = about.get("hidden") or [], (about.get("repos") or {}).get(family.name)
     forms = [f for f in model.forms if f.family == family.name and f.name not in hidden]
     columns = {
@@ -175,7 +194,7 @@ def rows(model: ModelForms, family: Lines, about: dict[str, Any]) -> list[dict[s
 
 
 def texts(figures: list[Figure], most: int, unit: str = "") -> list[str]:
-    """A column of figures with their errors, `most` decimals at most; empty if not measured."""
+    """A column's cells: figure and error with at most `most` decimals; empty if not measured."""
     cells = []
     for figure, digits in zip(figures, places(figures, most), strict=True):
         if figure.value is None:
@@ -187,7 +206,10 @@ def texts(figures: list[Figure], most: int, unit: str = "") -> list[str]:
 
 
 def by_memory(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For the usual sizes of memory, the row of the best form that fits; equal answers are one."""
+    """[{memory, row}]: for the usual sizes of memory the row of the best form that fits.
+
+    Neighbouring sizes with the same row share an entry. The row is None if no form fits.
+    """
     found = []
     for sizes, (best,) in judge.by_memory([[row["form"] for row in table]]):
         row = next((row for row in table if row["form"] is best), None)
@@ -196,7 +218,7 @@ def by_memory(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def section(model: ModelForms, look: Look, about: dict[str, Any]) -> dict[str, Any]:
-    """What a card says of one family."""
+    """What the template gets for one family's section of the card."""
     family = LINES[look.name]
     table, repo = rows(model, family, about), (about.get("repos") or {}).get(family.name)
     choices = by_memory(table) if table else []
@@ -225,7 +247,7 @@ def section(model: ModelForms, look: Look, about: dict[str, Any]) -> dict[str, A
 
 
 def render(model: ModelForms, about: dict[str, Any], template: Path, looks: Looks) -> str:
-    """The card as Markdown."""
+    """The card as Markdown. Raises jinja2.TemplateError for a template that does not work."""
     families = [looks[name] for name in about["families"]]
     sections = [section(model, family, about) for family in families]
     first = sections[0]
@@ -273,14 +295,14 @@ def render(model: ModelForms, about: dict[str, Any], template: Path, looks: Look
 
 
 def tidy(text: str) -> str:
-    """At most one empty line in a row, but for code blocks, which stay as they are."""
+    """The text with at most one empty line in a row; code blocks stay as they are."""
     parts = text.split("```")
     parts[::2] = [re.sub(r"\n{3,}", "\n\n", part) for part in parts[::2]]
     return "```".join(parts)
 
 
 def described(base: dict[str, Any]) -> dict[str, Any]:
-    """A model that this is made from, with what the template says of it."""
+    """An entry of `bases` with the defaults and the license's words that the template needs."""
     found = licenses.of_facts(base) or License(licenses.UNKNOWN)
     return {"hub": None, "commit": None, **base, "license": found.label, "link": found.link}
 
@@ -289,18 +311,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--forms", type=Path, required=True, help="forms.json")
-    parser.add_argument("--about", type=Path, help="without it the card tells of the forms alone")
+    parser.add_argument("--forms", type=Path, required=True, help="JSON object, keys above")
+    parser.add_argument(
+        "--about",
+        type=Path,
+        help="JSON object, keys above; without it the card has the forms alone",
+    )
     parser.add_argument(
         "--families",
         type=Path,
-        help="JSON, as describe_families.py prints it; without it families"
-        " are called by their keys",
+        help="JSON list, keys above; without it families are called by their keys",
     )
     parser.add_argument(
-        "--template", type=Path, default=TEMPLATE, help="used where --about names no other"
+        "--template",
+        type=Path,
+        default=TEMPLATE,
+        help="jinja2 template, used if --about names no other",
     )
-    parser.add_argument("--output", type=Path, required=True, help="the card to write")
+    parser.add_argument("--output", type=Path, required=True, help="the card to write, Markdown")
     args = parser.parse_args()
     template = args.template
     try:

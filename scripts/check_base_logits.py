@@ -1,8 +1,8 @@
-"""Check that base logits are complete: as long as their header says.
+"""Check that a file of base logits is complete: as long as its header says.
 
-llama-perplexity b10605 does not look at errors of writing, so a full disk leaves a short file and
-exit status 0, and so does a text of less than two contexts; both would only show as reports
-that stay truncated however often a form is evaluated.
+llama-perplexity b10605 ignores write errors, so a full disk leaves a short file and exit status 0.
+A text shorter than two contexts does the same. Neither would show before a form is evaluated, and
+then only as a truncated report. Exit status 1 if the file is not complete.
 """
 
 import argparse
@@ -13,7 +13,10 @@ from lib.formats.base_logits import HEADER, MAGIC, base_logits_bytes
 
 
 def fault(path: Path, context: int) -> str | None:
-    """What is wrong with the base logits `path`, in one line; None if nothing is."""
+    """What is wrong with the base logits in `path`, in one line; None if nothing is.
+
+    context: the tokens of a chunk that were asked for.
+    """
     head = b""
     if path.is_file():
         with path.open("rb") as file:
@@ -35,8 +38,12 @@ def fault(path: Path, context: int) -> str | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("logits", type=Path, help="what --kl-divergence-base named")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "logits",
+        type=Path,
+        help="base logits, as llama-perplexity --kl-divergence-base writes them",
+    )
     parser.add_argument("--context", type=int, required=True, help="tokens in a chunk")
     args = parser.parse_args()
     if message := fault(args.logits, args.context):

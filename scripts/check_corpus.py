@@ -1,4 +1,4 @@
-"""Make sure that there is text in a corpus, before tools are given it."""
+"""Check that a corpus has text in it, before a tool reads it. Exit status 1 if it has none."""
 
 import argparse
 from pathlib import Path
@@ -9,8 +9,12 @@ from lib.formats.corpora import fault
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path, help=".txt or .parquet file")
-    parser.add_argument("--corpus", required=True, help="its name in the config, NAME or NAME.txt")
+    parser.add_argument(
+        "file", type=Path, help=".txt file in UTF-8, or .parquet file with a column of text"
+    )
+    parser.add_argument(
+        "--corpus", required=True, help="its name in the config, with or without FILE's suffix"
+    )
     arguments = parser.parse_args()
     if wrong := fault(arguments.file):
         name = arguments.corpus.removesuffix(arguments.file.suffix)

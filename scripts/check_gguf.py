@@ -1,7 +1,7 @@
-"""Load a GGUF file, look for NaN and Inf in its tensors, and let it write a few greedy tokens.
+"""Load a GGUF file, check its tensors for NaN and Inf, and generate a few greedy tokens.
 
-Without llama-completion's --check-tensors a planted NaN goes through generation and even
-perplexity with exit status 0 (seen in llama.cpp b10605).
+llama-completion does it, with --check-tensors: without that option a NaN that was planted in a
+tensor passes generation and even perplexity with exit status 0 (seen in llama.cpp b10605).
 """
 
 import argparse
@@ -35,12 +35,12 @@ def complete(
     threads: int | None = None,
     gpu_layers: int | None = None,
 ) -> str:
-    """The text of `tokens` greedy tokens after `prompt`, all tensors having been checked.
+    """The text of `tokens` greedy tokens after `prompt`; the tool has checked all tensors.
 
-    The tool prints text and log each from a thread of its own: even where the log is whole, the end of the text can
-    be missing (seen once in a hundred runs).
+    tool: llama-completion. The tool prints text and log from two threads, so the end of the text
+    can be missing even where the log is whole (seen once in a hundred runs).
 
-    Raises UserError: the tool fails, a tensor holds NaN or Inf, nothing was written.
+    Raises UserError if the tool fails, a tensor holds NaN or Inf, or no text was written.
     """
     command = [
         *(tool, "--model", model, "--prompt", prompt, "--n-predict", str(tokens)),
@@ -99,14 +99,18 @@ def _reason(log: str) -> str | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="the GGUF file, or its first shard")
-    parser.add_argument("--completion-tool", type=Path, required=True, help="llama-completion")
-    parser.add_argument("--prompt", default="def main():")
+    parser.add_argument(
+        "--completion-tool", type=Path, required=True, help="path of llama-completion"
+    )
+    parser.add_argument("--prompt", default="def main():", help="text to go on from")
     parser.add_argument("--tokens", type=int, default=24, help="tokens to write")
     parser.add_argument("--threads", type=int, help="default: the tool's own")
     parser.add_argument("--gpu-layers", type=int, help="layers on the GPU; default: the tool's own")
-    parser.add_argument("--json", type=Path, help="write what was found here")
+    parser.add_argument(
+        "--json", type=Path, help="file to write: {parameters, name, architecture, prompt, text}"
+    )
     args = parser.parse_args()
     file = read_gguf(args.model)
     words = (args.prompt, args.tokens, args.threads, args.gpu_layers)

@@ -1,8 +1,9 @@
-"""Check that an importance matrix belongs to a model: names, widths, coverage, sane values.
+"""Check that an importance matrix fits a model: names and widths of tensors, coverage, values.
 
-llama-quantize b10605 takes the matrix of another model without a word if the widths match, and
-quantizes without importances what the matrix does not name. Two models of the same names and
-widths cannot be told apart here; the recipe beside the matrix says which one it was made from.
+llama-quantize b10605 accepts the matrix of another model silently if the widths match, and
+quantizes tensors that the matrix does not name without importances. This check cannot tell apart
+two models whose tensors have the same names and widths; the recipe beside the matrix says which one
+it was made from.
 """
 
 import argparse
@@ -25,7 +26,7 @@ MATMUL = re.compile(
 
 
 def check(matrix: ImatrixData, model: GgufFile) -> list[str]:
-    """Remarks on what is unusual but usable, one a line.
+    """Remarks, a line each, on what is unusual though the matrix can be used.
 
     Raises UserError for the first fault.
     """
@@ -57,7 +58,7 @@ def check(matrix: ImatrixData, model: GgufFile) -> list[str]:
 
 
 def expected_entries(model: GgufFile) -> list[str]:
-    """The model's tensors that llama-imatrix always sees, in the file's order."""
+    """The names of the model's tensors that every matrix must have, in the file's order."""
     key = model.metadata.get("general.architecture", "") + "."
     blocks = model.metadata.get(key + "block_count", 0)
     # Never run: blocks for multi-token prediction; keys and values of blocks that share them.
@@ -75,11 +76,13 @@ def expected_entries(model: GgufFile) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--imatrix", type=Path, required=True, help="dat or GGUF")
-    parser.add_argument("--model", type=Path, required=True, help="the GGUF it is for")
-    parser.add_argument("--called", help="what messages call the matrix; default: its path")
-    parser.add_argument("--chunks", type=int, help="at most so many chunks were asked for")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--imatrix", type=Path, required=True, help="the matrix, .dat or GGUF")
+    parser.add_argument("--model", type=Path, required=True, help="the GGUF file it is for")
+    parser.add_argument("--called", help="its name in messages; default: its path")
+    parser.add_argument(
+        "--chunks", type=int, help="number of chunks that was asked for; more are an error"
+    )
     args = parser.parse_args()
     called = args.called or args.imatrix
     try:

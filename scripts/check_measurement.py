@@ -1,4 +1,4 @@
-"""Check that an exllamav2 measurement is one of a model with as many layers as this one."""
+"""Check that an exllamav2 measurement is whole and has as many layers as the model."""
 
 import argparse
 from pathlib import Path
@@ -10,9 +10,13 @@ from lib.formats.json_file import read_json
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measurement", type=Path, required=True, help="measurement.json")
-    parser.add_argument("--model", type=Path, required=True, help="model directory")
-    parser.add_argument("--called", help="what messages call the measurement; default: its path")
+    parser.add_argument(
+        "--measurement", type=Path, required=True, help="measurement.json of exllamav2's converter"
+    )
+    parser.add_argument(
+        "--model", type=Path, required=True, help="model directory, with config.json"
+    )
+    parser.add_argument("--called", help="its name in messages; default: its path")
     arguments = parser.parse_args()
     layers = layer_count(read_json(arguments.model / "config.json"))
     try:

@@ -1,6 +1,6 @@
-"""Check that the shards of a GGUF file hold what the whole file holds: tensors and metadata.
+"""Check that the shards of a GGUF file have the same tensors and metadata as the whole file.
 
-Reads both once, in pieces, whatever their size.
+Reads every byte of both once, in pieces of 16 MiB.
 """
 
 import argparse
@@ -15,7 +15,10 @@ SHARD = re.compile(r".*-(\d{5})-of-(\d{5})\.gguf")
 
 
 def read_shards(directory: Path) -> list[GgufFile]:
-    """The headers of all shards in `directory`, in order; raises UserError, OSError."""
+    """The headers of all shards in `directory`, in order.
+
+    Raises UserError if a shard is missing or not in its place, and OSError.
+    """
     paths = sorted(directory.glob("*.gguf"))
     if not paths:
         raise UserError(f"{directory}: no shards in it")
@@ -72,9 +75,11 @@ def _same_bytes(path: Path, tensor: Tensor, other: Path, part: Tensor) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--whole", type=Path, required=True, help="the GGUF file that was split")
-    parser.add_argument("--shards", type=Path, required=True, help="directory of its shards")
+    parser.add_argument(
+        "--shards", type=Path, required=True, help="directory of its shards, *-00001-of-00002.gguf"
+    )
     args = parser.parse_args()
     whole, shards = read_gguf(args.whole), read_shards(args.shards)
     compare(whole, shards)

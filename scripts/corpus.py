@@ -1,4 +1,7 @@
-"""Make a corpus from a fetched text: a copy, or the text of a parquet file's rows."""
+"""Make a corpus from a fetched text: copy it, or write the text of a parquet file's rows.
+
+The text of a row is its column `text`, `content` or `train`, the first of these that is there.
+"""
 
 import argparse
 import shutil
@@ -9,9 +12,9 @@ from lib.formats.text_columns import TEXT_COLUMNS
 
 
 def parquet_text(path: Path) -> str:
-    """The rows of a parquet file's text column, one after the other.
+    """The rows of a parquet file's text column, each with a newline; empty rows are left out.
 
-    Raises UserError where there is no such column.
+    Raises UserError if no column has one of the names TEXT_COLUMNS.
     """
     import pyarrow.parquet
 
@@ -30,8 +33,10 @@ def parquet_text(path: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("text", type=Path, help="what fetch_corpus.py has brought")
-    parser.add_argument("--type", required=True, choices=(".txt", ".parquet"), help="of TEXT")
+    parser.add_argument("text", type=Path, help="text file in UTF-8, or parquet file")
+    parser.add_argument(
+        "--type", required=True, choices=(".txt", ".parquet"), help="the format of TEXT"
+    )
     parser.add_argument("--output", type=Path, required=True, help=".txt or .parquet file to write")
     arguments = parser.parse_args()
     if arguments.type == ".parquet" and arguments.output.suffix == ".txt":

@@ -1,4 +1,4 @@
-"""Print {"parameters": N} for a model directory, from the headers of its safetensors files."""
+"""Print {"parameters": N} for a model directory: the number of weights in its *.safetensors."""
 
 import argparse
 import json
@@ -10,9 +10,9 @@ from lib.formats.safetensors import read_header
 
 
 def parameters(directory: Path) -> int:
-    """The number of elements of all tensors; adapters count as what they hold.
+    """The number of elements of all tensors in the *.safetensors files, from their headers.
 
-    Raises UserError, which names a file by its own place and not by that of a link to it.
+    Raises UserError for a file that is not whole. It names the file itself, not a link to it.
     """
     return sum(
         math.prod(tensor.shape)
@@ -23,13 +23,13 @@ def parameters(directory: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path)
+    parser.add_argument("directory", type=Path, help="model directory")
     directory = parser.parse_args().directory
     if not directory.is_dir():
         raise UserError(f"{directory}: there is no such directory")
     try:
         count = parameters(directory)
-    except OSError as error:  # of what a link leads to, which the command line does not name
+    except OSError as error:  # about a file behind a link, which the command line does not name
         raise UserError(f"{error.filename}: {error.strerror}") from None
     print(json.dumps({"parameters": count}))
 

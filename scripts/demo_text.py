@@ -1,12 +1,12 @@
 """Write the demo's text: code and prose that every Python installation has.
 
-Code is the standard library's source without docstrings and comments; prose is those docstrings and
+Code is the standard library's source without docstrings and comments. Prose is these docstrings and
 comments, and the language reference that `help()` shows. The same Python gives the same bytes.
-Every fifth paragraph-sized piece of work (a module, a help topic) is held out, and no paragraph
-stands in two files, so nothing that is measured was trained on.
+Every fifth document (a module, a help topic) is held out of training, and no paragraph is in two
+files, so models are never measured on text that they were trained on. Files, UTF-8:
 
-    train-code.txt train-prose.txt       for demo_train.py
-    heldout-code.txt heldout-prose.txt   for its perplexity, one domain each
+    train-code.txt train-prose.txt       what demo_train.py trains on
+    heldout-code.txt heldout-prose.txt   what it measures perplexity on, one domain each
     calibration.txt evaluation.txt       both domains, for the importance matrix and KL divergence
 """
 
@@ -35,10 +35,10 @@ MINIMUM_TRAINING_CHARS = 500_000
 
 
 def stdlib_sources(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield (relative name, source) of the standard library's modules, sorted by name."""
+    """(name relative to `root`, source) of the standard library's modules, sorted by name."""
     for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
         parts = path.relative_to(root).with_suffix("").parts
-        # What is not Python's own (site-packages, build configuration) has other top-level names.
+        # Other top-level names (site-packages, build configuration) are not Python's own.
         if parts[0] not in sys.stdlib_module_names or SKIPPED.intersection(parts):
             continue
         if parts[0].startswith("_sysconfigdata"):
@@ -51,7 +51,7 @@ def stdlib_sources(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def split_source(source: str) -> tuple[str, list[str]]:
-    """Return a module's code without docstrings and comment lines, and these as prose.
+    """(a module's code without docstrings and comment lines, these as a list of texts).
 
     Raises SyntaxError or tokenize.TokenError for what this Python cannot parse.
     """
@@ -86,13 +86,13 @@ def split_source(source: str) -> tuple[str, list[str]]:
 
 
 def paragraphs(text: str) -> list[str]:
-    """Split at blank lines; trailing spaces go, indentation stays."""
+    """The text's paragraphs, which blank lines part: without trailing spaces, with indentation."""
     lines = "\n".join(line.rstrip() for line in text.expandtabs().splitlines())
     return [block.strip("\n") for block in re.split(r"\n{2,}", lines) if block.strip()]
 
 
 def is_prose(paragraph: str) -> bool:
-    """Tell running text from tables, signatures and interpreter sessions."""
+    """Whether a paragraph is running text, and no table, signature or interpreter session."""
     letters = sum(character.isalpha() or character == " " for character in paragraph)
     return (
         len(paragraph) >= 60
@@ -102,7 +102,7 @@ def is_prose(paragraph: str) -> bool:
 
 
 def documents(root: Path) -> tuple[list[list[str]], list[list[str]]]:
-    """Return the code and the prose documents, each a list of paragraphs, in a fixed order."""
+    """(code documents, prose documents), each document a list of paragraphs, in a fixed order."""
     code: list[list[str]] = []
     prose: list[list[str]] = []
     for _, source in stdlib_sources(root):
@@ -121,9 +121,10 @@ def documents(root: Path) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def divide(documents: list[list[str]], seen: set[str]) -> tuple[list[str], list[str]]:
-    """Divide documents into training and held-out paragraphs.
+    """(paragraphs to train on, paragraphs that are held out).
 
-    A paragraph that `seen` holds (licences and boilerplate recur) is dropped; `seen` is updated.
+    Licences and boilerplate recur: a paragraph that `seen` has already is dropped. New ones are
+    added to `seen`.
     """
     divided: tuple[list[str], list[str]] = ([], [])
     for number, document in enumerate(documents):
@@ -136,7 +137,10 @@ def divide(documents: list[list[str]], seen: set[str]) -> tuple[list[str], list[
 
 
 def deal(texts: list[str], sizes: list[int]) -> list[list[str]]:
-    """Deal runs of paragraphs (about 2,000 characters) in turn until each part has its size."""
+    """Parts of at least `sizes` characters, filled in turn with runs of about 2,000 characters.
+
+    texts: paragraphs. Raises UserError if they are too few.
+    """
     parts: list[list[str]] = [[] for _ in sizes]
     filled = [0 for _ in sizes]
     turn = run = 0
@@ -154,7 +158,7 @@ def deal(texts: list[str], sizes: list[int]) -> list[list[str]]:
 
 
 def alternate(first: list[str], second: list[str]) -> list[str]:
-    """Mix two domains evenly by length, in runs of about 2,000 characters."""
+    """The paragraphs of two domains in turn, in runs of about 2,000 characters."""
     mixed: list[str] = []
     queues = [iter(first), iter(second)]
     while queues:
@@ -170,7 +174,7 @@ def alternate(first: list[str], second: list[str]) -> list[str]:
 
 
 def demo_text(root: Path) -> dict[str, str]:
-    """Return file name -> text. Raises UserError if the standard library there is too small."""
+    """{file name: text}. Raises UserError if the standard library in `root` is too small."""
     seen: set[str] = set()
     code, prose = documents(root)
     files: dict[str, list[str]] = {}

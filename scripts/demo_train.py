@@ -1,10 +1,10 @@
 """Train the demo's tiny Llama, or fine-tune it on one domain, from the text of demo_text.py.
 
-`base` learns a tokenizer and a model on code and prose alike; `finetune` goes on from a base on one
-of the two and shares its tokenizer. Both write an ordinary model directory: bfloat16 safetensors,
-tokenizer.model (for llama.cpp) and the equivalent tokenizer.json (for transformers and ExLlama).
-The same machine, text and options give the same bytes. The size options make a larger model with
-the same script, on a GPU for instance.
+`base` learns a tokenizer and a model on code and prose alike. `finetune` trains a base model
+further, on one of the two, and keeps its tokenizer. Both write an ordinary model directory:
+bfloat16 safetensors, tokenizer.model (for llama.cpp) and the equivalent tokenizer.json (for
+transformers and ExLlama). The same machine, text and options give the same bytes. The size options
+make a larger model with the same script, on a GPU for instance.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from pathlib import Path
 # Bytes depend on how work is divided among threads. So on a CPU every operation has one thread,
 # whatever the environment says, and each step's batch is divided between two replicas that run side
 # by side. (OpenMP's own threads would also spin: a second process on the same cores, and both take
-# ten times as long.) These are read when torch is loaded; cuBLAS wants the last to be deterministic.
+# ten times as long.) These are read when torch is loaded; cuBLAS needs the last to be
+# deterministic.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -59,13 +60,16 @@ DOMAINS = ("code", "prose")
 
 
 def thin(text: str, size: int) -> str:
-    """Return about `size` characters of a longer text: pieces from all over it, in its order."""
+    """About `size` characters of a longer text: pieces from all over it, in their order."""
     pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
     return "".join(pieces[:: max(1, len(text) // size)])
 
 
 def learn_tokenizer(texts: list[str], vocabulary: int) -> bytes:
-    """Learn a sentencepiece BPE tokenizer with byte fallback; return its tokenizer.model."""
+    """The tokenizer.model of a sentencepiece BPE tokenizer with byte fallback, learned from texts.
+
+    vocabulary: the number of its tokens.
+    """
     model = io.BytesIO()
     lines = (line for text in texts for line in thin(text, TOKENIZER_SAMPLE).splitlines())
     sentencepiece.SentencePieceTrainer.train(
@@ -86,7 +90,7 @@ def learn_tokenizer(texts: list[str], vocabulary: int) -> bytes:
 
 
 def fast_tokenizer(model: bytes) -> Tokenizer:
-    """Return the tokenizers library's equivalent of a sentencepiece BPE model, as Llama 2 has it.
+    """The tokenizers library's equivalent of a sentencepiece BPE model, as Llama 2 has it.
 
     Raises UserError if the model holds pieces that have no equivalent.
     """
@@ -133,11 +137,15 @@ def fast_tokenizer(model: bytes) -> Tokenizer:
 
 
 def write_json(path: Path, value: dict) -> None:
+    """Write JSON as transformers does: indented by two, with a newline at the end."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_tokenizer(model: bytes, context: int, output: Path) -> None:
-    """Write both forms of the tokenizer and their configuration into a model directory."""
+    """Write tokenizer.model, tokenizer.json and their configuration into a model directory.
+
+    model: the content of tokenizer.model. context: the most tokens that the model takes.
+    """
     (output / "tokenizer.model").write_bytes(model)
     (output / "tokenizer.json").write_text(
         fast_tokenizer(model).to_str(pretty=True) + "\n", encoding="utf-8"
@@ -158,26 +166,29 @@ def write_tokenizer(model: bytes, context: int, output: Path) -> None:
 
 
 def encode(model: bytes, text: str) -> torch.Tensor:
-    """Return the token ids of a text, int64 (tokens,)."""
+    """The token ids of a text, int64 (tokens,). model: the content of tokenizer.model."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     return torch.tensor(processor.encode(text), dtype=torch.int64)
 
 
 def windows(tokens: torch.Tensor, starts: torch.Tensor, context: int) -> torch.Tensor:
-    """Cut (len(starts), context) windows, each opened by BOS as llama.cpp opens a chunk."""
+    """Windows of tokens, int64 (len(starts), context).
+
+    The first token of each is replaced by BOS, as llama.cpp does in each chunk.
+    """
     batch = tokens[starts[:, None] + torch.arange(context)]
     batch[:, 0] = BOS
     return batch
 
 
 def mean_loss(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of the next token in nats, over a batch of ids (rows, context)."""
+    """Mean cross entropy of the next token in nats, over a batch of ids (rows, context)."""
     logits = model(input_ids=batch, use_cache=False).logits[:, :-1]
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
 
 
 def perplexity(model: LlamaForCausalLM, tokens: torch.Tensor, context: int) -> float:
-    """Perplexity over the first EVALUATION_WINDOWS windows of a text's tokens.
+    """Perplexity over the first EVALUATION_WINDOWS windows of a text's tokens, int64 (n,).
 
     Raises UserError if the text is shorter than one window.
     """
@@ -195,7 +206,7 @@ def perplexity(model: LlamaForCausalLM, tokens: torch.Tensor, context: int) -> f
 
 
 def replicate(model: LlamaForCausalLM, count: int) -> list[LlamaForCausalLM]:
-    """Return the model and count - 1 others that share its weights but not their gradients."""
+    """The model and count - 1 copies that share its weights but have gradients of their own."""
     replicas = [model]
     for _ in range(count - 1):
         other = copy.deepcopy(model)
@@ -225,8 +236,9 @@ def train(
 ) -> None:
     """Train in place on windows drawn from the texts in turn: AdamW, warm-up, then cosine to 0.
 
-    The windows are half as long in the first three quarters: more steps from as many tokens.
-    Raises FloatingPointError if the loss is no longer finite.
+    texts: int64 (n,) each. learning_rate: the peak. In the first three quarters of the steps the
+    windows are half as long, so that as many tokens give more steps. Raises UserError if the loss
+    is no longer finite.
     """
     draw = torch.Generator().manual_seed(seed)
     matrices = [weight for weight in model.parameters() if weight.dim() > 1]
@@ -286,7 +298,7 @@ def train(
 
 
 def new_model(args: argparse.Namespace) -> LlamaForCausalLM:
-    """Make a Llama with random weights, of the size that the command line says."""
+    """A Llama with random weights, of the size that the command line says."""
     configuration = LlamaConfig(
         vocab_size=args.vocab,
         hidden_size=args.hidden,
@@ -312,6 +324,7 @@ def write_model(model: LlamaForCausalLM, output: Path) -> None:
 
 
 def arguments() -> argparse.Namespace:
+    """The command line's values."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -321,30 +334,45 @@ def arguments() -> argparse.Namespace:
     for command in (base, finetune):
         is_base = command is base
         command.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-        command.add_argument("--text", type=Path, required=True, help="demo_text.py's output")
+        command.add_argument(
+            "--text",
+            type=Path,
+            required=True,
+            help="directory with train-*.txt and heldout-*.txt, which demo_text.py writes",
+        )
         command.add_argument("--output", type=Path, required=True, help="model directory to write")
-        command.add_argument("--seed", type=int, default=0, help="of weights and of sampling")
+        command.add_argument("--seed", type=int, default=0, help="for random weights and sampling")
         command.add_argument(
             "--steps", type=int, default=640 if is_base else 120, help="optimizer steps"
         )
-        command.add_argument("--batch", type=int, default=2, help="windows a step")
+        command.add_argument("--batch", type=int, default=2, help="windows of text in a step")
         command.add_argument("--device", default="cpu", help="cpu or cuda")
         command.add_argument(
-            "--lr", type=float, default=0.003 if is_base else 0.001, help="peak, times 256/hidden"
+            "--lr",
+            type=float,
+            default=0.003 if is_base else 0.001,
+            help="peak learning rate for a width of 256; it is divided by width / 256",
         )
-    base.add_argument("--hidden", type=int, default=256, help="width; k-quants want 256 * n")
-    base.add_argument("--layers", type=int, default=4)
+    base.add_argument(
+        "--hidden", type=int, default=256, help="width; k-quants need a multiple of 256"
+    )
+    base.add_argument("--layers", type=int, default=4, help="transformer layers")
     base.add_argument("--ffn", type=int, default=768, help="width of the feed-forward layers")
     base.add_argument("--heads", type=int, default=4, help="attention heads")
     base.add_argument("--kv-heads", type=int, default=2, help="key and value heads")
-    base.add_argument("--vocab", type=int, default=2048, help="tokens, bytes included")
-    base.add_argument("--context", type=int, default=512, help="tokens a window")
-    finetune.add_argument("--base", type=Path, required=True, help="model directory to go on from")
-    finetune.add_argument("--domain", choices=DOMAINS, required=True)
+    base.add_argument(
+        "--vocab", type=int, default=2048, help="tokens of the vocabulary, bytes included"
+    )
+    base.add_argument("--context", type=int, default=512, help="tokens in a window")
+    finetune.add_argument(
+        "--base", type=Path, required=True, help="model directory that `base` wrote"
+    )
+    finetune.add_argument("--domain", choices=DOMAINS, required=True, help="what to train on")
     return parser.parse_args()
 
 
 def run(args: argparse.Namespace) -> None:
+    """Train, write the model, print its perplexities. Raises UserError."""
     disable_progress_bar()
     torch.set_num_threads(1)
     # Some CUDA operations have no deterministic form: a warning there, an error on the CPU.

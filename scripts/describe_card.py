@@ -1,4 +1,8 @@
-"""Print about.json (see card.py) for a model card, from its wanted recipe and the records."""
+"""Print about.json for a model card: the JSON that card.py takes as --about.
+
+It says what the config says of the card (the options of its recipe), and what the records tell of
+the build. `card.py --help` lists its keys.
+"""
 
 import argparse
 import json
@@ -15,7 +19,7 @@ from lib.record.wanted import WantedRecipe
 
 
 def describe(wanted: WantedRecipe) -> dict[str, Any]:
-    """What card.py takes: what the config says, and what the records tell of the build."""
+    """The content of about.json, from the wanted recipe of a card and the records."""
     options, origins = wanted.recipe["options"], Origins(wanted)
     about, name = options["about"], options["model"]
     found = {form: origins.record(said["file"]) for form, said in options["forms"].items()}
@@ -47,7 +51,7 @@ def describe(wanted: WantedRecipe) -> dict[str, Any]:
 
 
 def versions(records: Iterable[Record]) -> dict[str, str]:
-    """{tool: version, or versions} that what is told of was really made with."""
+    """{tool: version} by which the artifacts were really made; "A and B" for several versions."""
     found: dict[str, list[str]] = {}
     for record in records:
         for tool, version in record.recipe["tools"].items():
@@ -57,7 +61,10 @@ def versions(records: Iterable[Record]) -> dict[str, str]:
 
 
 def accepted(made: dict[str, Record], origins: Origins) -> list[dict[str, Any]]:
-    """[{names, by, at, differs}]: what was taken as it is although code or tools had changed."""
+    """[{names, by, at, differs}]: what was accepted although code or tools had changed.
+
+    made: {name: record}. Artifacts of the same reasons share an entry.
+    """
     found: dict[str, dict[str, Any]] = {}
     for name, record in made.items():
         if not record.accepted or record.digest in origins.digests:
@@ -70,9 +77,9 @@ def accepted(made: dict[str, Record], origins: Origins) -> list[dict[str, Any]]:
 
 
 def with_tokenizer(origins: Origins, forms: dict[str, dict[str, Any]]) -> str | None:
-    """An input with the chat template: a form, or the model where that is an input instead.
+    """The path of an input that has the chat template: a form, else the model; None if none has.
 
-    forms: what the recipe says of each.
+    forms: {form: {family, …}}, an option of the recipe.
     """
     inputs = origins.inputs_in("form").items()
     places = [path for form, path in inputs if LINES[forms[form]["family"]].has_tokenizer]
@@ -81,7 +88,14 @@ def with_tokenizer(origins: Origins, forms: dict[str, dict[str, Any]]) -> str | 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("wanted", type=Path, help="the wanted recipe of the card")
+    parser.add_argument(
+        "wanted",
+        type=Path,
+        help="the wanted recipe of the card, JSON that the plan leaves: {artifact, outputs, "
+        "directory, links, rule, digest, recipe, inputs, left}; recipe.options is {model, weights, "
+        "about, forms: {form: {family, quantized, file, type, imatrix}}}, inputs is {role: [path, "
+        "digest]}",
+    )
     print(json.dumps(describe(WantedRecipe.read(parser.parse_args().wanted)), indent=1))
 
 

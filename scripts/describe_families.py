@@ -1,7 +1,18 @@
 """Print families.json: how each family is called and shown in reports and cards.
 
-A list of objects, one a family, in the order of lib/cards/registry.py. lib/report/looks.py reads
-it; the fields are told in lib/stages/family.py.
+It is a JSON list in the order in which families are shown. Each entry is an object:
+
+    name         the family's key in the config
+    title        what people call it
+    order        its place in the list, from 0
+    phrase       what a card says after the model's name, with the blank before it
+    library      the hub's `library_name`
+    tags         the hub's tags
+    note         a sentence for the report on where its forms run, or ""
+    tag          what is put beside the names of its forms in the plot, or ""
+    colours      [on light, on dark paper], as #rrggbb
+    diamond      whether its marker in the plot is a diamond; else it is a dot
+    has_quants   whether any of its forms is quantized
 """
 
 import argparse
@@ -12,7 +23,10 @@ from lib.stages.registry import FAMILIES
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     print(Looks.of(FAMILIES.values()).to_json())
 
 

@@ -1,6 +1,9 @@
-"""Print forms.json (see lib/report/judge.py) for a model's report and card.
+"""Print forms.json for a model's report and card: the JSON that report.py and card.py read.
 
-From the wanted recipe, the evaluations, the GGUFs' headers and the records.
+It is made from the wanted recipe, the evaluations, the GGUFs' headers and the records. Its keys are
+model, parameters, corpus, context, chunks, reference, and forms, a list of {form, family,
+quantized, file, bytes, sha256, type, imatrix, fallbacks, evaluation}; `card.py --help` says what
+each means.
 """
 
 import argparse
@@ -18,9 +21,10 @@ from lib.record.wanted import WantedRecipe
 
 
 def describe(wanted: WantedRecipe) -> dict[str, Any]:
-    """The model's forms: their sizes, what is special about them, where their evaluations are.
+    """The content of forms.json, from the wanted recipe of a report or a card.
 
-    An intermediate of which nothing is known any more is left out.
+    An intermediate that has no record any more is left out. Raises UserError if the record of
+    another form is missing.
     """
     options, origins = wanted.recipe["options"], Origins(wanted)
     inputs = origins.inputs_in("form")
@@ -64,9 +68,10 @@ def describe(wanted: WantedRecipe) -> dict[str, Any]:
 
 
 def fallbacks_of(record: Record) -> dict[str, Any] | None:
-    """Which tensors of a quant are of another type than its name says, from its header.
+    """{count, tensors, types, block}: a quant's tensors that have another type than asked for.
 
-    Only quants of llama-quantize have a type.
+    None for a quant that has none, and for an artifact that has no `type`: only quants of
+    llama-quantize have one.
     """
     options, with_imatrix = record.recipe["options"], "imatrix" in record.recipe["inputs"]
     if "type" not in options:
@@ -76,8 +81,14 @@ def fallbacks_of(record: Record) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("wanted", type=Path, help="the wanted recipe")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "wanted",
+        type=Path,
+        help="the wanted recipe, JSON that the plan leaves: {artifact, outputs, directory, links, "
+        "rule, digest, recipe, inputs, left}; recipe.options is {model, weights, forms: {form: "
+        "{family, quantized, file, type, imatrix}}}, inputs is {role: [path, digest]}",
+    )
     print(json.dumps(describe(WantedRecipe.read(parser.parse_args().wanted)), indent=1))
 
 

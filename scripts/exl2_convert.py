@@ -1,8 +1,8 @@
 """Measure a model for EXL2, or quantize it to EXL2, with exllamav2's own converter.
 
-The converter resumes any job that it finds in its work directory and exits with status 0 on many
-errors (seen in 0.3.2). So the work directory belongs to one recipe, and success is judged by what
-was written.
+The converter resumes any job that it finds in its work directory, and exits with status 0 on many
+errors (seen in 0.3.2). So a work directory belongs to one recipe, and this program checks the files
+that were written instead of the status.
 """
 
 import argparse
@@ -33,10 +33,10 @@ COMPLAINT = re.compile(r" (##|\*\*) |[\w.]*(Error|Exception)\b")
 
 
 def open_work(work: Path, digest: str, paths: dict[str, str | None]) -> bool:
-    """Make `work` ready for the recipe `digest`; True if the job that it holds can go on.
+    """Make the directory `work` ready for the recipe `digest`; whether a job in it can be resumed.
 
-    A job of the same recipe that was interrupted goes on, with `paths` (keys of the job file) in
-    place of those of the earlier try. Anything else in the directory is deleted.
+    Only an interrupted job of the same recipe can be. Its paths are replaced by `paths`, {key of
+    the job file: path}. Anything else in the directory is deleted.
     """
     try:
         same = (work / DIGEST).read_text(encoding="utf-8") == digest
@@ -58,7 +58,7 @@ def open_work(work: Path, digest: str, paths: dict[str, str | None]) -> bool:
 
 
 def check_parquet(file: Path) -> None:
-    """Raises UserError unless `file` begins and ends as parquet files do."""
+    """Raises UserError unless `file` begins and ends with the magic bytes of a parquet file."""
     try:
         with file.open("rb") as stream:
             magic = stream.read(4)
@@ -71,7 +71,7 @@ def check_parquet(file: Path) -> None:
 
 
 def convert(arguments: list[str]) -> str:
-    """Run exllamav2's converter, its output going to ours; return the last error it printed."""
+    """Run exllamav2's converter and print its output; the last error that it printed, or ""."""
     child = subprocess.Popen(
         [sys.executable, "-u", "-m", "exllamav2.conversion.convert_exl2", *arguments],
         stdin=subprocess.DEVNULL,  # on an interrupt it asks what to do
@@ -92,14 +92,17 @@ def convert(arguments: list[str]) -> str:
 
 
 def _die_with_parent() -> None:
-    """An orphan would go on writing into a work directory that the next try uses. Linux only."""
+    """Let the converter end with this process, or it would write into the next try's directory.
+
+    Linux only.
+    """
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def options(args: argparse.Namespace) -> list[str]:
-    """The converter's options that change the result."""
+    """The converter's command line options that change the result."""
     flags = {
         "--measurement_rows": args.measurement_rows,
         "--measurement_length": args.measurement_length,
@@ -121,7 +124,7 @@ def options(args: argparse.Namespace) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do one step, to a checked result. Raises UserError, OSError."""
+    """Measure or quantize, and check what was written. Raises UserError, OSError."""
     view, work, output = args.work / "model", args.work, str(args.output)
     measuring = args.step == "measure"
     if not measuring and args.output.is_dir() and any(args.output.iterdir()):
@@ -166,50 +169,52 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     steps = parser.add_subparsers(dest="step", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--model", type=Path, required=True, help="model directory, with tokenizer.json"
+        "--model", type=Path, required=True, help="model directory: safetensors, tokenizer.json"
     )
     common.add_argument(
-        "--work", type=Path, required=True, help="work directory, of this step alone"
+        "--work", type=Path, required=True, help="work directory that no other step uses"
     )
     common.add_argument(
         "--recipe-digest",
         required=True,
-        help="what the result is made from; an interrupted job goes on if it is the same",
+        help="any text that names the recipe; an interrupted job of the same is resumed",
     )
     common.add_argument(
         "--calibration",
         type=Path,
-        help="calibration text, .parquet (default: exllamav2's own set)",
+        help="calibration text, .parquet with a column of text (default: exllamav2's own set)",
     )
     common.add_argument(
-        "--measurement-rows", type=int, help="rows measured on; the own set has its own number"
+        "--measurement-rows",
+        type=int,
+        help="rows to measure on; exllamav2's own set has its own number",
     )
-    common.add_argument("--measurement-length", type=int, help="tokens in a row when measuring")
+    common.add_argument("--measurement-length", type=int, help="tokens in a row to measure on")
     common.add_argument("--rope-scale", type=float, help="factor of linear RoPE scaling")
     common.add_argument("--rope-alpha", type=float, help="alpha of NTK RoPE scaling")
 
     measure = steps.add_parser(
-        "measure", parents=[common], help="error of each layer at each precision"
+        "measure", parents=[common], help="measure the error of each layer at each precision"
     )
     measure.add_argument("--output", type=Path, required=True, help="measurement.json to write")
 
-    quantize = steps.add_parser("quantize", parents=[common], help="a model directory in EXL2")
+    quantize = steps.add_parser("quantize", parents=[common], help="make a model directory in EXL2")
     quantize.add_argument("--output", type=Path, required=True, help="directory to make")
     quantize.add_argument(
-        "--measurement", type=Path, required=True, help="measurement.json of this model"
+        "--measurement", type=Path, required=True, help="measurement.json that `measure` wrote"
     )
-    quantize.add_argument("--bits", type=float, required=True, help="bits a weight, 2 to 8")
+    quantize.add_argument("--bits", type=float, required=True, help="bits per weight, 2 to 8")
     quantize.add_argument(
         "--head-bits", type=int, choices=(2, 3, 4, 5, 6, 8), help="bits of the output tensor"
     )
     quantize.add_argument(
-        "--rows", type=int, help="rows of calibration; the own set has its own number"
+        "--rows", type=int, help="calibration rows; exllamav2's own set has its own number"
     )
-    quantize.add_argument("--length", type=int, help="tokens in a row")
+    quantize.add_argument("--length", type=int, help="tokens in a calibration row")
     quantize.add_argument("--shard-size", type=float, help="largest shard in MiB; 0: one file")
     args = parser.parse_args()
     run(args)

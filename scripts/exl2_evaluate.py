@@ -1,10 +1,11 @@
-"""Quality of an EXL2 model against the model it was made from, as kld_report.py reports a GGUF's.
+"""Evaluate an EXL2 model against the model it was made from: KLD, perplexity, top-token agreement.
 
-KL divergence, perplexity and top-token agreement, on the text, windows and scored positions of
-llama-perplexity, in the same JSON. Both models run through exllamav2, the unquantized one in 16-bit
-floats. Layers are loaded one at a time: GPU memory is that of a layer, or of the two output
-tensors, whatever the size of the model. Main memory holds the hidden states of one model at a
-time, 2 bytes x tokens x hidden size, and half of them of the other.
+Text, windows and scored positions are those of llama-perplexity, and the JSON has the keys that
+kld_report.py writes, with `reference` and, with --smoke, `smoke`: {prompt, text, tokens,
+tokens_per_second}. KLD is in nats per token, agreement is a fraction. Both models run through
+exllamav2, the unquantized one in 16-bit floats. Layers are loaded one at a time, so the GPU needs
+memory for one layer or for the two output tensors, whatever the size of the model. Main memory
+holds the hidden states of one model, 2 bytes x tokens x hidden size, and half of the other's.
 """
 
 import argparse
@@ -26,7 +27,10 @@ MIN_LOG_P = -16.0
 
 
 def read_text(corpus: Path) -> str:
-    """The text as llama.cpp's tools take it: without one last newline."""
+    """The text as llama.cpp's tools take it: without one newline at its end.
+
+    Raises UserError if it is not UTF-8.
+    """
     try:
         return corpus.read_bytes().decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
@@ -34,7 +38,10 @@ def read_text(corpus: Path) -> str:
 
 
 def bos_token(model: Path) -> int | None:
-    """The token that llama.cpp puts before a text, or None. Read as the GGUF converter does."""
+    """The id of the token that llama.cpp puts before a text, as the GGUF converter finds it.
+
+    None if it puts none.
+    """
     from gguf import SpecialVocab
 
     vocabulary = SpecialVocab(model, load_merges=False)
@@ -45,7 +52,10 @@ def bos_token(model: Path) -> int | None:
 
 
 def tokenize(model: Path, text: str, bos: int | None) -> np.ndarray:
-    """Tokens of `text`, int64 (n,), after `bos`. Specials in it are text, as for llama.cpp."""
+    """Token ids of `text`, int64 (n,), with `bos` before them unless it is None.
+
+    Special tokens that are spelt out in the text are plain text, as for llama.cpp.
+    """
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
@@ -74,7 +84,10 @@ def compare(logits, base_logits, targets) -> tuple:
 
 
 class Streamed:
-    """A model of exllamav2 whose layers are loaded one at a time."""
+    """A model of exllamav2 whose layers are loaded one at a time.
+
+    context: the most tokens that are sent through it at once.
+    """
 
     def __init__(self, directory: Path, context: int):
         from exllamav2 import ExLlamaV2, ExLlamaV2Config
@@ -88,9 +101,10 @@ class Streamed:
         self.head = self.model.modules[-1]
 
     def states(self, rows) -> list:
-        """What enters the output tensor at the scored positions of each row of tokens, on the CPU.
+        """The last hidden states at the scored positions of each row of tokens, on the CPU.
 
-        `rows` is an int64 tensor (chunks, context); a tensor (scored, hidden size) a row returns.
+        rows: token ids, int64 (chunks, context). For each row a tensor (scored positions, hidden
+        size).
         """
         import torch
         from exllamav2.attn import ExLlamaV2Attention
@@ -113,9 +127,9 @@ class Streamed:
         return [state[0, scored(context)] for state in hidden]
 
     def logits(self, states):
-        """Output for `states` (n, hidden size): float32 (n, vocabulary), on the GPU.
+        """Logits of hidden states (n, hidden size): float32 (n, vocabulary), on the GPU.
 
-        `head` must be loaded.
+        The output tensor, `head`, must be loaded.
         """
         import torch
 
@@ -129,7 +143,10 @@ class Streamed:
 
 
 def evaluate(model: Path, reference: Path, rows: np.ndarray) -> dict:
-    """The statistics of `model` against `reference` on windows of tokens (chunks, context)."""
+    """The statistics of `model` against `reference`, keys as in the JSON.
+
+    rows: token ids, int64 (chunks, context). Raises UserError if the vocabularies differ in size.
+    """
     import torch
 
     tokens = torch.from_numpy(rows)
@@ -154,9 +171,9 @@ def evaluate(model: Path, reference: Path, rows: np.ndarray) -> dict:
 
 
 def smoke(model: Path, prompt: str, count: int) -> dict:
-    """Greedy text of `count` tokens after `prompt`, and tokens a second after the first one.
+    """{prompt, text, tokens, tokens_per_second} of `count` greedy tokens after `prompt`.
 
-    Raises UserError for text that is empty or output that is not finite.
+    The first token is not timed. Raises UserError if the text is empty or a logit is not finite.
     """
     import torch
     from exllamav2 import ExLlamaV2, ExLlamaV2Cache, ExLlamaV2Config
@@ -194,9 +211,11 @@ def smoke(model: Path, prompt: str, count: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="model directory, EXL2 or not")
-    parser.add_argument("--reference", type=Path, required=True, help="the model it was made from")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="model directory, in EXL2 or not")
+    parser.add_argument(
+        "--reference", type=Path, required=True, help="directory of the unquantized model"
+    )
     parser.add_argument("--text", type=Path, required=True, help="evaluation text, UTF-8")
     parser.add_argument("--corpus", required=True, help="name of the text, for the JSON")
     parser.add_argument(
@@ -208,7 +227,7 @@ def main() -> None:
     )
     parser.add_argument("--chunks", type=int, help="number of windows (default: all of the text)")
     parser.add_argument(
-        "--smoke", type=int, default=0, metavar="N", help="generate N tokens too, and time it"
+        "--smoke", type=int, default=0, metavar="N", help="generate N tokens too, and time them"
     )
     parser.add_argument("--prompt", default="def main():", help="what --smoke begins with")
     parser.add_argument("--output", type=Path, required=True, help="JSON to write")

@@ -1,6 +1,7 @@
-"""Bring the text of a corpus, as a link: a file of this machine, a download, or a file of a dataset on the hub.
+"""Make a link to the text of a corpus: a local file, a download, or a file of a dataset on the hub.
 
-It has the sha256 that the recipe says, or the step fails.
+Downloads go into the user's cache. Exit status 1 if the text has another sha256 than the recipe
+says.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from lib.record.wanted import WantedRecipe
 
 
 def fetch(arguments: argparse.Namespace) -> None:
-    """Make the link; downloads go into the user's cache. Raises UserError."""
+    """Make the link. Raises UserError if the text cannot be had."""
     if arguments.path:
         if not arguments.path.is_file():
             raise UserError(f"{arguments.path}: there is no such file")
@@ -30,14 +31,21 @@ def fetch(arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     origin = parser.add_mutually_exclusive_group(required=True)
-    origin.add_argument("--path", type=Path, help="a file on this machine")
-    origin.add_argument("--url", help="where to download it; with --sha256")
+    origin.add_argument("--path", type=Path, help="text in UTF-8, or .parquet, on this machine")
+    origin.add_argument("--url", help="where to download it from; needs --sha256")
     origin.add_argument(
-        "--hub", help="a dataset, org/name[@revision], as the lock has it; with --file"
+        "--hub",
+        help="a dataset of config/sources.lock.yaml, org/name[@revision]; needs --file",
     )
-    parser.add_argument("--sha256", help="of the file at --url")
-    parser.add_argument("--file", help="the file in the dataset")
-    parser.add_argument("--recipe", type=Path, required=True, help="the wanted recipe")
+    parser.add_argument("--sha256", help="of the file at --url, hex")
+    parser.add_argument("--file", help="path of the file in the dataset")
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        required=True,
+        help="the wanted recipe, JSON that the plan leaves: {artifact, outputs, directory, links, "
+        "rule, digest, recipe, inputs, left}; recipe.sources is {name: {sha256: of the text}}",
+    )
     parser.add_argument("--output", type=Path, required=True, help="link to make")
     arguments = parser.parse_args()
     recipe = WantedRecipe.read(arguments.recipe).recipe

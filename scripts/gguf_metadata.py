@@ -1,7 +1,7 @@
-"""Copy a finished GGUF file with other header fields: its tensors stay as they are, byte for byte.
+"""Copy a finished GGUF file with other header fields; its tensors are copied byte for byte.
 
-The copying is gguf's own (gguf/scripts/gguf_new_metadata.py); this only turns settings of the
-config into its arguments. A null removes a field.
+gguf's own tool does the copying (gguf/scripts/gguf_new_metadata.py). This program turns the
+config's settings into its arguments.
 """
 
 import argparse
@@ -31,9 +31,10 @@ INTEGERS = (
 
 
 def details(key: str, value: Any, old: Any) -> MetadataDetails:
-    """The field as gguf's tool takes it; of the old field's type where there is one that fits.
+    """The field as gguf's tool takes it.
 
-    Raises UserError for a value that GGUF has no type for.
+    old: the field that the file has, or None; the new one gets its type. Raises UserError for a
+    value of another type, and for one that GGUF has no type for.
     """
     items = value if isinstance(value, list) else [value]
     kinds = {bool if isinstance(item, bool) else type(item) for item in items}
@@ -67,7 +68,10 @@ def details(key: str, value: Any, old: Any) -> MetadataDetails:
 
 
 def apply(source: Path, output: Path, fields: dict[str, Any]) -> None:
-    """Write `source` to `output` with `fields` set (None removes). Raises UserError, OSError."""
+    """Copy `source` to `output` with these fields, {key: value}; None removes a field.
+
+    Raises UserError for a field that cannot be set and for a file that is no GGUF; OSError.
+    """
     try:
         reader = GGUFReader(source, "r")
     except ValueError as error:
@@ -88,12 +92,17 @@ def apply(source: Path, output: Path, fields: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, help="GGUF file")
     parser.add_argument("output", type=Path, help="GGUF file to write")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=TEXT", help="repeatable")
     parser.add_argument(
-        "--json", type=json.loads, default={}, help="an object of fields with typed values"
+        "--set", action="append", default=[], metavar="KEY=TEXT", help="a field; repeatable"
+    )
+    parser.add_argument(
+        "--json",
+        type=json.loads,
+        default={},
+        help="fields as a JSON object, {KEY: value}; null removes one",
     )
     args = parser.parse_args()
     if wrong := [pair for pair in args.set if "=" not in pair]:

@@ -1,9 +1,9 @@
-"""Put a locked hub reference, or the file behind a URL, where the build looks for it.
+"""Fetch a locked hub reference, or a URL, and make links to its files.
 
-Downloads go into the user's Hugging Face cache (HF_HOME), through huggingface_hub with all that
-it can (hf_xet, parallel files); OUTPUT is a directory of links into the cache, or one link for a
-single file, so nothing lies on the disk twice. Every file's size and sha256 are checked against
-the lock; a file that fails is removed from the cache. With a full cache no network is needed.
+huggingface_hub downloads into the user's Hugging Face cache (HF_HOME). OUTPUT is a directory of
+links into the cache, or one link for a single file, so nothing is on the disk twice. The size and
+sha256 of each file are checked against the lock; a file that fails is deleted from the cache, and
+the exit status is 1. If all files are in the cache, no network is needed.
 """
 
 import argparse
@@ -33,9 +33,9 @@ from lib.record.digests import sha256_of
 
 
 def fetch(entry: Locked, names: list[str], api: HfApi) -> dict[str, Path]:
-    """Get `names` of the locked repository into the cache; the path of each in it, all checked.
+    """{name: path in the cache} of files of a locked repository, downloaded and checked.
 
-    Raises UserError naming every file that is missing or is not what the lock says.
+    Raises UserError, which names each file that is missing or is not what the lock says.
     """
     if not all(cached(entry, name) for name in names):
         try:
@@ -55,7 +55,7 @@ def fetch(entry: Locked, names: list[str], api: HfApi) -> dict[str, Path]:
 
 
 def download(entry: Locked, names: list[str]) -> None:
-    """Bring `names` into the cache. Raises what huggingface_hub raises."""
+    """Download the files `names` into the cache. Raises what huggingface_hub raises."""
     where = {"repo_type": entry.kind, "revision": entry.commit}
     snapshot_download(entry.repo, allow_patterns=[glob.escape(name) for name in names], **where)
     # snapshot_download (2.4.0) returns without a word where the hub refuses to list the repository
@@ -65,15 +65,15 @@ def download(entry: Locked, names: list[str]) -> None:
 
 
 def cached(entry: Locked, name: str) -> Path | None:
+    """The path of a file of a locked repository in the cache; None if it is not there."""
     path = try_to_load_from_cache(entry.repo, name, revision=entry.commit, repo_type=entry.kind)
     return Path(path) if isinstance(path, str) and Path(path).exists() else None
 
 
 def check(path: Path, wanted: File) -> str | None:
-    """None when the file has the size and sha256 that are wanted; else what is wrong with it.
+    """What is wrong with a file's size or sha256, in words; None if nothing is.
 
-    A wrong file is deleted, together with the blob (and the shared blob) that its link leads to:
-    nothing else may come to use it.
+    A wrong file is deleted, and so are the blobs in the cache that its links lead to.
     """
     size = path.stat().st_size
     if size == wanted.size:
@@ -93,9 +93,10 @@ def check(path: Path, wanted: File) -> str | None:
 
 
 def fetch_url(url: str, sha256: str) -> Path:
-    """Download `url` into the cache under its sha256, going on where an earlier run stopped.
+    """The path of a URL's content in the cache, downloaded if it is not there.
 
-    Raises UserError when it cannot be had or has another sha256.
+    sha256: of the content, hex. An interrupted download is resumed. Raises UserError if the URL
+    cannot be reached, or its content has another sha256.
     """
     blob = cached_assets_path("quantmill", "url") / sha256
     if blob.exists():
@@ -120,7 +121,10 @@ def fetch_url(url: str, sha256: str) -> Path:
 
 
 def download_url(url: str, partial: Path) -> None:
-    """GET `url` into `partial`, asking only for what is not there yet."""
+    """Download `url` into the file `partial`, after what is in it already.
+
+    Raises what huggingface_hub and its HTTP client raise.
+    """
     have = partial.stat().st_size if partial.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
@@ -133,7 +137,10 @@ def download_url(url: str, partial: Path) -> None:
 
 
 def link_file(ref: str, kind: str, name: str, output: Path, lock_file: Path) -> None:
-    """Make the link `output` to one file of a locked repository. Raises UserError."""
+    """Make a link, `output`, to one file of a locked repository, which is fetched if need be.
+
+    ref: org/name[@revision]. kind: model or dataset. Raises UserError if it is not in the lock.
+    """
     entry = _locked(ref, kind, lock_file)
     if name not in entry.files:
         raise UserError(f"{name} of {ref} is not in {lock_file}; `snakemake lock` puts it there")
@@ -141,7 +148,11 @@ def link_file(ref: str, kind: str, name: str, output: Path, lock_file: Path) -> 
 
 
 def link_model(ref: str, output: Path, lock_file: Path, allow_pickle: bool = False) -> None:
-    """Fill the directory `output` with links to a locked model's files. Raises UserError."""
+    """Fill the directory `output` with links to the files of a locked model.
+
+    ref: org/name[@revision]. Raises UserError if it is not in the lock, or has pickles and
+    `allow_pickle` is false.
+    """
     entry = _locked(ref, "model", lock_file)
     names = sorted(entry.files)
     pickles = [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in PICKLES)]
@@ -164,12 +175,19 @@ def _locked(ref: str, kind: str, lock_file: Path) -> Locked:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", help="org/name[@revision] as the lock has it, or a URL")
-    parser.add_argument("--lock", type=Path, default=lock.LOCK_FILE, help="sources.lock.yaml")
-    parser.add_argument("--kind", choices=("model", "dataset"), default="model")
-    parser.add_argument("--file", help="the one file that is wanted of a dataset")
-    parser.add_argument("--sha256", help="of a URL's content")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", help="org/name[@revision] as in the lock, or a URL")
+    parser.add_argument(
+        "--lock",
+        type=Path,
+        default=lock.LOCK_FILE,
+        help="sources.lock.yaml, which hub_lock.py writes (default: in config/)",
+    )
+    parser.add_argument(
+        "--kind", choices=("model", "dataset"), default="model", help="what SOURCE is"
+    )
+    parser.add_argument("--file", help="path of the one file to fetch")
+    parser.add_argument("--sha256", help="of a URL's content, hex")
     parser.add_argument("--allow-pickle", action="store_true", help="accept .bin weights")
     parser.add_argument("--output", type=Path, required=True, help="directory (or link) to make")
     args = parser.parse_args()

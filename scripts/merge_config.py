@@ -1,4 +1,8 @@
-"""Write what merge.py needs from a wanted recipe: the merge with directories for names, and as the user wrote it."""
+"""Write the files that merge.py reads, from a merge's wanted recipe.
+
+merge.yaml is the merge with a directory in place of each model's name; verbatim.yaml is the merge
+as the user wrote it; names.json is {directory: name}.
+"""
 
 import argparse
 import json
@@ -13,10 +17,14 @@ from lib.record.wanted import WantedRecipe
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", type=Path, help="the wanted recipe")
     parser.add_argument(
-        "stage", type=Path, help="directory for merge.yaml, verbatim.yaml and names.json"
+        "recipe",
+        type=Path,
+        help="the wanted recipe, JSON that the plan leaves: {artifact, outputs, directory, links, "
+        "rule, digest, recipe, inputs, left}; recipe.options.merge is a mergekit configuration, "
+        "inputs is {'model NAME': [path, digest]}",
     )
+    parser.add_argument("stage", type=Path, help="existing directory for the three files")
     arguments = parser.parse_args()
     wanted = WantedRecipe.read(arguments.recipe)
     merge = wanted.recipe["options"]["merge"]

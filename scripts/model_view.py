@@ -1,8 +1,8 @@
-"""Make a directory of links to just those files of a model that a build step needs.
+"""Make a view of a model: a directory of links to only those of its files that a step needs.
 
-The tools are pointed at such a view instead of the model's own directory, so that a card (which
-the converter copies into GGUF metadata), a stray file or an old checkpoint never reaches what is
-built. Links are absolute; a view is made for one step and thrown away.
+Tools get the view instead of the model's own directory. So a card (which the converter copies into
+GGUF metadata), a stray file or an old checkpoint has no influence on what is built. The links are
+absolute. A view is made for one step and deleted after it.
 """
 
 import argparse
@@ -13,9 +13,10 @@ from lib.formats.model_files import model_files
 
 
 def make_view(source: Path, output: Path, allow_pickle: bool = False) -> list[Path]:
-    """Link the files of the model in `source` into the directory `output`; returns the links.
+    """Make links in the directory `output` to the files of the model in `source`; the links.
 
-    `output` may exist, but then must be empty. Raises UserError and OSError.
+    allow_pickle: accept .bin weights if there are no others. Raises UserError if `source` is no
+    whole model or `output` is not empty, and OSError.
     """
     files = model_files(source, allow_pickle)
     output.mkdir(parents=True, exist_ok=True)
@@ -30,11 +31,13 @@ def make_view(source: Path, output: Path, allow_pickle: bool = False) -> list[Pa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", type=Path, required=True, help="model directory")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--source", type=Path, required=True, help="model directory: safetensors, config.json"
+    )
     parser.add_argument("--output", type=Path, required=True, help="directory to make")
     parser.add_argument(
-        "--allow-pickle", action="store_true", help="take .bin weights where nothing else is there"
+        "--allow-pickle", action="store_true", help="accept .bin weights if there are no others"
     )
     args = parser.parse_args()
     make_view(args.source, args.output, args.allow_pickle)

@@ -1,23 +1,27 @@
-"""Publish finished forms on the hub: say what would change (`plan`), or do just that (`push`).
+"""Publish finished forms on the hub: print what would change (`plan`), or upload it (`push`).
 
-The manifest, made by the planner:
+The manifest is a JSON object, which the planner writes:
 
-    {"repos": [{"repo": "org/name-GGUF", "private": true, "max_file_size": 50000000000,
-                "branches": {"main": [FILE, …], …}, "recipes": {name: artifact}}],
-     "forms": [{"model", "form", "evaluation": path or null, "max_kld": number or null,
-                "quantized": true}]}
-    FILE: {"artifact": path, "name": its name in the repository (of a directory: what its files'
-           names begin with, may be empty), "digest": of the wanted recipe, if it is to be
-           compared, "shards": the directory of its shards or null, "recipe": false where its
-           record stays here}
+    repos    [{repo: "org/name-GGUF", private: true or false, max_file_size: bytes,
+             branches: {"main" and others: [FILE]}, recipes: {name: path of an artifact}}]
+    forms    [{model, form, evaluation: path or null, max_kld: nats per token or null,
+             quantized: true or false}]: what must hold before anything is published
 
-Sizes and hashes are those of the artifacts' records. A whole file over max_file_size goes up as its
-shards alone. Records go up as recipes/NAME.recipe.json, those of `recipes` on main.
+    FILE     {artifact: path of a file or directory,
+             name: its name in the repository; for a directory a prefix of its files' names,
+             digest: of the recipe that it must be made by; left out if any will do,
+             shards: path of the directory of its shards, or null,
+             recipe: false if its record is not published}
 
-A file is compared by its hash with what the hub has: `add`, `replace` or `keep`. What else is in
-the repository is left alone; nothing is ever deleted. A push goes in commits, one for each large
-file and one for all small ones of a branch, `main` last: after an interruption the same command
-goes on with what is not there yet. Before the first byte every gate must hold.
+Sizes and hashes are taken from the artifacts' records. A file over max_file_size is published as
+its shards alone. Records are published as recipes/NAME.recipe.json; those of `recipes` on main.
+
+Each file is compared with the hub's by hash: `add`, `replace` or `keep`. Other files in the
+repository are left as they are; nothing is ever deleted. A push makes a commit for each large file
+and one for all small files of a branch; `main` comes last. After an interruption the same command
+uploads what is missing. Nothing is uploaded before every check holds: measured, KLD at most
+max_kld, hashes as recorded, a card with license, library and tags. Exit status 1 if a push is
+refused or fails; a plan lists the reasons and ends with 0.
 """
 
 import argparse
@@ -49,7 +53,11 @@ CARD_FACTS = ("license", "library_name", "tags")
 
 @dataclass
 class Item:
-    """A file, and what a push would do with it: add, replace or keep."""
+    """A file to publish.
+
+    path: where it lies here. name: in the repository. size: bytes. sha256: by its record; None for
+    a record, which has none. action: what a push does with it: add, replace or keep.
+    """
 
     path: Path
     name: str
@@ -60,6 +68,8 @@ class Item:
 
 @dataclass
 class Branch:
+    """A branch: the files to publish on it, and the names of other files that are there."""
+
     name: str
     items: list[Item]
     exists: bool = False
@@ -68,7 +78,7 @@ class Branch:
 
 @dataclass
 class Target:
-    """A repository: its branches with `main` last. `private` is what the manifest wants."""
+    """A repository and its branches, `main` last. private: what the manifest asks for."""
 
     repo: str
     private: bool
@@ -77,11 +87,12 @@ class Target:
 
     @property
     def changes(self) -> list[Item]:
+        """The files that a push would upload."""
         return [item for b in self.branches for item in b.items if item.action != "keep"]
 
 
 def read(manifest: dict[str, Any]) -> tuple[list[Target], list[str]]:
-    """The targets, and a line for each file that cannot be published at all."""
+    """(the repositories, a line for each file that cannot be published)."""
     problems: list[str] = []
     targets = []
     for repo in manifest["repos"]:
@@ -103,7 +114,11 @@ def read(manifest: dict[str, Any]) -> tuple[list[Target], list[str]]:
 
 
 def items(file: dict[str, Any], limit: int, problems: list[str]) -> Iterator[Item]:
-    """What goes up of one artifact; what cannot is told in `problems`."""
+    """The files that are published of one artifact.
+
+    file: an entry of the manifest. limit: the most bytes of a file. A line for each file that
+    cannot be published is added to `problems`.
+    """
     artifact, name = file["artifact"], file["name"]
     record = recipes.read(artifact)
     if record is None:
@@ -140,13 +155,16 @@ def items(file: dict[str, Any], limit: int, problems: list[str]) -> Iterator[Ite
 
 
 def recipe_item(artifact: str, name: str) -> Item:
-    """An artifact's record, as it is published."""
+    """The item of an artifact's record. name: the artifact's in the repository."""
     path = Path(recipes.path_of(artifact))
     return Item(path, f"recipes/{name}{recipes.SUFFIX}", path.stat().st_size, None)
 
 
 def compare(target: Target, api: HfApi) -> None:
-    """Ask the hub what it has, and fill in what is to be done. Raises huggingface_hub's errors."""
+    """Compare with the files on the hub and fill in each item's action.
+
+    Raises what huggingface_hub raises.
+    """
     try:
         info = hub.persist(lambda: api.repo_info(target.repo))
     except RepositoryNotFoundError:
@@ -171,7 +189,7 @@ def compare(target: Target, api: HfApi) -> None:
 
 
 def is_same(item: Item, remote: RepoFile) -> bool:
-    """Whether the hub's file has the local one's content: by sha256, or by git's hash if small."""
+    """Whether both files have the same content: by sha256, or by git's hash for a small file."""
     if remote.lfs:
         return remote.lfs.size == item.size and remote.lfs.sha256 == digest(item)
     if remote.size != item.size:
@@ -181,12 +199,15 @@ def is_same(item: Item, remote: RepoFile) -> bool:
 
 
 def digest(item: Item) -> str:
-    """The sha256 that the item's record gives; computed where it has no record."""
+    """The sha256 (hex) of an item: by its record, else computed."""
     return item.sha256 or sha256_of(item.path)
 
 
 def gates(manifest: dict[str, Any], targets: list[Target]) -> list[str]:
-    """Why these files must not be published, a line each; hashes every file that would go up."""
+    """The reasons why nothing may be published, a line each.
+
+    Hashes every file that would be uploaded.
+    """
     problems = [line for form in manifest["forms"] for line in form_problems(form)]
     for target in targets:
         main = next((b for b in target.branches if b.name == "main"), Branch("main", []))
@@ -201,7 +222,7 @@ def gates(manifest: dict[str, Any], targets: list[Target]) -> list[str]:
 
 
 def form_problems(form: dict[str, Any]) -> Iterator[str]:
-    """Gates of one form: it was measured, its figures are good, and it writes text."""
+    """Reasons against one form: it was not measured, its figures are bad, it wrote no text."""
     name = f"{form['model']} {form['form']}"
     if form["evaluation"] is None:
         yield f"{name}: no evaluation; give the model an `evaluate:` section"
@@ -215,6 +236,7 @@ def form_problems(form: dict[str, Any]) -> Iterator[str]:
 
 
 def figure_problems(form: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[str]:
+    """Reasons against a form's figures: NaN, infinity, no mean KLD, one over max_kld."""
     path, quantized = form["evaluation"], form.get("quantized", True)
     for key, value in numbers(evaluation):
         if not math.isfinite(value):
@@ -227,7 +249,7 @@ def figure_problems(form: dict[str, Any], evaluation: dict[str, Any]) -> Iterato
 
 
 def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """(key path, number) of every number in a JSON document."""
+    """(key path, number) of every number in a JSON document, as ("kld.mean", 0.01)."""
     if isinstance(value, dict):
         for name, entry in value.items():
             yield from numbers(entry, f"{key}.{name}" if key else name)
@@ -239,7 +261,10 @@ def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
 
 
 def card_problems(target: Target, main: dict[str, Item]) -> Iterator[str]:
-    """Gates of a repository's card: it is there, can be read, and names what is published."""
+    """Reasons against a repository's card: it is missing, or lacks facts or names of files.
+
+    main: {name in the repository: item} of its main branch.
+    """
     card = main.get(CARD)
     if card is None:
         yield f"{target.repo}: no {CARD} on main"
@@ -265,7 +290,7 @@ def card_problems(target: Target, main: dict[str, Item]) -> Iterator[str]:
 
 
 def table(targets: list[Target]) -> list[str]:
-    """What a push would do, as lines."""
+    """The lines that say what a push would do."""
     lines = []
     for target in targets:
         wanted = "private" if target.private else "public"
@@ -300,7 +325,10 @@ def human(size: float) -> str:
 
 
 def push(target: Target, api: HfApi, large: int) -> None:
-    """Create what is missing, commit what differs. Raises what huggingface_hub raises."""
+    """Create the repository and branches that are missing, and upload what differs.
+
+    large: bytes from which a file has a commit of its own. Raises what huggingface_hub raises.
+    """
     if not target.changes:
         return
     if target.is_private is None:
@@ -321,14 +349,17 @@ def push(target: Target, api: HfApi, large: int) -> None:
 
 
 def batches(branch: Branch, large: int) -> list[list[Item]]:
-    """The commits: each large file by itself, then all small ones, so that the card comes last."""
+    """The commits of a branch: one for each large file, then one for all small ones.
+
+    So the card comes last.
+    """
     changed = [item for item in branch.items if item.action != "keep"]
     small = [item for item in changed if item.size < large]
     return [[item] for item in changed if item.size >= large] + ([small] if small else [])
 
 
 def commit(repo: str, branch: str, batch: list[Item], title: str, api: HfApi) -> CommitInfo:
-    """One commit. Called again after a fault, it leaves out what the hub has by then."""
+    """Make one commit. Called again after a fault, it skips the files that the hub has already."""
     operations = []
     for item in batch:
         operation = CommitOperationAdd(item.name, item.path)
@@ -339,9 +370,11 @@ def commit(repo: str, branch: str, batch: list[Item], title: str, api: HfApi) ->
 
 
 def main() -> int | None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=("plan", "push"))
-    parser.add_argument("--manifest", type=Path, required=True, help="JSON, as told above")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("plan", "push"), help="print, or print and upload")
+    parser.add_argument("--manifest", type=Path, required=True, help="JSON object, keys above")
     parser.add_argument(
         "--large", type=int, default=100_000_000, help="bytes from which a file has its own commit"
     )

@@ -1,8 +1,10 @@
-"""The quality report of a model: a table (CSV), a plot (SVG) and a page (HTML).
+"""Write the quality report of a model: a table (CSV), a plot (SVG) and a page (HTML).
 
-Size, bits per weight, KL divergence, perplexity and top-token agreement of every form, the Pareto
-front, and which form fits into how much memory. What --forms holds is told in lib/report/judge.py.
-The same input gives the same bytes.
+It has size, bits per weight, KL divergence, perplexity and top-token agreement of every form, the
+Pareto front, and which form fits into how much memory. The same input gives the same bytes.
+
+The CSV has a row for each form: bytes, bits_per_weight, kld in nats per token, perplexity, same_top
+as a fraction; X_error is the standard error of X. A cell is empty if it was not measured.
 """
 
 import argparse
@@ -35,9 +37,10 @@ MINUS = "\u2212"
 
 
 def table(forms: list[Form]) -> pandas.DataFrame:
-    """One row a form, COLUMNS; bytes, bits, nats a token, fractions; NaN if not measured.
+    """The table of COLUMNS, a row for each form; NaN if not measured.
 
-    Whatever the engine, measured figures have six decimals: llama-perplexity prints no more.
+    Bytes, bits per weight, nats per token, fractions. Measured figures have six decimals, because
+    llama-perplexity prints no more.
     """
     rows = []
     for form in forms:
@@ -55,9 +58,10 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 
 def column(figures: list[Figure], most: int, factor: float = 1.0) -> list[dict[str, str] | None]:
-    """A column of figures as text, padded so that decimal points stand under each other.
+    """A column's cells, {value, error, pad}, with the decimal points under each other.
 
-    At most `most` decimals, values and errors times `factor`; None for what was not measured.
+    most: the most decimals. factor: what values and errors are multiplied by. None for a figure
+    that was not measured.
     """
     shown = [scaled(figure, factor) for figure in figures]
     digits = places(shown, most)
@@ -76,7 +80,10 @@ def column(figures: list[Figure], most: int, factor: float = 1.0) -> list[dict[s
 
 
 def kld_bars(forms: list[Form]) -> list[float | None]:
-    """Length of each KLD's bar in percent, on a log scale; the lowest is 4, the largest 100."""
+    """The length of each form's KLD bar in percent, on a log scale from 4 to 100.
+
+    None for a form without a KLD above 0.
+    """
     positive = [form.loss for form in forms if form.loss]
     if not positive:
         return [None] * len(forms)
@@ -89,7 +96,7 @@ def kld_bars(forms: list[Form]) -> list[float | None]:
 
 
 def kld_text(form: Form) -> str:
-    """KLD with its error in prose: KLD 0.0313 ± 0.0002."""
+    """A form's KLD in words, as "KLD 0.0313 ± 0.0002"."""
     if form.kld.value is None:
         return "KLD not measured"
     if not form.quantized:
@@ -100,7 +107,7 @@ def kld_text(form: Form) -> str:
 
 
 def parameters_text(count: int | None) -> str:
-    """A number of parameters in words: 8.03 billion; empty if it is not known."""
+    """A number of parameters in words, as "8.03 billion"; empty if it is not known."""
     if not count:
         return ""
     for unit, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
@@ -129,7 +136,7 @@ def _rows(forms: list[Form], front: list[Form]) -> list[dict[str, Any]]:
 
 
 def _answers(forms: list[Form]) -> list[dict[str, Any]]:
-    """The summary's lines: title, form, what it costs and what it keeps, in words."""
+    """The lines of the page's summary: {title, form, why, facts: size, KLD, agreement in words}."""
     whole = max((form.bytes for form in forms if not form.quantized), default=None)
     answers = []
     for choice in judge.choices(forms):
@@ -152,7 +159,7 @@ def _answers(forms: list[Form]) -> list[dict[str, Any]]:
 
 
 def _memory(forms: list[Form]) -> dict[str, Any]:
-    """The recommendation table: neighbouring sizes with the same answers share a line."""
+    """The table of forms by memory; neighbouring sizes with the same answers share a line."""
     kinds: dict[str, list[Form]] = {}
     for form in sorted(forms, key=lambda form: form.look.order):
         kinds.setdefault(form.look.title, []).append(form)
@@ -183,7 +190,7 @@ def _memory(forms: list[Form]) -> dict[str, Any]:
 
 
 def _conditions(model: ModelForms) -> list[dict[str, Any]]:
-    """How each kind was measured: one entry for each engine, text, context and chunks."""
+    """How forms were measured: an entry for each combination of engine, text, context, chunks."""
     found: dict[tuple, list[Form]] = {}
     for form in model.forms:
         if form.conditions:
@@ -211,7 +218,10 @@ def _script_hash(script: str) -> str:
 
 
 def page(model: ModelForms, template: str, script: str) -> str:
-    """The report as one HTML page, from a jinja2 template; it loads nothing from elsewhere."""
+    """The report as one HTML page that loads nothing from elsewhere.
+
+    template: a jinja2 template. script: JavaScript that is put into the page.
+    """
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -252,17 +262,32 @@ def page(model: ModelForms, template: str, script: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="the model's name, as --forms has it")
-    parser.add_argument("--forms", type=Path, required=True, help="JSON, see lib/report/judge.py")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--model", required=True, help="the model's name, for which --forms must be"
+    )
+    parser.add_argument(
+        "--forms",
+        type=Path,
+        required=True,
+        help="JSON object, which describe_forms.py prints: {model, parameters, reference, corpus, "
+        "context, chunks, forms: [{form, family, quantized, file, bytes, sha256, type, imatrix, "
+        "fallbacks: {count, tensors, types, block} or null, evaluation: path or null}]}. An "
+        "evaluation is JSON: {kld: {mean, error, p99}, perplexity: {mean, error}, same_top: {mean, "
+        "error}, engine, corpus, context, chunks}, as kld_report.py writes it",
+    )
     parser.add_argument(
         "--families",
         type=Path,
-        help="JSON, as describe_families.py prints it; without it families"
-        " are called by their keys",
+        help="JSON list, which describe_families.py prints: [{name, title, order, phrase, library, "
+        "tags, note, tag, colours, diamond, has_quants}]; without it families are called by their "
+        "keys",
     )
     parser.add_argument(
-        "--page", type=Path, default=TEMPLATES / "quality.html.j2", help="the page's template"
+        "--page",
+        type=Path,
+        default=TEMPLATES / "quality.html.j2",
+        help="the page's jinja2 template",
     )
     parser.add_argument(
         "--page-script", type=Path, default=TEMPLATES / "quality.js", help="the page's JavaScript"

@@ -1,6 +1,7 @@
-"""Make a source's directory: links to just the files of a model that a step may read.
+"""Make the directory of a source: links to only those files of a model that a step may read.
 
-A directory is linked as it is; a reference to the hub is fetched at the locked commit.
+The source is a model directory, or a hub reference, which is fetched at the commit in
+config/sources.lock.yaml.
 """
 
 import argparse
@@ -15,7 +16,14 @@ from model_view import make_view
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", type=Path, required=True, help="the wanted recipe")
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        required=True,
+        help="the wanted recipe, JSON that the plan leaves: {artifact, outputs, directory, links, "
+        "rule, digest, recipe, inputs, left}; the one key of recipe.sources is 'model REFERENCE', "
+        "recipe.options may have allow_pickle",
+    )
     parser.add_argument("--output", type=Path, required=True, help="directory to make")
     arguments = parser.parse_args()
     recipe = WantedRecipe.read(arguments.recipe).recipe

@@ -1,9 +1,14 @@
-"""The frame around a step: `begin` and `commit` of step.sh.
+"""The frame around a step: step.sh calls it to hold, begin and commit an artifact.
 
-`hold` prints the file to hold while the artifact is built. `begin` holds it, makes sure that
-everything the artifact is made from is there and is what the wanted recipe says, and prints shell
-assignments. `commit` hashes what was made, renames it into place and writes its record last.
-lib/planning/handoff.py tells why it does this. Standard library only: it runs three times a step.
+    step.py hold WANTED             prints the file to hold while the artifact is built
+    step.py begin WANTED            holds it through file descriptor 9, checks that the inputs are
+                                    what the wanted recipe says, prints shell assignments
+    step.py commit WANTED SECONDS   hashes what was made, renames it into place, and writes its
+                                    record last; SECONDS is how long the step took
+
+WANTED is the file of the wanted recipe, JSON that the plan leaves: {artifact, outputs, directory,
+links, rule, digest, recipe, inputs: {role: [path, digest]}, left}. lib/planning/handoff.py tells
+why this is done. Standard library only, because it runs three times a step.
 """
 
 import fcntl
@@ -43,9 +48,10 @@ def main() -> None:
 
 
 def begin(wanted: WantedRecipe, here: Path, wanted_path: str) -> None:
-    """Hold the artifact, check the inputs, and print OUT and STAGE for the shell.
+    """Hold the artifact, check the inputs, and print OUT, STAGE and OUT_NAME for the shell.
 
-    here: the directory in which the step works.
+    Prints `exit 0` if another run has built the artifact meanwhile. here: the directory in which
+    the step works. Raises UserError for an input that is not what the wanted recipe says.
     """
     name = wanted.artifact
     hold(hold_file(here), name)
@@ -73,7 +79,10 @@ def begin(wanted: WantedRecipe, here: Path, wanted_path: str) -> None:
 
 
 def hold(file: Path, name: str) -> None:
-    """Hold the file that the shell has opened; wait while another build of it still runs."""
+    """Hold the file that the shell has opened as descriptor 9; wait while another step holds it.
+
+    name: the artifact's, for messages. Exits with RETRY if the file was removed meanwhile.
+    """
     try:
         fcntl.flock(HOLD_FD, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -88,7 +97,7 @@ def hold(file: Path, name: str) -> None:
 
 
 def is_built(wanted: WantedRecipe) -> bool:
-    """Whether the artifact is there, whole, as the wanted recipe says."""
+    """Whether the artifact is there and whole, with the record of the wanted recipe."""
     for path in wanted.outputs:
         record = recipes.read(path)
         if record is None or not record.fits(wanted.digest) or not os.path.exists(path):
@@ -99,7 +108,11 @@ def is_built(wanted: WantedRecipe) -> bool:
 
 
 def input_sha256(name: str, path: str, digest: str) -> str:
-    """sha256 of an input, from its record, which must be of the recipe that the plan counted on."""
+    """The sha256 (hex) in the record of the input at `path`.
+
+    name: the artifact's, for messages. digest: that of the recipe by which the plan expects the
+    input to be made. Raises UserError if the record is of another one, or the size is wrong.
+    """
     record = recipes.read(path)
     if record is None or not record.fits(digest):
         raise UserError(
@@ -114,7 +127,11 @@ def input_sha256(name: str, path: str, digest: str) -> str:
 
 
 def commit(wanted: WantedRecipe, seconds: float) -> None:
-    """Hash, rename into place, write the records, remove the stage."""
+    """Hash what was made, rename it into place, write the records, remove the working directory.
+
+    seconds: how long the step took. Raises UserError if an output is missing or empty, or an input
+    was built again meanwhile.
+    """
     attempt = Path(os.environ["STAGE"])
     inputs = json.loads((attempt / ".inputs.json").read_text())
     for role, (path, digest) in wanted.inputs.items():
@@ -143,7 +160,10 @@ def commit(wanted: WantedRecipe, seconds: float) -> None:
 
 
 def measure(made: Path, record: recipes.Record, links: bool) -> None:
-    """Fill in bytes, sha256 and, for a directory, its files. Links are not followed to be hashed."""
+    """Fill in the record's bytes, sha256 and, for a directory, files. Links are not hashed.
+
+    made: what was built. Raises UserError if it is empty.
+    """
     if made.is_dir():
         for path in sorted(made.rglob("*")):
             if path.is_file() and path.name != SNAKEMAKE_MARK:
@@ -166,7 +186,7 @@ def measure(made: Path, record: recipes.Record, links: bool) -> None:
 
 
 def put(made: Path, path: Path) -> None:
-    """Rename into place. What Snakemake has left there (it prepares directories) gives way."""
+    """Rename `made` to `path`. A directory that Snakemake has prepared there is moved away."""
     if path.is_dir() and not path.is_symlink():
         old = made.with_name(f".{made.name}.old")
         os.replace(path, old)
@@ -174,7 +194,7 @@ def put(made: Path, path: Path) -> None:
 
 
 def say(line: str) -> None:
-    """A line for the console."""
+    """Print a line on the console, which is stderr."""
     print(line, file=sys.stderr)
 
 
