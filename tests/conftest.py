@@ -1,4 +1,7 @@
-"""What the tests share: the workflow's modules, llama.cpp's tools, and one built project to work on copies of."""
+"""What the tests share: the workflow's modules, llama.cpp's tools, and one built project.
+
+Tests work on copies of the project.
+"""
 
 import os
 import shutil
@@ -18,13 +21,14 @@ from project import Project, command_line, snakemake  # noqa: E402
 from traces import STRACE, traced  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what it runs in the background like this, and children inherit it: Ctrl-C could not be tested.
+    # A shell lets its background jobs ignore Ctrl-C, and their children inherit that: Ctrl-C could
+    # not be tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def toolchain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """resources/llama.cpp, made by the workflow's own rule: compiled if this machine's cache has none yet."""
+    """resources/llama.cpp, made by the workflow's own rule: compiled if the cache has none yet."""
     here = tmp_path_factory.mktemp("toolchain")
     done = snakemake(here, "resources/llama.cpp", timeout=3600)
     assert done.returncode == 0, done.stdout
@@ -67,7 +71,10 @@ def edited(project, tmp_path) -> Project:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """resources/demo of the embedded default (minutes to train). $QUANTMILL_DEMO names one that is there."""
+    """resources/demo of the embedded default, which takes minutes to train.
+
+    $QUANTMILL_DEMO may name one that is there.
+    """
     if own := os.environ.get("QUANTMILL_DEMO"):
         return Path(own)
     here = tmp_path_factory.mktemp("default") / "work"

@@ -1,6 +1,7 @@
-"""A small project with real tools: two merges, one of them of the other, and a model that is not merged.
+"""A small project with real tools: two merges, one of them of the other, and a plain model.
 
-Its models are random Llamas of 1.4 million parameters, so that no step takes more than its tool's start.
+Its models are random Llamas of 1.4 million parameters, so that no step takes more than its tool's
+start.
 """
 
 import copy
@@ -106,7 +107,10 @@ EVERYTHING: dict[str, Any] = {
 
 
 def of(model: str, *names: str) -> set[str]:
-    """Paths of a model's artifacts. `Q8_0` is a quant or the conversion, `Q8_0/shards` what is made from it."""
+    """Paths of a model's artifacts.
+
+    `Q8_0` is a quant or the conversion, `Q8_0/shards` are its shards, and so on.
+    """
     places = {
         "merge": "safetensors",
         "imatrix": "imatrix.dat",
@@ -225,7 +229,7 @@ class Project:
         return set(found)
 
     def files(self) -> dict[str, tuple]:
-        """{path: (inode, mtime, ctime)} of all that lies under results and resources, links not followed."""
+        """{path: (inode, mtime, ctime)} under results and resources; links are not followed."""
         found = {}
         for top in ("results", "resources"):
             for path in (self / top).rglob("*"):
@@ -244,7 +248,7 @@ class Project:
 
 
 class Planned:
-    """A working directory in which everything is marked as built, from whatever recipe the config gives."""
+    """A working directory in which all artifacts are marked as built by the config's recipes."""
 
     def __init__(self, config: dict):
         self.config = config
@@ -301,7 +305,10 @@ def run(command: list[str]) -> tuple[int, str]:
 
 
 def forked(arguments: list[str]) -> tuple[int, str]:
-    """As `run` of Snakemake, in a fork of this process: the import, half of a dry run's time, is done once."""
+    """Run Snakemake in a fork of this process, which has imported it.
+
+    The import is half of a dry run's time.
+    """
     import snakemake.cli
 
     with tempfile.TemporaryFile("w+") as file:
@@ -326,7 +333,7 @@ def forked(arguments: list[str]) -> tuple[int, str]:
 
 
 def owner(path: str, artifacts: set[str]) -> str | None:
-    """The artifact of this set to which a file belongs: as its content, its record, or one of its outputs."""
+    """The artifact of this set to which a file belongs: its content, record or other output."""
     plain = path.removesuffix(".recipe.json")
     for made in artifacts:
         stem = made.removesuffix(".csv") if made.endswith("/quality.csv") else None

@@ -1,4 +1,4 @@
-"""Upgrading without building again: what differs in code or tools alone may be accepted, and nothing else ever is."""
+"""Upgrading without building again: what differs in code or tools alone may be accepted."""
 
 import fcntl
 import json
@@ -112,7 +112,7 @@ def test_a_source_is_never_accepted(edited):
 
 
 def test_an_input_that_was_made_anew_with_other_bytes_is_never_accepted(edited):
-    """Lost, and built again by the new version: what was made from the old one is not made from this."""
+    """An input is lost and built again by the new version: others were made from the old one."""
     upgrade(edited)
     merged = edited / "results/Two/safetensors"
     shutil.rmtree(merged)

@@ -1,4 +1,4 @@
-"""What people ask before and after a run, each on a copy of a project that was built with the real tools."""
+"""The questions before and after a run, on copies of a project built with the real tools."""
 
 import fcntl
 import json
@@ -29,7 +29,7 @@ def ask(project: Project, target: str, *arguments: str, fails: bool = False) -> 
 
 
 def test_a_working_directorys_own_config_needs_no_option(tmp_path):
-    """`--configfile mine.yaml plan` takes `plan` for a second file; so the first way does without it."""
+    """`--configfile mine.yaml plan` takes `plan` for a second file, so targets come before it."""
     (tmp_path / "config").mkdir()
     (tmp_path / "config/config.yaml").write_text(
         "models: {Own: {source: ./own, gguf: {quants: [Q8_0]}}}\n"
@@ -82,8 +82,8 @@ def test_why_says_what_mends_what_is_missing_and_what_is_damaged(project):
     said = ask(project, "why", "--config", f"target={missing},{cut},results/Mix/safetensors")
     assert f"    stale: it is missing\n    again: snakemake --cores all {missing}\n" in said
     assert (
-        f"    what was made from it is stale too; the next run replaces all of it\n    again: snakemake --cores all {cut}\n"
-        in said
+        "    what was made from it is stale too; the next run replaces all of it\n"
+        f"    again: snakemake --cores all {cut}\n" in said
     )
     shutil.rmtree(project / "results/Mix/safetensors")
     said = ask(project, "why", "--config", "target=results/Mix/safetensors")
@@ -178,7 +178,7 @@ def test_verify_finds_and_names_every_damage(project):
 
 
 def test_the_commands_that_verify_prints_mend_every_damage(project):
-    """Not every fault makes an artifact stale: of an edit that keeps the size a run sees nothing."""
+    """Not every fault makes an artifact stale: a run does not see an edit that keeps the size."""
     gguf = project / "results/Mix/gguf"
     project.quants.append("Q5_K_M")
     project.build("results/Mix/gguf/Mix-Q5_K_M.gguf")
@@ -310,7 +310,7 @@ def test_the_peak_counts_temporary_files_until_their_last_consumer():
 
 @pytest.mark.slow
 def test_under_a_disk_budget_one_model_is_reclaimed_before_the_next_is_converted(project):
-    """What the prediction above counts on: the scheduler takes consumers of temporary files first."""
+    """The prediction above relies on it: the scheduler takes users of temporary files first."""
     project.config["reclaim"] = ["bf16"]
     project.config["models"]["Other"] = {
         "source": "./m/code",

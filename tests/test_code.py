@@ -1,4 +1,7 @@
-"""Which code decides which artifacts: all of it, and no more. What is expected is told here, or found by bytecode."""
+"""Which code decides which artifacts: all of it, and no more.
+
+The expected files are listed here, or found by the bytecode of the programs.
+"""
 
 import re
 import shutil
@@ -56,7 +59,7 @@ NEVER = ("session", "schema", "checks", "plan", "sizes", "resources", "report", 
 
 @cache
 def imported(program: str) -> set[str]:
-    """The files of scripts/ that a program loads, itself among them, by the bytecode of its imports."""
+    """The files of scripts/ that a program loads, itself included, by the bytecode of imports."""
     finder = ModuleFinder([str(ROOT / "scripts")])
     finder.run_script(str(ROOT / "scripts" / program))
     files = {Path(module.__file__) for module in finder.modules.values() if module.__file__}

@@ -1,7 +1,8 @@
-"""The staleness contract of the design, a row a case: what is built again after a change, and what is not.
+"""The staleness contract of the design, a case for each row: what a change makes stale.
 
-Each row changes a copy of a project that was built with the real tools, and compares the jobs of a dry run with the
-exact set. Rows marked `builds` are built too: afterwards there is nothing to be done, and no other file was touched.
+Each row changes a copy of a project that was built with the real tools, and compares the jobs of a
+dry run with the exact set. Rows marked `builds` are built too: afterwards there is nothing to be
+done, and no other file was touched.
 """
 
 import copy
@@ -40,7 +41,10 @@ ROWS: list = []
 
 
 def row(*arguments: str, builds: bool = False) -> Callable[[Row], Row]:
-    """A case: a function that makes a change and returns what must be built. `arguments` are Snakemake's."""
+    """A case: a function that makes a change and returns the paths that must be built.
+
+    `arguments` are Snakemake's.
+    """
 
     def add(change: Row) -> Row:
         ROWS.append(pytest.param(change, arguments, builds, id=change.__name__))
@@ -58,7 +62,7 @@ def test_exactly_what_a_change_makes_stale_is_built(project, change, arguments, 
 
 
 def rebuilt_exactly(project: Project, expected: set[str], *arguments: str) -> None:
-    """Build: only files of the expected artifacts change, each of those has a new record, and all is fresh."""
+    """Build: only the expected artifacts change, each has a new record, and all is fresh."""
     before = project.files()
     project.build(*arguments)
     after = project.files()
@@ -258,7 +262,7 @@ def a_model_removed(p):
 
 @row()
 def the_same_said_otherwise(p):
-    """Keys and quants in another order, comments, flow style, 4.0 for 4, "1M" for 1M, a file in another spelling."""
+    """Another order of keys and quants, comments, flow style, 4.0 for 4, "1M" for 1M, ./a for a."""
     mix = p.model("Mix")
     mix["gguf"]["imatrix"]["chunks"] = 4.0
     mix["merge"]["models"][0]["parameters"] = {"density": 0.50, "weight": 6e-1}
@@ -313,7 +317,7 @@ def another_profile(p):
 
 
 def change(path: Path, at: int = -200) -> None:
-    """Another content of the same size and the same mtime, as an editor that keeps times would leave it."""
+    """Another content of the same size and mtime, as by an editor that keeps times."""
     data, stat = bytearray(path.read_bytes()), path.stat()
     data[at] ^= 1
     path.write_bytes(data)
@@ -365,7 +369,7 @@ def a_source_that_several_models_use(p):
 
 
 def as_rsync(source: Path, to: Path) -> None:
-    """As `rsync -rt` does: where size or mtime differ, a copy with the mtime, renamed into place (another inode)."""
+    """As `rsync -rt`: where size or mtime differ, a copy with the mtime, renamed into place."""
     for path in source.iterdir():
         old, stat = (to / path.name).stat(), path.stat()
         if (old.st_size, int(old.st_mtime)) != (stat.st_size, int(stat.st_mtime)):
@@ -440,7 +444,7 @@ def the_working_directory_moved_through_tar_and_every_mtime_lost(p):
 
 @row()
 def copied_to_another_machine_without_the_sources_of_links(p):
-    """Links lead to the first directory's models: gone there, they are made again only when something needs them."""
+    """Links lead to the first directory's models; broken, they are made again only if needed."""
     for path in (p / "resources/models").glob("*/*"):
         if path.is_symlink():
             path.unlink()
@@ -666,7 +670,7 @@ def an_artifact_built_again_with_other_bytes(p):
 
 
 def test_what_was_made_from_a_swapped_file_follows_when_its_recipe_is_lost(project):
-    """Only when the quant is there again can its bytes be seen to differ: the run says that another one is needed."""
+    """That the new quant's bytes differ is seen after it is built: the run asks for another one."""
     for name in (*of("Plain", "report"), *of("Plain", "card")):
         path = record(project, name)
         data = json.loads(path.read_text())
@@ -759,7 +763,7 @@ def forceall_of_a_target(p):
 
 
 def test_texts_that_git_checks_out_again(project, git):
-    """git gives what it checks out the time of now: the same content makes nothing stale, another one does."""
+    """git dates what it checks out now: only another content makes artifacts stale."""
     git(project.path, "init", "--quiet")
     git(project.path, "add", "data", "m")
     git(project.path, "commit", "--quiet", "--message", "as built")
@@ -811,7 +815,7 @@ def judged(*models: str) -> set[str]:
     ],
 )
 def test_an_edit_of_the_code_makes_stale_what_it_makes(edited, file, expected):
-    """tests/test_code.py has every file and every rule; here the real dry run is asked about some."""
+    """tests/test_code.py has every file and rule; here a real dry run is asked about some."""
     if file:
         append(edited.repository / file, "\nadded = 1\n")
     base = of("Mix", "base") if any("/evaluation/" in path for path in expected) else NOTHING

@@ -25,7 +25,7 @@ BY_HAND = {
 
 
 def tool(project: Project, name: str, *arguments: object) -> str:
-    """Run one of llama.cpp's tools in the project's directory; what it writes to standard output."""
+    """Run one of llama.cpp's tools in the project's directory; its standard output."""
     command = [project / "resources/llama.cpp/bin" / name, *map(str, arguments)]
     done = subprocess.run(command, cwd=project.path, check=True, capture_output=True)
     return done.stdout.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""A user's mistake is one line that says what to mend; a bug of ours keeps what is needed to find it."""
+"""A user's mistake is one line that says what to mend; a bug of ours keeps its traceback."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""The house itself: what each config makes by name, and promises about its files that nobody would notice breaking."""
+"""The repository itself: the names of all that each config makes, and promises about its files."""
 
 import ast
 import os
@@ -23,7 +23,7 @@ SNAPSHOTS = ROOT / "tests/snapshots"
 
 
 def declared(config: Path) -> str:
-    """The paths of all that a config declares, with the rule that makes each; `~` marks intermediates."""
+    """The paths of all that a config declares, each with its rule; `~` marks intermediates."""
     settings, _ = load(yaml.safe_load(config.read_text()), ROOT)
     graph = Graph(settings, Contents(Path("no such file")), Lock())
     lines = (
@@ -74,7 +74,7 @@ def test_every_step_logs_is_benchmarked_and_frames_its_work() -> None:
 
 
 def test_the_workflow_catalog_and_whoever_cites_find_what_they_need() -> None:
-    """The catalog takes a README with both words and this file; a citation (CFF 1.2.0) needs these keys."""
+    """The catalog needs both words in the README, and this file; CFF 1.2.0 needs these keys."""
     readme = (ROOT / "README.md").read_text().lower()
     assert "snakemake" in readme and "workflow" in readme and (ROOT / "config/README.md").exists()
     usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
@@ -120,7 +120,7 @@ def imported(path: Path) -> set[str]:
 
 
 def test_each_package_that_is_imported_is_pinned_also_what_others_bring_along() -> None:
-    """httpx2 was imported and named nowhere: with another huggingface_hub every run ended in a traceback."""
+    """httpx2 was imported and not required: with another huggingface_hub every run failed."""
     pinned = {
         name.lower().replace("-", "_")
         for file in ROOT.glob("requirements*.txt")

@@ -1,4 +1,4 @@
-"""Every input is declared: a step that reads more than it says is one day run before what it reads is there."""
+"""Every input is declared: a step that reads another file may be run before that is there."""
 
 import copy
 import shutil
@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif(
     STRACE is None, reason="strace is not installed (apt install strace)"
 )
 
-# What a GPU or minutes of training are needed for; the demo's rules are traced where they are trained (conftest.py).
+# Rules that need a GPU or minutes of training. The demo's are traced where it is trained
+# (conftest.py).
 ELSEWHERE = {"exl2_measure", "exl2_quantize", "exl2_evaluate"}
 DEMO = {"demo_text", "demo_base", "demo_finetune"}
 
@@ -36,7 +37,7 @@ def config() -> dict:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, toolchain) -> tuple[Project, list[Path]]:
-    """A traced build of everything, the cards of repositories too; then of what is made from files of one's own."""
+    """A traced build of everything, cards of repositories too, then of the user's own files."""
     place = tmp_path_factory.mktemp("traced")
     project = Project.create(place / "project")
     project.config = config()
@@ -85,7 +86,7 @@ def test_the_steps_of_the_demo_read_what_they_have_declared(demo_trace, monkeypa
 
 
 def test_a_step_that_reads_more_is_caught(run, monkeypatch):
-    """The shards that lay there by chance, a listing, the file of what was reclaimed: each was a fault once."""
+    """Shards that are there by chance, a listing, a reclaimed file: each was a fault once."""
     project, _ = run
     monkeypatch.chdir(project.path)
     session = Planned.open(project.config)

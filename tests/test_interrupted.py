@@ -230,7 +230,7 @@ def test_the_config_may_be_changed_while_a_build_is_interrupted(project, start, 
 
 
 def test_a_step_refuses_an_input_that_was_changed_under_it(project, start, gate):
-    """Another checkout's run, a restored backup: the conversion is of another recipe when the quant is finished."""
+    """The conversion is replaced while the quant is made: by another checkout, or a backup."""
     run = start(STATIC)
     assert run.until(lambda: gate.starts)
     record = recipes.read("results/Mix/gguf/Mix-BF16.gguf", project.path)
@@ -245,7 +245,8 @@ def test_a_step_refuses_an_input_that_was_changed_under_it(project, start, gate)
 
 def test_a_failing_tool_shows_its_last_lines_and_leaves_nothing(built, project, gate):
     gate.replace(
-        'for word; do case "$word" in *building*) echo half > "$word";; esac; done\necho "no space left" >&2\nexit 3'
+        'for word; do case "$word" in *building*) echo half > "$word";; esac; done\n'
+        'echo "no space left" >&2\nexit 3'
     )
     output = project.run(check=False)
     assert f"FAILED  {STATIC}" in output

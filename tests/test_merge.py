@@ -42,7 +42,7 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
-    """base; code and prose near it; extra: other tokens; wide: another shape; spm: sentencepiece."""
+    """base; code, prose: like it; extra: other tokens; wide: another shape; spm: sentencepiece."""
     root = tmp_path_factory.mktemp("models")
     small = {"hidden": 64, "ffn": 128, "vocab": 300}
     base = make_llama(root / "base", seed=1, **small)
@@ -144,7 +144,9 @@ def test_two_processes_in_two_directories_write_the_same_bytes(models, tmp_path)
     tokenizer of whichever model a set yields first: both differ from process to process."""
     config = """
         merge_method: linear
-        models: [{model: ./base, parameters: {weight: 1}}, {model: ./extra, parameters: {weight: 1}}]
+        models:
+        - {model: ./base, parameters: {weight: 1}}
+        - {model: ./extra, parameters: {weight: 1}}
         tokenizer_source: union
         dtype: float32
     """

@@ -1,4 +1,4 @@
-"""Predicted sizes against the tools' own figures: a build that is said to fit the disk must fit it."""
+"""Predicted sizes against the tools' own: a build that is said to fit the disk must fit it."""
 
 import re
 import subprocess
@@ -42,7 +42,7 @@ ODD = {"layers": 6, "hidden": 896, "ffn": 4864, "vocabulary": 32000, "heads": 14
 
 
 def sparse_gguf(path: Path, weights: Weights, sizes: dict, tied: bool = False) -> dict:
-    """A GGUF file in BF16 of which only the header is written; the rest is a hole. Its tensors' shapes."""
+    """Write a BF16 GGUF file of a header and a hole; the shapes of its tensors."""
     tensors = dict(gguf_tensors(weights))
     if tied:
         del tensors["output.weight"]
@@ -203,6 +203,7 @@ def test_base_logits_have_a_row_for_each_position_that_exl2_is_scored_on_too(con
 
 
 def test_base_logits_of_a_128k_vocabulary_are_predicted():
-    # llama-perplexity b10605 on a vocabulary of 2048, context 256, 8 chunks; and the rule of thumb of 65 MB a chunk.
+    # llama-perplexity b10605 on a vocabulary of 2048, context 256, 8 chunks; and the rule of thumb
+    # of 65 MB a chunk.
     assert base_logits_bytes(8, 256, 2048) == 4177876
     assert base_logits_bytes(1, 512, 128256) == pytest.approx(65.4e6, rel=0.01)

@@ -42,7 +42,7 @@ def tools() -> Path:
 
 @pytest.fixture(scope="module")
 def made(tools, tmp_path_factory) -> Path:
-    """A directory with what a build makes: model.gguf, q4.gguf, im.dat, im.gguf, base.kld, shards."""
+    """A directory as a build makes it: model.gguf, q4.gguf, im.dat, im.gguf, base.kld, shards."""
     from lib.record.tools import bundled_tree
 
     root = tmp_path_factory.mktemp("made")
@@ -400,7 +400,7 @@ def test_nan_in_a_report_is_an_error_and_no_result(made, tools, report, tmp_path
 
 
 def test_errors_that_rounding_makes_nan_do_not_fail_an_exact_form(report):
-    """The unquantized model against itself can have the square root of a negative rounding error."""
+    """Of a model against itself the tool may print the root of a negative rounding error."""
     lines = [
         line.split("±")[0] + "± -nan" if line.startswith("Mean PPL(Q)/PPL(base)") else line
         for line in report.splitlines()

@@ -1,4 +1,4 @@
-"""llama.cpp: compiled once a machine, or the user's own; and one clear line where neither can be."""
+"""llama.cpp: compiled once a machine, or the user's own; else one clear line of error."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""What the steps of a run really read: their system calls under strace, held against what the config says they need."""
+"""What the steps of a run really read, by strace, compared with the inputs that they declare."""
 
 import os
 import re
@@ -31,14 +31,17 @@ def traced(command: list[str], directory: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Access:
-    """One path that a step asked for, relative to the working directory; listed: a directory's names were read."""
+    """A path that a step asked for, relative to the working directory.
+
+    listed: it is a directory whose names were read.
+    """
 
     path: str
     listed: bool
 
 
 def steps(directory: Path, top: Path) -> Iterator[tuple[str, set[Access]]]:
-    """(artifact, what was asked for under results/ and resources/) of every step of a traced run in `top`."""
+    """(artifact, accesses of its step under results/ and resources/) of a traced run in `top`."""
     texts = {int(path.suffix[1:]): path.read_text(errors="replace") for path in directory.iterdir()}
     for pid, text in texts.items():
         if found := _STEP.search(text):
@@ -80,8 +83,9 @@ def _asked(text: str, top: Path) -> Iterator[Access]:
 def undeclared(session: Session, artifact: str, accesses: set[Access]) -> list[str]:
     """What a step asked for that it has not declared.
 
-    It may read its inputs and tools, their records, and the records (not the files) of what those were made from; what
-    it makes, and where it makes it. It may list directories that are all of that, and no others.
+    It may read its inputs and tools, their records, and the records (not the files) of what those
+    were made from. It may read its outputs and its working directory. It may list directories that
+    are one of these, and no others.
     """
     known = {path: made for made in everything(session) for path in made.outputs}
     made = known[artifact]

@@ -1,4 +1,4 @@
-"""Helpers of the hub's tests: scripts are run as builds run them, as programs with an environment."""
+"""Helpers of the hub's tests: scripts run as builds run them, as programs with an environment."""
 
 import json
 import os

@@ -248,7 +248,7 @@ def test_every_repository_has_a_card_of_its_own(config):
 
 @pytest.fixture
 def split(config, lock, workdir, monkeypatch):
-    """`publish: {exl2: acme/Mix-{form}-exl2}`: both forms with their records and cards, and the manifest."""
+    """`publish: {exl2: acme/Mix-{form}-exl2}`: both forms, records and cards, the manifest."""
     here = workdir.path
     monkeypatch.chdir(here)
     config.models["Mix"].publish.exl2 = "acme/Mix-{form}-exl2"

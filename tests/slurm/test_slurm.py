@@ -103,7 +103,8 @@ def test_a_build_through_slurm_has_the_bytes_of_a_local_one_and_gpus_are_never_s
     wrap(
         tmp_path,
         "llama-quantize",
-        'echo "cpu gpu${CUDA_VISIBLE_DEVICES:-none} $SLURM_CPUS_PER_TASK" >> trace; touch "$TMPDIR/x"',
+        'echo "cpu gpu${CUDA_VISIBLE_DEVICES:-none} $SLURM_CPUS_PER_TASK" >> trace; '
+        'touch "$TMPDIR/x"',
     )
     busiest = 0
     started = run(
