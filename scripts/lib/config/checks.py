@@ -1,4 +1,4 @@
-"""What the models of schema.py cannot see: how keys, models and files of a config fit together."""
+"""The checks that schema.py cannot make: do keys, models and files of a config fit together?"""
 
 import json
 import os
@@ -26,7 +26,7 @@ from lib.stages import demo
 from lib.stages.family import Family
 
 KeyPath = tuple[Any, ...]
-# Stands in the list for a quant with mistakes of its own, so that the others keep their numbers.
+# The name that replaces an invalid quant in the list, so that the others keep their numbers.
 BAD = "\0"
 SHARD_NAME = re.compile(r"-\d{5}-of-\d{5}$")
 SUFFIXES = (".txt", ".parquet")
@@ -36,7 +36,11 @@ LONGEST_NAME = 96
 
 
 class Checks:
-    """One pass over a config. `raw` is what it was made from: it also has what was left out."""
+    """One pass over a config.
+
+    raw: the mapping that the config was made from; it also has the parts that were left out because
+    they are invalid. workdir: the directory of relative paths.
+    """
 
     BAD = BAD
 
@@ -49,7 +53,7 @@ class Checks:
         self.found: list[tuple[KeyPath, str]] = []
 
     def run(self) -> list[tuple[KeyPath, str]]:
-        """(key path, message) of every problem."""
+        """Make all checks. Returns (key path, message) of every problem."""
         if self.no_models:
             self.add(("models",), "names no model: there is nothing to build")
         if self.config.llama_cpp.path is not None:
@@ -74,7 +78,7 @@ class Checks:
         return os.path.join(self.workdir, path)
 
     def file(self, at: KeyPath, path: str) -> None:
-        """A file that must be there."""
+        """Report a path that is no file. The demo's files count as there: a run makes them."""
         if path.startswith("~"):
             self.add(at, f"{show(path)}: {TILDE}")
         elif is_demo(path) or os.path.isfile(self._place(path)):
@@ -85,7 +89,7 @@ class Checks:
             self.add(at, f"no file {show(path)} in {self.workdir}")
 
     def _text(self, at: KeyPath, path: str) -> None:
-        """A file with text in it."""
+        """Report a path that is no file, or a file without text in it."""
         self.file(at, path)
         place = Path(self._place(path))
         if path.endswith(SUFFIXES) and not is_demo(path) and place.is_file():
@@ -125,7 +129,7 @@ class Checks:
                 self.add((*at, name), f"differs from {first} only in upper and lower case")
 
     def name(self, at: KeyPath, name: str) -> None:
-        """A name that becomes part of file names."""
+        """Report a name that cannot be part of file names."""
         if not MODEL_NAME.fullmatch(name):
             rule = "letters, digits and . _ - only, the first a letter or digit"
             self.add(at, f"{show(name)} is no safe file name: {rule}")
@@ -161,7 +165,7 @@ class Checks:
             self.add((*at, key), f"{show(file)} is neither .txt nor .parquet")
 
     def uses_corpus(self, at: KeyPath, name: str) -> None:
-        """The name of a text, which `corpora` must have."""
+        """Report the name of a text that `corpora` does not have."""
         if name not in self.corpora:
             known = [key for key in self.corpora if isinstance(key, str)]
             near = suggestion(name, known)
@@ -204,9 +208,9 @@ class Checks:
             self._reference(at, source, "config.json")
 
     def _gguf_source(self, at: KeyPath, model: Model) -> None:
-        """A GGUF file as a model: what it is, and what cannot be made of it.
+        """Read a GGUF file that is a model's source, and report what cannot be made of it.
 
-        (`publish.safetensors` is refused of all that is no merge.)
+        `publish.safetensors` is not checked here: `_publish` refuses it for all but merges.
         """
         from lib.formats.gguf_source import GgufSource, describe
 
@@ -227,7 +231,7 @@ class Checks:
                 self.add((*at, key), message)
 
     def _reference(self, at: KeyPath, text: str, needed: str) -> None:
-        """A model that is named; as a directory it has the file `needed`."""
+        """Report a reference to no model. needed: a file that a model directory must have."""
         kind = reference_kind(text)
         source = self.config.models[text].source if text in self.config.models else text
         if source and is_gguf_file(source):
@@ -272,7 +276,7 @@ class Checks:
                 self._reference(here, part, "adapter_config.json" if index else "config.json")
 
     def _cycles(self) -> None:
-        """A merge cannot be made of itself, not even by way of others."""
+        """Report merges that are made of themselves, directly or through other merges."""
         parents = {
             name: [
                 part
@@ -290,7 +294,7 @@ class Checks:
     # forms
 
     def form_name(self, at: KeyPath, name: str, family: Family) -> None:
-        """A name that the user gives to a form of `family`."""
+        """Report a user's name for a form of `family` that means something else."""
         self.name(at, name)
         for other in WITH_SECTIONS.values():
             if other is not family and other.form_pattern and other.form_pattern.fullmatch(name):
@@ -299,7 +303,10 @@ class Checks:
             self.add(at, f"{show(name)} is how directories and shards are called")
 
     def experts(self, name: str, seen: frozenset[str] = frozenset()) -> int | None:
-        """Experts of a model as far as directories on this machine tell; None if unknown."""
+        """The number of experts of a model, from files on this machine; None if unknown.
+
+        0: a dense model. seen: models that are being counted, so that circles of merges end.
+        """
         model = self.config.models.get(name)
         if model is None or name in seen:
             return None
@@ -341,7 +348,7 @@ class Checks:
             self.file((*at, "card_template"), publish.card_template)
 
     def _repositories(self) -> None:
-        """A repository has one card, so it holds one kind of one model."""
+        """Report a repository with forms of two models or families: it has one card only."""
         owners: dict[str, str] = {}
         for name, model in self.config.models.items():
             for repository in repositories(model):
@@ -353,7 +360,7 @@ class Checks:
 
 
 def is_gguf_file(source: str) -> bool:
-    """Whether a model's source is a GGUF file, and no directory and no repository."""
+    """Whether a model's source is the path of a GGUF file, and no model directory or hub id."""
     return source.endswith(".gguf") and reference_kind(source) == "directory"
 
 
@@ -366,7 +373,7 @@ def _listed(words: list[str]) -> str:
 
 
 def is_demo(path: str) -> bool:
-    """Whether a path lies where the workflow makes the embedded default's models and texts."""
+    """Whether a path is in the directory in which a run makes the demo's models and texts."""
     plain = os.path.normpath(path)
     return plain == demo.PLACE or plain.startswith(demo.PLACE + os.sep)
 

@@ -1,4 +1,4 @@
-"""Read the config: `load` returns a validated Config, or all that is wrong with it at once."""
+"""Read the config: `load` returns a validated Config, or raises one error with all mistakes."""
 
 import re
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from lib.keys.section import Section
 from lib.keys.values import show, suggestion
 
 KeyPath = tuple[Any, ...]
-# What pydantic puts into a path besides keys: the tags of schema.py.
+# Entries of pydantic's paths that are no keys: the tags of discriminated unions (lib/stages/gguf).
 TAGS = ("<imatrix>", "<false>")
-# Its names for a key that is not text, which it writes into the path as another key.
+# Pydantic's names for a key that is not text; it writes such a key into the path differently.
 WRONG_KEY = ("string_type", "invalid_key")
 
 
 def load(raw: Mapping[str, Any], workdir: Path) -> tuple[Config, Options]:
-    """The config and the options of `--config`, from the mapping that Snakemake gives.
+    """Read and check the config and the options of `--config`.
 
-    workdir: what relative paths are relative to. Raises UserError with every problem found, in
-    the order of the config.
+    raw: the mapping that Snakemake gives. workdir: the directory of relative paths. Raises
+    UserError with every problem found, in the order of the config.
     """
     models, origins = read_merge_files(raw.get("models"), Path(workdir))
     if "models" in raw:
@@ -47,9 +47,10 @@ def load(raw: Mapping[str, Any], workdir: Path) -> tuple[Config, Options]:
 
 
 class Problems:
-    """What is wrong, collected with the key path where it is.
+    """Collects mistakes with their key paths.
 
-    origins: {model: where its merge is from}, for merges that lie in files.
+    raw: the config, for the order of its keys. origins: {model: the place of its merge's file}, for
+    merges that are in files of their own.
     """
 
     def __init__(self, raw: Mapping[str, Any], origins: Mapping[str, str]) -> None:
@@ -57,8 +58,9 @@ class Problems:
         self.found: list[tuple[KeyPath, str]] = []
 
     def add(self, path: KeyPath, message: str) -> None:
+        """Note a mistake, once. One that a document takes over is noted at its file's model."""
         if self._is_document(path) and len(path) > 2 and path[2] != "merge":
-            return  # taken over from the model whose file it is, and said there
+            return  # the key is the file's model's, which reports it
         if (path, message) not in self.found:
             self.found.append((path, message))
 
@@ -72,7 +74,7 @@ class Problems:
         ]
 
     def _in_file(self, path: KeyPath, spelled: str) -> str:
-        """The place as it is called; what is in a merge's file by the file and the keys in it."""
+        """The name of a place: its keys in the config, or in a merge's file the file and its keys."""
         if path[:1] != ("models",) or len(path) < 2 or path[1] not in self.origins:
             return spelled
         if path[2:3] != ("merge",) and not self._is_document(path):
@@ -83,11 +85,11 @@ class Problems:
         return f"{origin}: {inside}" if inside else origin
 
     def _is_document(self, path: KeyPath) -> bool:
-        """Whether this is about a model that a named document of a merge's file has added."""
+        """Whether the path is of a model that a named document of a merge's file has added."""
         return len(path) > 1 and path[0] == "models" and ADDED in self.origins.get(path[1], "")
 
     def _locate(self, path: KeyPath) -> tuple[list[int], str]:
-        """A key path's place in the config, for sorting, and how it is written."""
+        """A key path's position in the config, for sorting, and the path as text."""
         place: list[int] = []
         spelled = ""
         value: Any = self.raw
@@ -110,7 +112,7 @@ class Problems:
 
 
 def _parse(model: type[Section], raw: dict[str, Any], problems: Problems) -> Any:
-    """The section; what is wrong is noted and left out, so that the rest can still be checked."""
+    """Validate a section. Invalid parts are noted and left out; the rest can still be checked."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:
@@ -145,7 +147,7 @@ def _plain(value: Any) -> Any:
 
 
 def _leave_out(tree: dict[str, Any], path: KeyPath) -> None:
-    """Remove what is at the path: a key, or in a list the list, or of quants the one."""
+    """Remove the key at the path. A path into a list removes the list; of `quants`, one entry."""
     if not path:
         tree.clear()
         return
@@ -164,7 +166,7 @@ def _leave_out(tree: dict[str, Any], path: KeyPath) -> None:
 
 
 def _explain(model: type[Section], fault: Mapping[str, Any], path: KeyPath) -> tuple[KeyPath, str]:
-    """(path, message) of one of pydantic's errors, in the words of the config."""
+    """(key path, message) of one of pydantic's errors, in the words of the config."""
     kind, got = fault["type"], fault["input"]
     if kind == "value_error":
         return path, str(fault["ctx"]["error"])

@@ -1,7 +1,7 @@
-"""Merges that lie in files of their own, read into the config as if they stood there.
+"""Read merges that are in files of their own into the config.
 
-A file holds a mergekit configuration, or several documents as mergekit-multi (0.1.5) takes them.
-Then a document with a `name` is a model of the config of that name, which others may merge.
+A file holds one mergekit configuration, or several documents as mergekit-multi (0.1.5) takes them.
+A document with a `name` becomes a model of the config with that name, which others may merge.
 """
 
 import os
@@ -15,21 +15,22 @@ from lib.formats.merge_references import substitute_references
 from lib.keys.values import TILDE, show
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# Stands in the origin of each model that a document adds.
+# Part of the origin of each model that a document adds.
 ADDED = ": document "
-# What such a model takes over: mergekit-multi, too, has one set of options for all.
+# Keys that such a model takes over: mergekit-multi, too, has one set of options for all.
 SHARED = ("random_seed", "allow_pickle")
 
 
 class MergeFileError(ValueError):
-    """A file that is no merge; the message is one line that says why."""
+    """A file cannot be used as a merge; the message is one line with the reason."""
 
 
 def read_merge_files(models: Any, workdir: Path) -> tuple[Any, dict[str, str]]:
-    """The config's `models` with the merges of files in place of the files' names.
+    """Replace file names under `merge` in the config's `models` by the merges in the files.
 
-    The second value is {model: where its merge is from, for messages}, for those merges alone.
-    A file that cannot be used leaves its MergeFileError as the value of `merge`.
+    workdir: the directory of relative paths. Returns the models, and {model: the place of its
+    merge, for messages} for the merges from files. If a file cannot be used, `merge` gets a
+    MergeFileError as its value.
     """
     if not isinstance(models, Mapping):
         return models, {}
@@ -90,7 +91,10 @@ def _documents(file: str, workdir: Path) -> list[dict[Any, Any]]:
 def _by_name(
     model: str, file: str, documents: list[dict[Any, Any]]
 ) -> tuple[dict[Any, Any], dict[str, dict[Any, Any]]]:
-    """The document that is the model, without a name or else the last; the others by name."""
+    """Split a file's documents: the model's own one, and {name: document} of the others.
+
+    The model's own is the one without a name, else the last one. Raises MergeFileError.
+    """
     unnamed = [document for document in documents if document.get("name") is None]
     if len(unnamed) > 1:
         found = f"{len(unnamed)} of its documents have no name"

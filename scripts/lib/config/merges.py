@@ -1,6 +1,6 @@
-"""Gross mistakes in a mergekit configuration.
+"""Find gross mistakes in a mergekit configuration.
 
-Pure standard library: importing mergekit takes seconds. tests/test_config.py keeps the constants in
+mergekit is not imported, because that takes seconds. tests/test_config.py keeps the constants in
 step with mergekit's own models and registry (0.1.5).
 """
 
@@ -58,10 +58,10 @@ PLAIN = str | int | float | bool | None
 
 
 def check_merge(merge: Mapping[str, Any]) -> list[tuple[Where, str, tuple[str, ...]]]:
-    """Mistakes that mergekit would report late or not at all: (where, message, words).
+    """Find mistakes that mergekit would report late or not at all.
 
-    words are what would have been possible, where something is not one of a set. References are
-    not looked at here.
+    Returns (key path, message, words) of each; words: the known values, if the mistake is a value
+    that is not among them. References to models are not checked here.
     """
     return [*_check(merge), *_check_values(merge, ())]
 
@@ -104,7 +104,7 @@ def _check(merge: Mapping[str, Any]) -> Iterator[tuple[Where, str, tuple[str, ..
 
 
 def _check_values(value: Any, where: Where) -> Iterator[tuple[Where, str, tuple[str, ...]]]:
-    """A merge is plain data: YAML makes dates of some words, and numbers may be infinite."""
+    """Report values that are no plain data: YAML's dates and infinite numbers are not."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             if not isinstance(key, str):

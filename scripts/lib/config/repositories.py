@@ -1,4 +1,4 @@
-"""Which repositories of the hub a model of the config is published to."""
+"""The repositories of the hub to which a model of the config is published."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,20 +10,23 @@ FORM = "{form}"  # in a repository's name: a repository for each form
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository of one family. form: the only one that it holds (5.0bpw); None: all of them."""
+    """A repository with forms of one family.
+
+    name: org/name. form: the only form that it holds (5.0bpw); None: it holds all of them.
+    """
 
     family: str
     name: str
     form: str | None = None
 
     def card(self, model: str) -> str:
-        """The path of its card: results/MODEL/README.FAMILY.md, README.FAMILY.FORM.md."""
+        """The path of its card: results/MODEL/README.FAMILY.md, or README.FAMILY.FORM.md."""
         own = f"{self.family}.{self.form}" if self.form else self.family
         return f"results/{model}/README.{own}.md"
 
 
 def repositories(model: Any) -> list[Repository]:
-    """All repositories of a model of the config (schema.Model)."""
+    """The repositories of a model of the config (schema.Model); none if it is not published."""
     found = []
     for family in FAMILIES.values() if model.publish else ():
         name = getattr(model.publish, family.name, None)

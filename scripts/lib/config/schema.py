@@ -73,11 +73,11 @@ class Corpus(Section):
     )
 
     def origin(self) -> str:
-        """The file that it comes from, with its suffix."""
+        """The path, file name or URL (without query) that it comes from; it ends in the suffix."""
         return self.path or self.file or (self.url or "").partition("?")[0].partition("#")[0]
 
     def reference(self) -> str:
-        """A hub dataset as org/name or org/name@revision."""
+        """The hub dataset as org/name or org/name@revision."""
         return f"{self.hub}@{self.revision}" if self.revision else str(self.hub)
 
 
@@ -172,30 +172,30 @@ class Model(_Forms):
 
     @property
     def own_gguf(self) -> GgufSource | None:
-        """The GGUF file that is the model's source; None where the source is something else."""
+        """What the header of its GGUF `source` says; None if the source is no GGUF file."""
         return self._own_gguf
 
     @property
     def has_forms(self) -> bool:
-        """Whether anything is made of it but its own weights."""
+        """Whether it has the section of a family, so that forms are made of it."""
         return any(family.own(self) is not None for family in WITH_SECTIONS.values())
 
     def parts(self) -> list[str]:
-        """What it is made from: its source, or all that its merge names, each once."""
+        """The references that it is made from: its source, or all in its merge, each once."""
         if self.merge is None:
             return [self.source]
         named = (part for found in merge_references(self.merge) for part in found.parts)
         return list(dict.fromkeys(named))
 
     def corpora(self) -> set[str]:
-        """The texts that its sections name."""
+        """The names of the texts that its sections use."""
         families = (family for family in WITH_SECTIONS.values() if family.own(self) is not None)
         found = {corpus for family in families for corpus in family.corpora(self)}
         return found | ({self.evaluate.corpus} if self.evaluate else set())
 
     @property
     def conversion(self) -> str | None:
-        """The form that all quants are made from, such as BF16; None without a `gguf` section."""
+        """The form that all quants are made from (such as BF16); None without `gguf` section."""
         if self.gguf is None:
             return None
         return self._own_gguf.form if self._own_gguf else self.gguf.outtype.upper()
@@ -246,12 +246,15 @@ class Options(Section):
     yes: Flag = Field(False, description="Delete what `clean_orphans` lists.")
 
     def models(self) -> list[str] | None:
-        """The models to look at; None for all."""
+        """The names of the models that the run is about; None for all."""
         return self.model or None
 
 
 def section_at(model: type[Section], path: tuple[Any, ...]) -> type[Section]:
-    """The section at a key path below `model`; names of entries and their numbers are no keys."""
+    """The class of the section at a key path below `model`.
+
+    A path also has the names of entries (of `models`, say) and numbers in lists: they are skipped.
+    """
     is_name = False
     for key in path:
         field = None if is_name else model.model_fields.get(key)

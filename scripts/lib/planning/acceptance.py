@@ -1,7 +1,8 @@
-"""Which artifacts may be taken as they are although the code or the tools that make them have changed.
+"""Accept artifacts as they are although the code or the tools that make them have changed.
 
-After an upgrade of Quantmill or of a tool, `snakemake accept` adopts what differs in that alone. Options, sources and
-other inputs are never accepted: an artifact's inputs must be fresh, or accepted with it, and be those it was made from.
+After an upgrade of Quantmill or of a tool, `snakemake accept` adopts artifacts whose recipes differ
+in code or tools alone. Changed options, sources and inputs are never accepted: each input must be
+the one that the artifact was made from, and be fresh or accepted too.
 """
 
 import getpass
@@ -18,11 +19,11 @@ from lib.record.recipe import Record
 
 @dataclass
 class Acceptance:
-    """What a request comes to. Lists are in the order of dependence.
+    """The answer to a request to accept artifacts. Each list has an artifact after its inputs.
 
-    adopted: (artifact, what differs, a line each) of those that can be accepted; nothing is written yet.
-    refused: (artifact, why not) of the others that are stale.
-    retold: artifacts that only describe others, to be made anew after that.
+    adopted: artifacts that can be accepted, each with lines on what differs; not written yet.
+    refused: the other stale artifacts, each with lines on why not.
+    retold: reports and cards, which only describe others and are to be made anew afterwards.
     """
 
     adopted: list[tuple[Artifact, list[str]]] = field(default_factory=list)
@@ -31,11 +32,10 @@ class Acceptance:
 
 
 def judge(plan: Plan, asked: Iterable[Artifact]) -> Acceptance:
-    """What of these artifacts, and of what they are made from, can be accepted."""
+    """Decide which of these artifacts, and of their inputs, can be accepted."""
     answer = Acceptance()
-    sound: dict[
-        str, bool
-    ] = {}  # path: whether it is as it is wanted, or will be once it is accepted
+    # {path: whether the artifact is as wanted, or will be once it is accepted}
+    sound: dict[str, bool] = {}
 
     def visit(artifact: Artifact) -> bool:
         if artifact.path not in sound:
@@ -69,7 +69,10 @@ def judge(plan: Plan, asked: Iterable[Artifact]) -> Acceptance:
 def _obstacles(
     plan: Plan, artifact: Artifact, record: Record | None, above: dict[str, bool]
 ) -> list[str]:
-    """Why an artifact cannot be accepted, a line each."""
+    """Why an artifact cannot be accepted, one line for each reason; empty if it can.
+
+    above: {role of an input: whether that is sound}.
+    """
     if record is None:
         return ["no record says how it was made"]
     there = not artifact.intermediate or os.path.lexists(artifact.path)
@@ -97,9 +100,9 @@ def _obstacles(
 
 
 def _same_input(plan: Plan, up: Artifact, digest: str, sha256: str | None) -> bool:
-    """Whether what lies there was made from the recipe, or has the bytes, that an artifact was made from.
+    """Whether the input on disk is the one that an artifact was made from, by its sha256.
 
-    Links have no bytes of their own: for them the recipe alone decides.
+    Links have no bytes of their own: for them the recipe (`digest`) decides.
     """
     now = plan.record(up)
     if now is None or (not up.links and sha256 != now.sha256):
@@ -108,7 +111,7 @@ def _same_input(plan: Plan, up: Artifact, digest: str, sha256: str | None) -> bo
 
 
 def adopt(answer: Acceptance) -> None:
-    """Write into the records who has accepted what, and when. How it was really made stays in them."""
+    """Write into the records who accepted what, and when. The recipe of the build stays there."""
     at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     for artifact, lines in answer.adopted:
         entry = {"digest": artifact.digest, "by": _user(), "at": at, "differs": lines}

@@ -1,9 +1,9 @@
-"""From the config to the artifacts: what each is called, what it is made from, and its recipe.
+"""The artifacts that follow from the config: their paths, their inputs and their recipes.
 
-Pure: nothing is built or asked of the disk here, but for the content of outside files (`Contents`)
-and the versions of tools, which belong to recipes. Recipes are computed when asked for, so that
-one model's target costs one model's recipes. What a family makes is declared in its own module
-(lib/stages); here it is put together, with the report and the cards that tell of it.
+Nothing is built here. The disk is read only for what recipes contain: the content of outside files
+(`Contents`) and the versions of tools. Recipes are computed when asked for, so a target of one
+model costs the recipes of that model. Each family declares its artifacts in its own module
+(lib/stages); here they are put together, and the report and the cards are added.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,10 +29,10 @@ REPORT = ("csv", "svg", "html")
 
 @dataclass(frozen=True)
 class ModelArtifacts:
-    """What the config declares of one model.
+    """The artifacts that the config declares for one model.
 
-    by_path: all of it, each after what it is made from. families: {family: what it makes}, with
-    the merge as the family of full weights.
+    by_path: {path: artifact}, each after its inputs. families: {family: its artifacts}; the merge
+    counts as the family of full weights.
     """
 
     by_path: dict[str, Artifact]
@@ -40,9 +40,9 @@ class ModelArtifacts:
 
 
 class Graph:
-    """All artifacts of a config. `only` names the models to look at; None is all of them.
+    """All artifacts of a config.
 
-    skip: names of families that are left out.
+    only: names of the models that it covers; None: all. skip: names of families to leave out.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Graph:
         return self.model(name).by_path
 
     def model(self, name: str) -> ModelArtifacts:
-        """All that the config declares of one model."""
+        """The artifacts of one model, declared at the first call."""
         if name not in self._models:
             self._models[name] = self._declare(name, self.config.models[name])
         return self._models[name]
 
     def find(self, path: str) -> Artifact | None:
-        """The artifact that has this path among its outputs; None where the config declares none."""
+        """The artifact with this path among its outputs; None if the config declares none."""
         parts = PurePosixPath(path).parts
         if len(parts) > 2 and parts[0] == "results":
             found = self.artifacts(parts[1]) if parts[1] in self.config.models else {}
@@ -86,7 +86,7 @@ class Graph:
         return self.shared.find(path)
 
     def _declare_shared(self) -> None:
-        """Make every shared artifact known, for a target that names one."""
+        """Declare every shared artifact, for a target that names one."""
         if self._is_declared:
             return
         self._is_declared = True
@@ -174,7 +174,7 @@ class Graph:
 
 
 def _described(artifact: Artifact, is_measured: bool) -> dict[str, Any]:
-    """What a report's recipe says of a form."""
+    """The facts on a form that a report's recipe contains."""
     family = family_of(artifact.rule)
     quantized = family.quantized[artifact.rule]
     said = {"file": artifact.path, "family": family.name, "quantized": quantized}

@@ -1,12 +1,13 @@
-"""The hand-off to Snakemake: how it comes to run exactly the steps that the plan takes for stale.
+"""The hand-off to Snakemake: make it run exactly the steps whose artifacts are stale.
 
-What is stale follows from recipes and records (lib/planning/staleness.py), of which Snakemake knows
-nothing. It runs a job when an input file is newer than an output. So each step has one more input
-file, its *wanted recipe* (lib/record/wanted.py), which is dated into the far future while the
-artifact is stale, and is no input while it is fresh. Here is all that this takes, in the order in
-which it happens, with the faults and properties of Snakemake that make it necessary (seen in
-9.27.1), how each shows, and how to tell that it is no longer needed. All of it may go once a
-workflow can say by itself which jobs are to run: by a rerun trigger that is a function, say.
+Recipes and records decide what is stale (lib/planning/staleness.py); Snakemake does not know them.
+It runs a job when an input file is newer than an output. So each step has one more input file, its
+*wanted recipe* (lib/record/wanted.py). While the artifact is stale, this file has a date in the far
+future; while the artifact is fresh, the step does not have this input. The list below has all that
+this takes, in the order in which it happens: the property or fault of Snakemake that makes it
+necessary (seen in 9.27.1), how that shows, and how to tell that it is no longer needed. All of it
+may go once a workflow itself can say which jobs are to run, by a rerun trigger that is a function,
+say.
 
 1. profiles/default has Snakemake judge by dates alone.
    - `rerun-triggers: [mtime]`: other triggers compare a job with the metadata of its last run. A
@@ -22,47 +23,49 @@ workflow can say by itself which jobs are to run: by a rerun trigger that is a f
    ends with "Unable to obtain modification time of file … although it existed before". No longer
    needed once tests/test_own_files.py's test of such a link passes without it.
 
-3. Snakemake's main process asks the plan about each artifact that it comes by
-   (lib/run/pattern.py). What is fresh has no inputs: nothing is a reason to run it, and what it was
-   made from need not be there any more. What is stale has its wanted recipe, and what it is made
-   from (`made_from` in rules/common.smk).
-   - None of this is marked ancient(). Where all that a job gets from other jobs is ancient and
-     there, it is passed over when these run, whatever its other inputs say (update_needrun in
-     dag.py). How it shows: the run ends well and leaves the artifact stale, the next one builds it.
-     ancient() may be used once a dry run of such a job, with another input newer, lists it.
-   - A target asks for what is stale of its own; where nothing is, for one file that is there
-     (`stale` in rules/common.smk). Without any input it would be a job that always runs, in place
-     of "Nothing to be done". No longer needed once a dry run of `rule all: input: []` says that.
+3. Snakemake's main process asks the plan about each artifact that it meets (lib/run/pattern.py). A
+   fresh artifact has no inputs: nothing makes its step run, and the files that it was made from may
+   be gone. A stale artifact has two kinds of inputs: its wanted recipe, and the artifacts that it
+   is made from (`made_from` in rules/common.smk).
+   - None of these is marked ancient(). If all inputs that a job gets from other jobs are ancient
+     and there, Snakemake skips the job when these jobs run, even if another input is newer
+     (update_needrun in dag.py). How it shows: the run ends well and leaves the artifact stale, the
+     next one builds it. ancient() may be used once a dry run of such a job, with another input
+     newer, lists it.
+   - A target asks for its stale artifacts; if there are none, for one file that is there (`stale`
+     in rules/common.smk). Without any input it would be a job that always runs, in place of
+     "Nothing to be done". No longer needed once a dry run of `rule all: input: []` says that.
 
 4. The wanted recipe is left as a file (`leave`).
-   - Its date is NEWEST, whatever the clocks say of the machines that have made the outputs.
-   - Its content is another one each time (`left`). A newer input with the checksum that it had when
-     the job ran last is no reason to run it: a damaged file, to be built again by the same recipe,
-     would be left as it is, "Nothing to be done", while `why` names it. No longer needed once
+   - Its date is NEWEST, so the clocks of the machines that made the outputs do not matter.
+   - Its content differs each time (`left`). Snakemake does not run a job for a newer input that has
+     the same checksum as at the job's last run. A damaged file, to be built again by the same
+     recipe, would stay damaged: "Nothing to be done", while `why` names it. No longer needed once
      tests/test_contract.py passes with `left` always 0 (a_quant_truncated).
-   - There is one for each recipe: a dry run with another config must not change what the steps of
-     a run under way obey.
-   - Each is in a directory of its own. Snakemake lists the directories of a target's inputs once,
-     and takes what comes into them later for missing: "Missing input files for rule", where a file
-     is asked for that is built in several steps. No longer needed once the input function of such
+   - Each recipe has a file of its own: a dry run with another config must not change the recipes of
+     a run that is under way.
+   - Each file is in a directory of its own. Snakemake lists the directories of a target's inputs
+     once, and takes a file that is written there later for missing: "Missing input files for rule",
+     for a target that is built in several steps. No longer needed once the input function of such
      an inner step may write its file beside that of the last one.
 
 5. On a cluster each job is a Snakemake process of its own, which reads the config again. It makes
-   no plan, because records have changed since. What it was sent for (`is_sent_for`) it builds by
-   the recipe that the main process has left (`path_of`), even where a job of an earlier run has
-   just built it and has set the date back: `begin` finds it ready. Where the config was changed
-   meanwhile, the recipe that it asks for was not left: "Missing files after … seconds".
+   no plan, because records have changed since. It builds the artifact that it was sent for
+   (`is_sent_for`) by the recipe that the main process has left (`path_of`). If a job of an earlier
+   run has just built the artifact and has set the date back, `begin` finds it ready. If the config
+   was changed meanwhile, the job asks for a recipe that was not left: "Missing files after …
+   seconds".
 
-6. `begin` (step.sh, step.py) fails where it gets one argument in place of two: Snakemake runs a
-   step that nothing is wanted of, as it does without profiles/default, or because the config is
-   another one now. Else it holds the artifact. Where it is there as it is wanted, the step is
-   done: that of a killed run, for whose end it has waited, has built it. Else the inputs must be
-   what the wanted recipe counts on.
+6. `begin` (step.sh, step.py) fails if it gets one argument in place of two: then Snakemake runs a
+   step for which there is no wanted recipe. It does so without profiles/default, or if the config
+   has changed. Else `begin` holds the artifact, after a step of a killed run that still holds it
+   has ended. If the artifact is now there as it is wanted, the step is done. If not, `begin` checks
+   that the inputs are those that the wanted recipe names.
 
-7. Once the artifact and its record are there, the file's date is set back (`set_back`): by
+7. Once the artifact and its record are there, the wanted recipe's date is set back (`set_back`): by
    `commit`, or by a `begin` that has found the artifact ready. Snakemake fails a job that has an
    output older than an input ("Output … has older modification time than input"). After a failed
-   step the date stays.
+   step the date stays in the future.
 
 8. The next run's plan finds the artifact fresh by its record. It has no inputs, so it is not run.
 """
@@ -91,12 +94,12 @@ def remove_dangling_links(artifacts: Iterable["Artifact"]) -> None:
 
 
 def path_of(artifact: "Artifact") -> Path:
-    """Where the wanted recipe of a stale artifact is left for the step that builds it."""
+    """The path of a stale artifact's wanted recipe, which the step that builds it reads."""
     return RUN_STATE / "wanted" / artifact.path / artifact.digest[:16] / "recipe.json"
 
 
 def leave(artifact: "Artifact") -> str:
-    """Leave the wanted recipe of a stale artifact, so that Snakemake runs the step; its path."""
+    """Write a stale artifact's wanted recipe, so that Snakemake runs the step. Returns its path."""
     path = path_of(artifact)
     wanted = WantedRecipe(
         artifact.path,
@@ -119,7 +122,7 @@ def leave(artifact: "Artifact") -> str:
 
 
 def _is_left(path: Path, wanted: WantedRecipe) -> bool:
-    """Whether it lies there already, and makes Snakemake run the step: a dry run has left it."""
+    """Whether a dry run has left the same recipe already, dated so that Snakemake runs the step."""
     try:
         return path.stat().st_mtime == NEWEST and WantedRecipe.read(path) == wanted
     except (OSError, SystemExit):
@@ -127,9 +130,10 @@ def _is_left(path: Path, wanted: WantedRecipe) -> bool:
 
 
 def is_sent_for(artifact: "Artifact", wildcards: Any, target_jobs: Iterable[Any]) -> bool:
-    """Whether a process that Snakemake has started for jobs of a cluster is to build the artifact.
+    """Whether this process, which Snakemake started for a job of a cluster, builds the artifact.
 
-    target_jobs: Snakemake's own, each with a rule's name and its wildcards.
+    wildcards: the rule's, None if they are not known. target_jobs: the jobs of this process as
+    Snakemake's settings have them, each with a rule's name and its wildcards.
     """
     return wildcards is not None and any(
         job.rulename.removesuffix("_reclaimed") == artifact.rule
@@ -139,5 +143,5 @@ def is_sent_for(artifact: "Artifact", wildcards: Any, target_jobs: Iterable[Any]
 
 
 def set_back(wanted_path: str) -> None:
-    """Make a wanted recipe older than any output: the artifact is there."""
+    """Date a wanted recipe to 1970, older than any output: its artifact has been built."""
     os.utime(wanted_path, (0, 0))

@@ -1,7 +1,7 @@
-"""What is published where, and what a card says: from the config and the graph's artifacts.
+"""Collect, from the config and its artifacts, what is published where and what a card says.
 
-Only what the config says is told here; sizes, hashes and what was measured are read from the
-records when the card is written (describe_card.py) and when something is published (publish.py).
+Sizes, hashes and measured figures are not part of it: they are read from the records when a card is
+written (describe_card.py) and when something is published (publish.py).
 """
 
 from pathlib import Path
@@ -27,11 +27,11 @@ def card_options(
     families: dict[str, Forms],
     only: tuple[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """What the config says for a card: an option of its artifact, for describe_card.py.
+    """The facts of the config for a card: the option `about` of its artifact, for describe_card.py.
 
-    families: {family: what it makes of the model}. Its intermediates are not published, and so not
-    listed. only: (family, form) of the repository that the card is of, form None for all of them;
-    None for the card of results/MODEL/.
+    families: {family: the model's artifacts of that family}; intermediates are not published, so
+    the card does not list them. only: (family, form) of the card's repository, form None if it
+    holds all forms; None: the card of results/MODEL/.
     """
     model = config.models[name]
     publish = model.publish
@@ -61,7 +61,7 @@ def card_options(
 
 
 def _told(families: dict[str, Forms]) -> list[str]:
-    """The families of which a model's own card tells: those with forms that stay."""
+    """The families in the card of results/MODEL/: those with a form that is no intermediate."""
     kept = {
         name
         for name, made in families.items()
@@ -71,9 +71,9 @@ def _told(families: dict[str, Forms]) -> list[str]:
 
 
 def repository_names(model: Any, only: str | None) -> dict[str, str | list[str]]:
-    """{family: name} of the model's repositories, a list where each form has its own.
+    """{family: name} of the model's repositories; a list of names if each form has its own.
 
-    only: the form whose own repository is named alone.
+    only: a form; of repositories for single forms, this form's name alone is given.
     """
     found: dict[str, str | list[str]] = {}
     for repository in repositories(model):
@@ -87,9 +87,9 @@ def repository_names(model: Any, only: str | None) -> dict[str, str | list[str]]
 def local_card_options(
     config: Any, lock: Lock, name: str, families: dict[str, Forms], plot: str
 ) -> dict[str, Any]:
-    """As `card_options`, for the card of results/MODEL/: publishing makes no difference to it.
+    """As `card_options`, for the card of results/MODEL/, which does not depend on `publish`.
 
-    plot: the plot's path from there.
+    plot: the plot's path, relative to results/MODEL/.
     """
     about = card_options(config, lock, name, families)
     private = {"repos": {}, "publish": {}, "template": None, "max_file_size": None}
@@ -98,13 +98,16 @@ def local_card_options(
 
 
 def bases(config: Any, lock: Lock, name: str) -> list[dict[str, Any]]:
-    """The models at the leaves of a model's tree, in order, with what their own cards say."""
+    """The models at the leaves of a model's tree of merges, in order, each as `base` gives it."""
     references = dict.fromkeys(reference for reference, _ in leaves(config, [name]))
     return [base(reference, lock) for reference in references]
 
 
 def base(reference: str, lock: Lock) -> dict[str, Any]:
-    """A model at a leaf: {reference, hub, commit, and what its card says of licence and language}."""
+    """The facts on a model at a leaf: {reference, hub, commit} and CARD_FACTS from its own card.
+
+    hub: org/name; hub and commit are None for a directory.
+    """
     entry = lock.get(reference)
     if entry:
         known = {"hub": entry.repo, "commit": entry.commit, **entry.card}
@@ -120,9 +123,9 @@ def base(reference: str, lock: Lock) -> dict[str, Any]:
 
 
 def license_note(config: Any, lock: Lock, name: str) -> str:
-    """A sentence for the plan where the licenses of a model's tree are not one; else empty.
+    """A sentence for the plan if the models of a model's tree have different licenses; else empty.
 
-    Nothing is said of a model that is only converted and quantized here: its license is its own.
+    It is also empty for a model that is neither a merge nor published.
     """
     model = config.models[name]
     if model.merge is None and model.publish is None:
@@ -133,7 +136,11 @@ def license_note(config: Any, lock: Lock, name: str) -> str:
 
 
 def manifest(graph: Any) -> dict[str, Any]:
-    """What scripts/publish.py takes, of all models of a planning/graph.Graph."""
+    """The manifest that scripts/publish.py reads: {repos, forms} of all models of a Graph.
+
+    repos: a repository's name, settings, files by branch and recipes. forms: those that must have
+    been measured (`_gated`).
+    """
     repos, forms = [], []
     for name in graph.names:
         model, declared = graph.config.models[name], graph.model(name)
@@ -164,7 +171,7 @@ def manifest(graph: Any) -> dict[str, Any]:
 def _support(
     name: str, repository: Repository, by_path: dict[str, Artifact]
 ) -> list[dict[str, Any]]:
-    """The card and, beside quants, the plot."""
+    """The manifest's entries for the card and, in a repository of quants, the plot."""
     files = [entry(by_path[repository.card(name)], "README.md") | {"recipe": False}]
     if FAMILIES[repository.family].has_quants:
         report = by_path[f"results/{name}/report/quality.csv"]
@@ -174,7 +181,7 @@ def _support(
 
 
 def _gated(name: str, model: Any, repository: Repository, made: Forms) -> list[dict[str, Any]]:
-    """The forms of a repository that must have been measured."""
+    """The published forms of a repository, with their evaluations and their limits of KLD."""
     family, limits = FAMILIES[repository.family], model.publish.max_kld
     return [
         {

@@ -1,6 +1,6 @@
-"""What is stale, and why: the recipes that follow from the config against the records on disk.
+"""What is stale, and why: compare the recipes that follow from the config with the records on disk.
 
-A stat a file, no hashing.
+Each file costs one stat(2); nothing is hashed.
 """
 
 import os
@@ -16,7 +16,10 @@ from lib.record.recipe import MADE_FROM
 
 
 class State(Enum):
-    """fresh: as its recipe says. stale: to be built. absent: an intermediate that nothing needs now."""
+    """FRESH: as its recipe says. STALE: to be built. ABSENT: an intermediate that is not there.
+
+    An absent artifact is built only if a stale one is made from it.
+    """
 
     FRESH = "fresh"
     STALE = "stale"
@@ -25,7 +28,10 @@ class State(Enum):
 
 @dataclass(slots=True)
 class Verdict:
-    """A state, and the reasons for it, a line each. damaged: what was made from it cannot be trusted either."""
+    """The state of an artifact, and one line for each reason.
+
+    damaged: its file was changed after the build, so artifacts made from it are not trusted either.
+    """
 
     state: State
     reasons: list[str]
@@ -33,7 +39,10 @@ class Verdict:
 
 
 class Plan:
-    """Judges artifacts one by one, each once, as they are asked about."""
+    """Judges each artifact once, when it is asked about.
+
+    forced(artifact): whether Snakemake's command line asks to build this one (-F, -R, --forcerun).
+    """
 
     def __init__(self, graph: Graph, forced: Callable[[Artifact], bool] = lambda artifact: False):
         self.graph = graph
@@ -43,23 +52,23 @@ class Plan:
         self._downstream_of_forced: dict[str, bool] = {}
 
     def record(self, artifact: Artifact) -> recipes.Record | None:
-        """The record on disk, read once."""
+        """The artifact's record on disk, read once; None if it is missing or damaged."""
         if artifact.path not in self._records:
             self._records[artifact.path] = recipes.read(artifact.path)
         return self._records[artifact.path]
 
     def state(self, artifact: Artifact) -> State:
-        """Fresh, stale or absent."""
+        """The artifact's state without the reasons."""
         return self.verdict(artifact).state
 
     def verdict(self, artifact: Artifact) -> Verdict:
-        """The state of an artifact, with the reasons."""
+        """The artifact's state, with the reasons."""
         if artifact.path not in self._verdicts:
             self._verdicts[artifact.path] = self._judge(artifact)
         return self._verdicts[artifact.path]
 
     def stale(self, artifacts: Iterable[Artifact]) -> list[Artifact]:
-        """Those that have to be built."""
+        """Those of the artifacts that have to be built, without those built on demand only."""
         return [
             artifact
             for artifact in artifacts
@@ -105,7 +114,7 @@ class Plan:
         return Verdict(State.FRESH, [])
 
     def forced(self, artifact: Artifact) -> bool:
-        """Asked for by -F, -R or --forcerun, or made from something that is."""
+        """Whether -F, -R or --forcerun asks to build it, or an artifact that it is made from."""
         known = self._downstream_of_forced
         if artifact.path not in known:
             upstream = (self.forced(up) for up in artifact.inputs.values())
@@ -113,7 +122,7 @@ class Plan:
         return known[artifact.path]
 
     def damage(self, artifact: Artifact, record: recipes.Record) -> list[str]:
-        """What is missing of an artifact, or has another size than when it was made, a line each."""
+        """One line for each file that is missing or has another size than when it was made."""
         if not all(map(os.path.lexists, artifact.outputs)):
             return ["it is missing"]
         return [] if artifact.links else self._wrong_size(artifact, record)
@@ -147,7 +156,10 @@ class Plan:
         ]
 
     def _other_bytes(self, artifact: Artifact, record: recipes.Record) -> list[str]:
-        """An input was built again since, from the same recipe, and came out different."""
+        """One line for each input whose bytes are not those that the artifact was made from.
+
+        Such an input has the same recipe as before, but was built again and came out different.
+        """
         lines = []
         for role, up in artifact.inputs.items():
             if self.state(up) is State.STALE and not up.reproducible:
@@ -159,7 +171,7 @@ class Plan:
         return lines
 
     def builds(self, asked: Iterable[Artifact]) -> list[Artifact]:
-        """All that a run builds when it is asked for these, each after what it is made from."""
+        """All artifacts that a run builds if it is asked for these; each after its inputs."""
         found: dict[str, Artifact] = {}
 
         def visit(artifact: Artifact) -> None:
@@ -174,7 +186,7 @@ class Plan:
         return list(found.values())
 
     def changes(self, artifact: Artifact, record: recipes.Record) -> list[str]:
-        """The difference between the recipe that an artifact was built from and the wanted one, for people."""
+        """Lines for people on how the recipe of the last build differs from the wanted one."""
         old, new = record.recipe, artifact.recipe
         lines = recipes.difference(old.get("options"), new["options"])
         for name, before, now in _pairs(old, new, "sources"):
@@ -203,14 +215,14 @@ FROM_DAMAGED = ", from which it is made, is damaged"
 
 
 def _pairs(old: dict, new: dict, key: str) -> list[tuple[str, Any, Any]]:
-    """(name, before, now) of the entries of a part of two recipes that differ; None where there is none."""
+    """(name, before, now) of each entry under `key` in which two recipes differ; None: no entry."""
     before, now = old.get(key) or {}, new.get(key) or {}
     names = sorted(before.keys() | now.keys())
     return [(n, before.get(n), now.get(n)) for n in names if before.get(n) != now.get(n)]
 
 
 def _content_change(before: Any, now: Any) -> str:
-    """How the identity of something from outside has changed."""
+    """How the identity of a source (a model, text or file from outside) has changed, in words."""
     if not isinstance(before, dict) or not isinstance(now, dict):
         return "new" if before is None else "no longer used"
     if "commit" in before and "commit" in now and before["commit"] != now["commit"]:

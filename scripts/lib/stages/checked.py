@@ -1,8 +1,8 @@
-"""What is looked at before a build: what a check finds, and what a family's checks can ask.
+"""The types of the preflight: a row of its table, and the facts that a family's check may ask for.
 
-A family's own check has the form `preflight(inspector, name, model)` and gives rows about one model
-of the config: `name` is its name, `model` what the config says of it (lib.config.schema.Model).
-Imported by the planner: standard library only.
+A family's own check has the form `preflight(inspector, name, model)` and yields rows about one
+model of the config: `name` is its name, `model` its section (lib/config/schema.Model). The planner
+imports this module, so it uses the standard library only.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ from typing import Any, Literal, Protocol
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: what it is about, how that stands, and a sentence on it.
+    """A row of the preflight's table.
 
-    note: worth knowing, and no reason not to build. problem: the build would fail of it.
+    subject: the model or the key path that was checked. state: `ok`; `note`: worth knowing, but the
+    build can go on; `problem`: the build would fail. text: a sentence on the result.
     """
 
     subject: str
@@ -22,28 +23,29 @@ class Row:
 
 
 class Inspector(Protocol):
-    """What is known of the models of a config before any of them is built.
+    """The facts about a config's models that are known before any model is built.
 
-    cuda: whether there is a CUDA GPU where they are built; None: not known (a cluster).
-    architectures: the names that llama.cpp's converter knows; None: it is not there yet.
+    cuda: whether the machine that builds has a CUDA GPU; None: not known (a cluster).
+    architectures: names of the architectures that llama.cpp's converter supports; None: the
+    converter is not installed yet.
     """
 
     cuda: bool | None
     architectures: set[str] | None
 
     def config(self, reference: str) -> dict[str, Any] | None:
-        """config.json of a model, of the base of a merge; None where it cannot be known yet.
+        """The config.json of a model, or of a merge's base; None if it cannot be read yet.
 
         reference: the name of a model of the config, a directory or a hub id.
         """
 
     def layers(self, name: str) -> int | None:
-        """Layers of a model of the config; None where that cannot be known yet."""
+        """The number of layers of a model of the config; None if it is not known yet."""
 
     def fits(
         self, name: str, subject: str, text: str, layers: int | None, columns: int | None
     ) -> Row:
-        """A row for a file in which so many layers, of so many columns, were found (None: unknown).
+        """Compare a user's file with the model: the row is a `problem` if they differ, else `ok`.
 
-        A problem where the model has others; `text` says what the file is.
+        text: what the file is. layers, columns: their numbers as found in the file; None: unknown.
         """

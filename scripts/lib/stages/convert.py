@@ -30,7 +30,7 @@ class ConvertStage(Stage):
     output = 1.0
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
-        """Each tensor in its type, and the header."""
+        """The bytes of each tensor in its type, plus the header."""
         model, bits = artifact.inputs["model"], outtype_bits(artifact)
         weights = sizes.weights(model)
         if weights is None:
@@ -51,11 +51,11 @@ class SourceGgufStage(ConvertStage):
     is_long = False
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size:
-        """That of the file."""
+        """The size of the user's file."""
         return Size(os.path.getsize(artifact.file), "tensors")
 
     def tensors(self, artifact: Artifact, sizes: Sizing) -> dict[str, Dims]:
-        """Those of the file."""
+        """The tensors of the user's file."""
         from lib.formats.gguf_file import read_gguf  # takes 0.08 s
 
         return {tensor.name: tensor.shape for tensor in read_gguf(Path(artifact.file)).tensors}
@@ -70,14 +70,18 @@ def outtype_bits(conversion: Artifact) -> float:
 
 
 def model_of(conversion: Artifact) -> Artifact:
-    """What tells an unquantized GGUF's tensors: the model's directory, or a file of the user's."""
+    """The artifact from which the tensors of an unquantized GGUF are known.
+
+    It is the model directory, or the GGUF itself if that is the user's file.
+    """
     return conversion.inputs.get("model", conversion)
 
 
 def conversion(shared: Any, name: str, model: Any, weights: Artifact | None) -> Artifact:
-    """The GGUF that all quants of a model are made from.
+    """Declare the unquantized GGUF, from which all quants of a model are made.
 
-    It is an intermediate, unless the config names it among the quants.
+    It is an intermediate, unless the config lists it among the quants. shared: lib/stages/shared.
+    model: lib/config/schema.Model. weights: the model directory; None if the source is a GGUF file.
     """
     path = f"results/{name}/gguf/{name}-{model.conversion}.gguf"
     quants, kept = model.gguf.parted(model.conversion)
@@ -106,7 +110,7 @@ def conversion(shared: Any, name: str, model: Any, weights: Artifact | None) -> 
 
 
 def preflight(inspector: Inspector, name: str) -> Iterator[Row]:
-    """Whether llama.cpp's converter knows the model's architecture."""
+    """Check that llama.cpp's converter knows the model's architecture; at most one row."""
     config = inspector.config(name)
     if config is None:
         return

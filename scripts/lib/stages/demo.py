@@ -26,15 +26,15 @@ class DemoBaseStage(Stage):
     rule = "demo_base"
 
     def threads(self, size: int) -> int:
-        """Of torch; rules/demo.smk says the same to everybody, as the bytes depend on it."""
+        """Threads of torch: the same on every machine, because the trained bytes depend on it."""
         return 2
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
-        """As any model directory's."""
+        """The size of a model directory with these tensors."""
         return directory_size(artifact, sizes)
 
     def weights(self, artifact: Artifact, sizes: Sizing) -> Weights:
-        """Those of the shape that is trained."""
+        """The tensors of a Llama of SHAPE, which the training makes."""
         return llama_weights(**SHAPE)
 
 
@@ -48,13 +48,16 @@ STAGES = (DemoTextStage(), DemoBaseStage(), DemoFinetuneStage())
 
 
 def text(shared: Any) -> Artifact:
-    """The directory of texts."""
+    """The directory of the demo's texts. shared: lib/stages/shared.Shared."""
     versions = {"python": package_version("python")}
     return shared.once(f"{PLACE}/text", "demo_text", {}, tools=versions, directory=True)
 
 
 def model(shared: Any, name: str) -> Artifact:
-    """`base`, or what was trained from it: `code`, `prose`."""
+    """An artifact of the demo by name: `text`, `base`, or a model trained from it, `code`, `prose`.
+
+    shared: lib/stages/shared.Shared.
+    """
     inputs, rule, options = {"text": text(shared)}, "demo_base", {}
     if name == "text":
         return inputs["text"]

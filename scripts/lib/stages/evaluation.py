@@ -14,7 +14,7 @@ USUAL_VOCABULARY = 128_256  # of a model that is not fetched yet
 
 
 class BaseLogitsStage(Stage):
-    """The unquantized model's logits over the text."""
+    """Compute the unquantized model's logits over the evaluation text."""
 
     rule = "base_logits"
     # As an imatrix: the file is mapped, and every batch reads all of it.
@@ -24,11 +24,11 @@ class BaseLogitsStage(Stage):
     gpu = "whole"
 
     def threads(self, size: int) -> int:
-        """By the model's size."""
+        """More threads for larger models."""
         return threads_by_size(size)
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
-        """By chunks, context and vocabulary; the number of chunks may be a guess."""
+        """Chunks x context x vocabulary; without the option `chunks`, their number is a guess."""
         tensors = sizes.tensors(model_of(artifact.inputs["gguf"]))
         vocabulary = tensors.get("token_embd.weight", (0, USUAL_VOCABULARY))[1]
         context, chunks = artifact.options["context"], artifact.options.get("chunks")
@@ -40,7 +40,7 @@ class BaseLogitsStage(Stage):
 
 
 class EvaluateStage(BaseLogitsStage):
-    """One form against the base logits."""
+    """Measure one form against the base logits."""
 
     rule = "evaluate"
     column = "evaluated"
@@ -50,7 +50,7 @@ class EvaluateStage(BaseLogitsStage):
     typical = 1_000
 
     def size(self, artifact: Artifact, sizes: Sizing) -> None:
-        """No formula tells, and it is small."""
+        """None: the file is small, and no formula predicts its size."""
 
 
 STAGES = (BaseLogitsStage(), EvaluateStage())
@@ -59,7 +59,11 @@ STAGES = (BaseLogitsStage(), EvaluateStage())
 def evaluate(
     shared: Any, name: str, section: Any, conversion: Artifact, forms: dict[str, Artifact]
 ) -> tuple[Artifact, dict[str, Artifact]]:
-    """The base logits of a model, and {form: evaluation}. section: the model's `evaluate`."""
+    """Declare the base logits of a model and an evaluation of each form.
+
+    section: the model's `evaluate`. conversion: the unquantized GGUF. forms: {form: GGUF}.
+    Returns the base logits and {form: evaluation}.
+    """
     options = {"context": section.context, "chunks": section.chunks}
     base = Artifact(
         f"results/{name}/evaluation/base.kld",

@@ -24,7 +24,10 @@ OWN_SET = "default"  # exllamav2's own calibration set
 
 
 def to_bits(value: Any) -> list[float]:
-    """Bits per weight, each once."""
+    """A list of bits per weight, from a number or a list of numbers.
+
+    Raises ValueError for an empty list, a number outside 2 to 8, and one that is there twice.
+    """
     bits = [to_number(entry, 2, 8, whole=False) for entry in to_list(value)]
     if not bits:
         raise ValueError("names no bits per weight, such as [4.0, 5.0]")
@@ -35,7 +38,7 @@ def to_bits(value: Any) -> list[float]:
 
 
 def to_head_bits(value: Any) -> int:
-    """Bits per weight of the output layer: one of HEAD_BITS."""
+    """Bits per weight of the output layer. Raises ValueError for a value not in HEAD_BITS."""
     try:
         number = to_number(value, 2, 8, whole=True)
     except ValueError:
@@ -100,7 +103,7 @@ class Exl2MeasureStage(Stage):
 
 
 class Exl2MeasurementFileStage(Stage):
-    """Take a measurement that is there already."""
+    """Copy a measurement that the user has already."""
 
     rule = "exl2_measurement_file"
     column = "exl2"
@@ -109,7 +112,7 @@ class Exl2MeasurementFileStage(Stage):
     output = 1.0
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size:
-        """That of the file."""
+        """The size of the user's file."""
         return Size(os.path.getsize(artifact.file), "tensors")
 
 
@@ -124,7 +127,7 @@ class Exl2QuantizeStage(Exl2MeasureStage):
     typical = 0
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
-        """The embedding in 16 bits, the output layer in its own, all else in `bits`."""
+        """16 bits for the embedding, `head_bits` for the output layer, `bits` for all else."""
         model, bits = artifact.inputs["model"], artifact.options["bits"]
         weights = sizes.weights(model)
         if weights is None:
@@ -139,7 +142,7 @@ class Exl2QuantizeStage(Exl2MeasureStage):
 
 
 class Exl2EvaluateStage(Stage):
-    """One bits value against the unquantized model, both through exllamav2."""
+    """Measure one bits value against the unquantized model; exllamav2 runs both."""
 
     rule = "exl2_evaluate"
     column = "evaluated"
@@ -180,11 +183,11 @@ class Exl2Family(Family):
     needs_gpu = True
 
     def corpora(self, model: Any) -> set[str]:
-        """The calibration text, if it is one of the config's."""
+        """The names of its texts, without exllamav2's own calibration set."""
         return super().corpora(model) - {OWN_SET}
 
     def names(self, model: Any) -> list[str]:
-        """5.0bpw for `bits: 5`."""
+        """A form for each bits value: `5.0bpw` for `bits: 5`."""
         return [f"{float(bits)}bpw" for bits in model.exl2.bits]
 
     def check(self, checks: Any, at: tuple, name: str, model: Any) -> None:
@@ -254,7 +257,7 @@ class Exl2Family(Family):
         return {"main": [file_entry(made.artifacts[0])]} | forms
 
     def preflight(self, inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
-        """A GPU is there; a measurement of the user's own has the model's layers."""
+        """Check that there is a GPU, and that the user's measurement has the model's layers."""
         yield from super().preflight(inspector, name, model)
         if not (file := model.exl2.measurement):
             return

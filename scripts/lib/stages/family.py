@@ -1,8 +1,9 @@
-"""What is declared of a family: a form in which people take a model, and all that is true of it.
+"""The base class of a family: one format in which people load a model (GGUF, EXL2, full weights).
 
-Its lines in a card are code that decides a card's bytes, so they lie apart, in lib/cards. Here is
-what the planner, the report's looks and publishing ask. Nothing here decides the bytes of weights:
-what is asked for (`make`) stands in recipes, and titles and colours stand in none.
+A family declares everything that is specific to its format: the config's section, the stages, the
+artifacts, the branches on the hub, and the looks in reports. Its lines of a model card are in
+lib/cards, because that code decides a card's bytes. Nothing here decides the bytes of weights:
+recipes contain the artifacts that `make` declares, and no titles or colours.
 """
 
 from collections.abc import Iterator
@@ -20,10 +21,10 @@ from lib.stages.stage import Stage
 
 @dataclass
 class Forms:
-    """What a family makes of one model.
+    """The artifacts that a family makes of one model.
 
-    artifacts: all of it, each after what it is made from. forms: {form: artifact}, those that
-    people load. evaluations, shards: {form: artifact}, of those that there are.
+    artifacts: all of them, each after its inputs. forms: {form: artifact}, the files that people
+    load. evaluations, shards: {form: artifact}, for the forms that have one.
     """
 
     artifacts: list[Artifact] = field(default_factory=list)
@@ -33,57 +34,59 @@ class Forms:
 
 
 class Family:
-    """A form in which people take a model. Each is a subclass, in a module of its own, with one
-    object, FAMILY; lib/cards/registry.py lists them.
+    """One format in which people load a model.
 
-    `model` is always the config's section of a model (lib/config/schema.Model), `name` its name.
+    Each family is a subclass in a module of its own, with one object, FAMILY; lib/cards/registry.py
+    lists them. In its methods `model` is the config's section of a model (lib/config/schema.Model)
+    and `name` that model's name. Methods that need the family's own section (`corpora`, `names`,
+    `check`, `preflight`, `make`, `card_options`) are called only for models that have it.
     """
 
     name: str
-    """The key of its section in the config, of its repository in `publish`, of its card's lines."""
+    """Its key: of its section in the config, of its repository in `publish`, and in lib/cards."""
     title: str
-    """What people call it."""
+    """Its name for people."""
     phrase: str
-    """What a card says after the model's name, with its own blank: " as GGUF for llama.cpp"."""
+    """The words after the model's name in a card, joined without a space: " as GGUF for …"."""
     library: str
-    """`library_name` of its cards: the hub's word for what loads it."""
+    """`library_name` of its cards: the hub's name of the software that loads it."""
     tags: tuple[str, ...] = ()
     """Tags of its cards."""
     note = ""
-    """A sentence for the report: what limits where its forms run."""
+    """A sentence for the report on where its forms can run; empty: nothing limits it."""
     tag = ""
-    """What is put beside the names of its forms where they do not tell the family."""
+    """A label beside its forms' names in reports; empty: the names are clear without one."""
     colours: tuple[str, str]
-    """In plots, on light and on dark paper, as #rrggbb."""
+    """Its colours in plots, as #rrggbb: one on light paper, one on dark paper."""
     diamond = False
-    """Its marker in plots is a diamond, else a dot."""
+    """Whether its marker in plots is a diamond; else it is a dot."""
 
     section: type[Section] | None = None
-    """Its section of the config; None: it follows from others."""
+    """The class of its section of the config; None: it has no section."""
     made = ""
-    """What the section's key says of it, for config/README.md."""
+    """The description of the section's key, for config/README.md."""
     published = ""
-    """What the repository's key in `publish` says of it."""
+    """The description of its repository's key in `publish`, for config/README.md."""
     repository_by_form = False
-    """Whether each form may have a repository of its own, with {form} in the name."""
+    """Whether each form may have its own repository, with {form} in the repository's name."""
     form_pattern: Pattern[str] | None = None
-    """What its forms are called, where no other family's may be called so; None: the user names
-    them."""
+    """Matches the names of its forms; forms of other families may not have such names. None: the
+    user chooses the names."""
 
     stages: tuple[Stage, ...] = ()
-    """The stages of its own."""
+    """The stages that belong to this family alone."""
     quantized: dict[str, bool] = {}
-    """{rule that makes its forms: whether they are quantized}."""
+    """{rule: whether its forms are quantized}, for each rule that makes forms of this family."""
     own_corpora: dict[str, str] = {}
-    """{name: what it stands for} of texts that its tools bring along: no corpus may be called so."""
+    """{name: description} of texts that its tools bring along; no corpus may have such a name."""
     needs_gpu = False
-    """It can only be built and used on CUDA GPUs."""
+    """Whether it can be built and used on CUDA GPUs only."""
     needs_safetensors = True
-    """It cannot be made of a GGUF file."""
+    """Whether it needs a model directory, so that it cannot be made from a GGUF file."""
 
     @property
     def lines(self) -> Any:
-        """What it says in a card (lib/cards/lines.py)."""
+        """The object that writes its lines of a model card (lib/cards/lines.Lines)."""
         return LINES[self.name]
 
     @property
@@ -94,25 +97,25 @@ class Family:
     # the config
 
     def corpora(self, model: Any) -> set[str]:
-        """The texts that its section names."""
+        """The names of the texts that its section uses."""
         return {self.own(model).corpus} if "corpus" in self.section.model_fields else set()
 
     def own(self, model: Any) -> Any:
-        """Its section; None where the model has none."""
+        """This family's section of the model; None if the model has none."""
         return getattr(model, self.name, None)
 
     def names(self, model: Any) -> list[str]:
-        """The forms that its section asks for."""
+        """The names of the forms that its section asks for."""
         return []
 
     def check(self, checks: Any, at: tuple, name: str, model: Any) -> None:
-        """Report what is wrong with its section, which is there, at the key path `at`.
+        """Report mistakes in its section, by methods of `checks` (lib/config/checks.Checks).
 
-        checks: lib/config/checks.Checks, whose methods say what they report.
+        at: the section's key path.
         """
 
     def preflight(self, inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
-        """What would fail later though the config is right; the section is there."""
+        """Rows on what would make the build fail later although the config is valid."""
         if self.needs_gpu and inspector.cuda is False:
             text = f"{self.title} needs a CUDA GPU, and there is none; "
             yield Row(name, "problem", f"{text}--config skip={self.name} leaves it out")
@@ -120,40 +123,43 @@ class Family:
     # the plan
 
     def make(self, shared: Any, name: str, model: Any, weights: Artifact | None) -> Forms:
-        """What its section asks for, which is there.
+        """Declare the artifacts that its section asks for.
 
-        shared: lib/stages/shared.Shared. weights: the model directory; None where the model is a
-        GGUF file.
+        shared: lib/stages/shared.Shared. weights: the model directory; None if the model is a GGUF
+        file.
         """
         raise NotImplementedError
 
     def card_options(self, model: Any, forms: dict[str, Artifact]) -> dict[str, Any]:
-        """What the config says for its card: options that `describe` of its lines reads."""
+        """Options for its card from the config; `describe` of its lines reads them."""
         return {}
 
     # publishing
 
     def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:
-        """{branch: [file of publish.py's manifest]} of a repository with all of its forms."""
+        """{branch: [file of publish.py's manifest]} of a repository that holds all its forms."""
         raise NotImplementedError
 
     def gated(self, made: Forms) -> dict[str, Artifact]:
-        """{form: artifact} of those that are published and so must have been measured."""
+        """{form: artifact} of the published forms, which `max_kld` requires to be measured."""
         return {form: up for form, up in made.forms.items() if not up.intermediate}
 
     def made_from(self, name: str, made: Forms, merge: Artifact | None = None) -> dict[str, str]:
-        """{name in the repository: path} of what is not published there, but its recipe is.
+        """{name in the repository: path} of artifacts of which only the recipe is published.
 
-        merge: the model's, where it is one.
+        merge: the merge that the model is; None if it is no merge.
         """
         return {f"{name}-safetensors": merge.path} if merge else {}
 
 
 def entry(artifact: Artifact, name: str) -> dict[str, Any]:
-    """A file of the manifest. digest: of the wanted recipe, so that what is stale stays here."""
+    """A file of publish.py's manifest. name: in the repository; "": of a directory, all its files.
+
+    digest: the wanted recipe's, so that a stale artifact is not published.
+    """
     return {"artifact": artifact.path, "name": name, "digest": artifact.digest}
 
 
 def file_entry(artifact: Artifact) -> dict[str, Any]:
-    """A file that has the same name in the repository."""
+    """A file of the manifest that keeps its name in the repository."""
     return entry(artifact, PurePosixPath(artifact.path).name)

@@ -55,7 +55,10 @@ class Gguf(Section):
     )
 
     def parted(self, conversion: str) -> tuple[list[Quant], bool]:
-        """The quants but for the conversion itself, and whether that is among them."""
+        """The quants without the conversion, and whether the list names the conversion too.
+
+        conversion: the conversion's form, such as BF16.
+        """
         quants = [quant for quant in self.quants if not quant.is_conversion(conversion)]
         return quants, len(quants) < len(self.quants)
 
@@ -74,7 +77,7 @@ class GgufFamily(Family):
     quantized = {"convert": False, "source_gguf": False, "quantize": True}
 
     def corpora(self, model: Any) -> set[str]:
-        """The calibration text of an imatrix that is computed."""
+        """The calibration text's name, if the imatrix is computed."""
         found = model.gguf.imatrix
         return {found.corpus} if found and found.file is None else set()
 
@@ -108,7 +111,7 @@ class GgufFamily(Family):
                 checks.add((*here, "type"), text)
 
     def preflight(self, inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
-        """The converter knows the model; a matrix of the user's own fits it."""
+        """Check that the converter knows the model, and that the user's imatrix fits it."""
         yield from convert.preflight(inspector, name)
         if model.gguf.imatrix and model.gguf.imatrix.file:
             yield from imatrix.preflight(inspector, name, model.gguf.imatrix.file)
@@ -149,7 +152,7 @@ class GgufFamily(Family):
         return {"imatrix": found.model_dump(include={"corpus", "chunks", "context", "format"})}
 
     def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:
-        """The files, with their shards, and the importance matrix: all on main."""
+        """All on main: the GGUF files with their shards, and the imatrix."""
         labelled = {up.inputs["gguf"]: up for up in made.artifacts if up.rule == "label"}
         files = []
         for form, gguf in self.gated(made).items():
@@ -159,7 +162,7 @@ class GgufFamily(Family):
         return {"main": [*files, *map(file_entry, matrices)]}
 
     def made_from(self, name: str, made: Forms, merge: Artifact | None = None) -> dict[str, str]:
-        """The merge, and the conversion."""
+        """The merge, if the model is one, and the conversion."""
         conversion = made.artifacts[0].path
         return super().made_from(name, made, merge) | {PurePosixPath(conversion).name: conversion}
 

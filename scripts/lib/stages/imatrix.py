@@ -61,11 +61,11 @@ class ComputeImatrixStage(Stage):
     gpu = "whole"
 
     def threads(self, size: int) -> int:
-        """By the model's size."""
+        """More threads for larger models."""
         return threads_by_size(size)
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
-        """A float for each column of each matrix of the layers."""
+        """For each matrix of the layers, 4 bytes a column and 34 bytes more."""
         tensors = sizes.tensors(model_of(artifact.inputs["gguf"]))
         rows = [dims for key, dims in tensors.items() if key.startswith("blk.") and len(dims) > 1]
         floats = sum(dims[0] * (dims[2] if len(dims) > 2 else 1) for dims in rows)
@@ -73,7 +73,7 @@ class ComputeImatrixStage(Stage):
 
 
 class ImatrixFileStage(Stage):
-    """Take an importance matrix that is there already."""
+    """Copy an importance matrix that the user has already."""
 
     rule = "imatrix_file"
     column = "imatrix"
@@ -82,7 +82,7 @@ class ImatrixFileStage(Stage):
     output = 1.0
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size:
-        """That of the file."""
+        """The size of the user's file."""
         return Size(os.path.getsize(artifact.file), "tensors")
 
 
@@ -90,7 +90,7 @@ STAGES = (ComputeImatrixStage(), ImatrixFileStage())
 
 
 def check(checks: Any, at: tuple, section: Imatrix) -> None:
-    """Report what is wrong with a model's `imatrix`."""
+    """Report mistakes in a model's `imatrix`, at the key path `at` (lib/config/checks.Checks)."""
     if section.file is None:
         checks.uses_corpus((*at, "corpus"), section.corpus)
         return
@@ -102,7 +102,10 @@ def check(checks: Any, at: tuple, section: Imatrix) -> None:
 
 
 def imatrix(shared: Any, name: str, section: Imatrix, conversion: Artifact) -> Artifact:
-    """The importance matrix of a model."""
+    """Declare the importance matrix of a model: computed, or the user's file.
+
+    section: the model's `imatrix`. conversion: the unquantized GGUF.
+    """
     if section.file:
         suffix = PurePosixPath(section.file).suffix
         path, inputs = f"results/{name}/imatrix{suffix}", {"gguf": conversion}
@@ -119,7 +122,7 @@ def imatrix(shared: Any, name: str, section: Imatrix, conversion: Artifact) -> A
 
 
 def preflight(inspector: Inspector, name: str, file: str) -> Iterator[Row]:
-    """Whether a file of the user's can be read as an importance matrix, and fits the model."""
+    """Check that the user's file is an importance matrix and fits the model; one row."""
     from lib.formats.imatrix_file import read_imatrix
 
     subject = f"models.{name}.gguf.imatrix.file"

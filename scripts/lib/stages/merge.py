@@ -29,15 +29,15 @@ class MergeStage(Stage):
     output = 1.0  # of n models it is 1/n of the input, of a stacked one up to all of it
 
     def threads(self, size: int) -> int:
-        """One number for all: what torch adds up in what order depends on it."""
+        """The same for every size: torch's order of summation, and so the bytes, depend on it."""
         return 4
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
-        """As any model directory's."""
+        """The size of a model directory with these tensors."""
         return directory_size(artifact, sizes)
 
     def weights(self, artifact: Artifact, sizes: Sizing) -> Weights | None:
-        """Those of the first model, in the merge's own type; of a stack its layers."""
+        """The first model's tensors in the merge's dtype; with `slices`, the stacked layers."""
         merge, first = artifact.options["merge"], _first(artifact)
         like = sizes.weights(first) if first else None
         if like is None:
@@ -52,7 +52,7 @@ class MergeStage(Stage):
         return Weights(tensors, shape, wide, like.tokenizer, like.side_files)
 
     def download(self, artifact: Artifact, sizes: Sizing) -> int:
-        """That of the first model."""
+        """The download of the first model, which is as large as the merge."""
         first = _first(artifact)
         return sizes.download(first) if first else 0
 
@@ -67,7 +67,7 @@ def _first(artifact: Artifact) -> Artifact | None:
 
 
 def merge(shared: Any, name: str, model: Any) -> Artifact:
-    """A merge of the config; `model` is its section."""
+    """Declare the merge of a model. model: its section (lib/config/schema.Model)."""
     parts = (part for found in merge_references(model.merge) for part in found.parts)
     options: dict[str, Any] = {"merge": model.merge}
     if model.merge.get("merge_method") in DRAWING_METHODS:

@@ -80,9 +80,9 @@ class Quant(Section):
         return {**value, "name": type_.upper()} if isinstance(type_, str) else value
 
     def is_conversion(self, conversion: str) -> bool:
-        """Whether it only names the conversion (`- BF16`): its type and no options.
+        """Whether this entry only names the conversion (`- BF16`): its type, without any option.
 
-        Then the conversion itself is kept, split and published.
+        Then no quant is made: the conversion itself is kept, split and published.
         """
         if not self.name == self.type == conversion:
             return False
@@ -103,15 +103,15 @@ class QuantizeStage(Stage):
     output = 1.0  # Q8_0 is half; F32 never
 
     def threads(self, size: int) -> int:
-        """By the model's size."""
+        """More threads for larger models."""
         return threads_by_size(size)
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
-        """As `llama-quantize --dry-run` says where its input lies there, else by its mixture."""
+        """From `llama-quantize --dry-run` if the input is on disk, else from the mixture."""
         return dry_run(artifact) or _by_mixture(artifact, sizes)
 
     def fallbacks(self, artifact: Artifact, sizes: Sizing) -> Fallbacks | None:
-        """What llama-quantize will not store as the quant's name says."""
+        """The tensors that llama-quantize will store in another type than the mixture's."""
         material = _material(artifact, sizes)
         if material is None:
             return None
@@ -132,7 +132,7 @@ class LabelStage(Stage):
     output = 1.0
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size:
-        """That of the file."""
+        """The size of the GGUF without the new fields."""
         return sizes.now(artifact.inputs["gguf"])
 
 
@@ -143,12 +143,12 @@ class SplitStage(LabelStage):
     column = "shards"
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size:
-        """That of the file; nothing where it fits into one shard, which is a link to it."""
+        """The size of the whole file; 0 if it fits into one shard, which is only a link."""
         whole, limit = sizes.now(artifact.inputs["gguf"]), artifact.options["split_max_size"]
         return Size(0 if whole.bytes <= values.bytes_of(limit) else whole.bytes, whole.source)
 
     def links(self, artifact: Artifact) -> bool:
-        """To the whole file, where that fits into one shard."""
+        """True: a single shard is a link to the whole file."""
         return True
 
 
@@ -156,7 +156,7 @@ STAGES = (QuantizeStage(), LabelStage(), SplitStage())
 
 
 def _by_mixture(artifact: Artifact, sizes: Sizing) -> Size | None:
-    """What its type makes of each tensor; else the type's usual bits per weight."""
+    """The size by each tensor's type in the mixture, or by the type's usual bpw."""
     type_, options = artifact.options["type"], artifact.options
     material = _material(artifact, sizes)
     if material is None:
@@ -170,9 +170,10 @@ def _by_mixture(artifact: Artifact, sizes: Sizing) -> Size | None:
 def _material(
     artifact: Artifact, sizes: Sizing
 ) -> tuple[dict[str, Dims], Shape, int, dict[str, float]] | None:
-    """Of a quant: tensors by name, the model's shape, bytes of the header, bits per weight before.
+    """The facts from which a quant's size and fallbacks are computed.
 
-    None where nothing but the size of the model's files is known.
+    Returns ({tensor: dims}, the model's shape, bytes of the header, {tensor: bits per weight before
+    quantizing}); None if only the size of the model's files is known.
     """
     conversion = artifact.inputs["gguf"]
     model = model_of(conversion)
@@ -201,7 +202,7 @@ def _left(artifact: Artifact, tensors: dict[str, Dims]) -> dict[str, Dims]:
 
 
 def dry_run(artifact: Artifact) -> Size | None:
-    """What llama-quantize says, where all that it reads lies there."""
+    """The size that `llama-quantize --dry-run` prints; None if it fails or a file is missing."""
     gguf, imatrix = artifact.inputs["gguf"].path, artifact.inputs.get("imatrix")
     needed = [gguf, TOOL, *([imatrix.path] if imatrix else [])]
     if not all(map(os.path.isfile, needed)):
@@ -228,7 +229,7 @@ def _header(gguf: str) -> int:
 
 
 def check(checks: Any, at: tuple, quant: Quant, model: Any) -> None:
-    """Report what is wrong with one quant of a model."""
+    """Report mistakes in one quant of a model, at the key path `at` (lib/config/checks.Checks)."""
     imatrix = model.gguf.imatrix
     uses_imatrix = bool(imatrix) and quant.imatrix
     why = "this quant has imatrix: false" if imatrix else "the model has no gguf.imatrix"
@@ -265,7 +266,10 @@ def check(checks: Any, at: tuple, quant: Quant, model: Any) -> None:
 def quantize(
     shared: Any, name: str, quant: Quant, conversion: Artifact, imatrix: Artifact | None
 ) -> Artifact:
-    """A quant of a model."""
+    """Declare a quant of a model.
+
+    conversion: the unquantized GGUF. imatrix: the model's; `quant` may say not to use it.
+    """
     inputs = {"gguf": conversion}
     if imatrix is not None and quant.imatrix:
         inputs["imatrix"] = imatrix
@@ -280,9 +284,9 @@ def quantize(
 
 
 def label(name: str, gguf: Artifact, metadata: dict[str, Any]) -> Artifact:
-    """A finished GGUF with the config's header fields.
+    """Declare the copy of a finished GGUF that has the config's header fields.
 
-    It is what is split and published, and never quantized anew.
+    The copy is split and published; quants are never made from it. metadata: {field: value}.
     """
     return Artifact(
         f"results/{name}/labelled/{PurePosixPath(gguf.path).name}",
@@ -295,7 +299,7 @@ def label(name: str, gguf: Artifact, metadata: dict[str, Any]) -> Artifact:
 
 
 def split(shared: Any, name: str, form: str, gguf: Artifact, max_size: str) -> Artifact:
-    """The shards of a GGUF, each of at most `max_size` (500M, 50G)."""
+    """Declare the shards of a GGUF, each of at most `max_size` (such as 500M or 50G)."""
     return Artifact(
         f"results/{name}/shards/{form}",
         "split",

@@ -1,4 +1,4 @@
-"""All stages and families. Whatever asks about each of them iterates over these."""
+"""The registry of all stages and families: STAGES by rule, FAMILIES by key."""
 
 from importlib import import_module
 
@@ -7,7 +7,7 @@ from lib.stages import demo, merge, report, sources, toolchain
 from lib.stages.family import Family
 from lib.stages.stage import Stage
 
-# The family that a merge is by itself, without a section.
+# The family of a merge's own weights, which has no section.
 FULL_WEIGHTS = "safetensors"
 FAMILIES: dict[str, Family] = {name: import_module(f"lib.stages.{name}").FAMILY for name in LINES}
 
@@ -20,5 +20,5 @@ STAGES: dict[str, Stage] = {stage.rule: stage for stage in _STAGES}
 
 
 def family_of(rule: str) -> Family | None:
-    """The family whose forms a rule makes; None where it makes none."""
+    """The family whose forms a rule makes; None if the rule makes no forms."""
     return next((family for family in FAMILIES.values() if rule in family.quantized), None)

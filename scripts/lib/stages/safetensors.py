@@ -16,19 +16,19 @@ class Safetensors(Family):
     quantized = {"merge": False}
 
     def corpora(self, model: Any) -> set[str]:
-        """None."""
+        """No texts."""
         return set()
 
     def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:
-        """Its files, on main."""
+        """The files of the merge, on main."""
         return {"main": [entry(merge, "") for merge in made.artifacts]}
 
     def gated(self, made: Forms) -> dict[str, Artifact]:
-        """It is what others are measured against."""
+        """Nothing: other forms are measured against the full weights."""
         return {}
 
     def made_from(self, name: str, made: Forms, merge: Artifact | None = None) -> dict[str, str]:
-        """Nothing: the merge is what is published."""
+        """Nothing: the merge itself is published."""
         return {}
 
 

@@ -1,7 +1,7 @@
-"""What the models of a config share: sources, texts, tools, and the merges that others are made of.
+"""The artifacts that models of a config share: sources, texts, tools, and merges of merges.
 
-Pure: nothing is built here or asked of the disk, but for the content of outside files (`Contents`)
-and the versions of tools, which belong to recipes.
+Nothing is built here. The disk is read only for what recipes contain: the content of outside files
+(`Contents`) and the versions of tools.
 """
 
 from functools import cached_property
@@ -17,7 +17,7 @@ from lib.stages.merge import merge
 
 
 class Shared:
-    """Makes each shared artifact when it is first asked for.
+    """Declares each shared artifact when it is first asked for.
 
     config: lib/config/schema.Config.
     """
@@ -27,11 +27,14 @@ class Shared:
         self._known: dict[str, Artifact] = {}
 
     def find(self, path: str) -> Artifact | None:
-        """A shared artifact that something has asked for, by its path."""
+        """The shared artifact at `path`; None if nothing has asked for it yet."""
         return self._known.get(path)
 
     def once(self, path: str, rule: str, options: dict[str, Any], **details: Any) -> Artifact:
-        """The artifact of a path, made at the first call. details: fields of Artifact."""
+        """The artifact at `path`: the first call declares it, later ones return the same object.
+
+        details: further fields of Artifact; without `intermediate` it is an intermediate.
+        """
         if path not in self._known:
             details = {"intermediate": True} | details
             model = details.pop("model", None)
@@ -40,9 +43,9 @@ class Shared:
 
     @cached_property
     def llama_cpp(self) -> Artifact:
-        """The converter and the compiled tools.
+        """llama.cpp's converter and compiled tools.
 
-        Recipes of what they make hold their version, not where or how they were built.
+        Recipes of other artifacts contain its version, and not where or how it was built.
         """
         built = self.config.llama_cpp
         return self.once(
@@ -60,15 +63,18 @@ class Shared:
         return llama_version(self.config.llama_cpp.path, self.contents)
 
     def by_llama_cpp(self) -> dict[str, Any]:
-        """What every step of llama.cpp's has: its version in the recipe, its tools at hand."""
+        """Fields of Artifact for a step that runs llama.cpp: `tools` (its version) and `uses`."""
         return {"tools": {"llama.cpp": self.llama_version}, "uses": {"llama.cpp": self.llama_cpp}}
 
     def corpus(self, name: str, suffix: str = ".txt") -> Artifact:
-        """A text of the config, plain or as parquet, under a path that follows from its name."""
+        """The text `name` of the config as a file of its own. suffix: .txt or .parquet."""
         return sources.corpus(self, name, suffix)
 
     def weights(self, reference: str, allow_pickle: bool = False) -> Artifact:
-        """The model directory that a name of the config, a directory or a hub id stands for."""
+        """The model directory of a reference: a model of the config, a directory or a hub id.
+
+        allow_pickle: take .bin and .pt weights too.
+        """
         if reference in self.config.models:
             model = self.config.models[reference]
             if model.merge is not None:
@@ -80,6 +86,9 @@ class Shared:
         return sources.source(self, reference, allow_pickle)
 
     def own_file(self, path: str, rule: str, model: str, file: str, **details: Any) -> Artifact:
-        """What is made of a file of the user's own: its content decides, not its path or date."""
+        """An artifact made from a user's file; its recipe has the file's sha256, not its path.
+
+        file: the file's path. details: further fields of Artifact.
+        """
         identity = {"file": lambda: {"sha256": self.contents.file(file)}}
         return Artifact(path, rule, model, {}, sources=identity, file=file, **details)

@@ -1,4 +1,4 @@
-"""What comes from outside: models and texts."""
+"""Models and texts from outside: directories, files, URLs and the hub."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ WEIGHTS = (".safetensors", ".bin")
 
 
 class SourceStage(Stage):
-    """A model's weights, config and tokenizer, as links."""
+    """Link to a model's weights, config and tokenizer."""
 
     rule = "source"
     memory = Memory(1500)
@@ -24,7 +24,7 @@ class SourceStage(Stage):
     output = 1.0
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size:
-        """Bytes that are still to be fetched from the hub into its cache; 0 for a directory."""
+        """Bytes that must still be downloaded into the hub's cache; 0 for a directory."""
         locked = sizes.lock.get(reference(artifact))
         if locked is None:
             return Size(0, "lock")
@@ -36,26 +36,26 @@ class SourceStage(Stage):
         return Size(sum(missing), "lock")
 
     def weights(self, artifact: Artifact, sizes: Sizing) -> Weights | None:
-        """Those of the directory that it will link to."""
+        """The tensors of the directory that it links to; None for a hub id."""
         place = Path(reference(artifact))
         local = reference_kind(reference(artifact)) == "directory"
         return read_weights(place) if local and (place / "config.json").is_file() else None
 
     def download(self, artifact: Artifact, sizes: Sizing) -> int:
-        """As the lock has it."""
+        """The sum of the weight files' sizes in the lock; 0 if the model is not locked."""
         locked = sizes.lock.get(reference(artifact))
         files = locked.files.items() if locked else ()
         return sum(file.size for name, file in files if name.endswith(WEIGHTS))
 
 
 class CorpusStage(Stage):
-    """A text, under a path of its own."""
+    """Copy a text to a path of its own."""
 
     rule = "corpus"
     typical = 400_000
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
-        """That of the file, where it is one on this machine."""
+        """The size of the text's file; None if it is not on this machine."""
         corpus = sizes.graph.config.corpora[Path(artifact.path).stem]
         try:
             return Size(os.path.getsize(corpus.path), "tensors") if corpus.path else None
@@ -67,12 +67,12 @@ STAGES = (SourceStage(), CorpusStage())
 
 
 def reference(artifact: Artifact) -> str:
-    """What a source stands for, as the config writes it."""
+    """The directory or hub id of a source artifact, as the config writes it."""
     return next(iter(artifact.sources), "").removeprefix("model ")
 
 
 def source(shared: Any, reference: str, allow_pickle: bool) -> Artifact:
-    """A model from a directory or from the hub."""
+    """Declare a model from a directory or from the hub. reference: as the config writes it."""
 
     def identity() -> dict[str, str]:
         if reference_kind(reference) == "directory":
@@ -97,7 +97,7 @@ def slug(reference: str) -> str:
 
 
 def corpus(shared: Any, name: str, suffix: str) -> Artifact:
-    """A text of the config: .txt or .parquet, whatever it comes as."""
+    """Declare a text of the config. suffix: .txt or .parquet, to which it is converted."""
     section = shared.config.corpora[name]
     options = {"from": PurePosixPath(section.origin()).suffix, "to": suffix}
     details: dict[str, Any] = {}
@@ -110,7 +110,7 @@ def corpus(shared: Any, name: str, suffix: str) -> Artifact:
 
 
 def corpus_identity(shared: Any, section: Any) -> dict[str, str]:
-    """What decides a text's bytes: its own hash, wherever it comes from."""
+    """The entry for a text in recipes: its sha256, and for a hub dataset the file's name."""
     if section.path:
         return {"sha256": shared.contents.file(section.path)}
     if section.url:

@@ -1,9 +1,9 @@
-"""What is declared of a stage: a kind of step, and all that is true of it alone.
+"""The base class of a stage, which is one kind of step, and the types that stages declare.
 
-A stage says what a step needs of a machine (`resources:` of its rule asks for it, and a scheduler
-holds jobs to it), how large its output will be, and how it is shown. None of it decides an
-artifact's bytes, and no recipe contains it: an edit here makes nothing stale. A site that knows
-better overrides one number in its profile (`set-resources: merge: mem_mb=90000`).
+A stage declares what a step needs of a machine, how large its output will be, and how it is shown.
+The step's rule asks for the needs (`resources:`), and a scheduler holds jobs to them. None of this
+decides an artifact's bytes or is in a recipe, so an edit here makes nothing stale. A site that
+knows better overrides a number in its profile (`set-resources: merge: mem_mb=90000`).
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from lib.record.artifact import Artifact
 
 
 class Memory(NamedTuple):
-    """Main memory of a step: fixed + min(small x input, cap + large x input).
+    """Main memory of a step in MiB: fixed + min(small x input, cap + large x input).
 
-    The largest tensor decides what a streaming step holds. In a small model it is most of the file
-    (the embedding is a quarter of a 1B model), in a large one a small part (1.5% of a 70B model);
-    hence two slopes.
+    A step that reads tensor by tensor needs memory for the largest one. That is a large part of a
+    small model (the embedding is a quarter of a 1B model) and a small part of a large one (1.5% of
+    a 70B model); hence two slopes.
     """
 
     fixed_mb: int
@@ -36,108 +36,113 @@ class Memory(NamedTuple):
 class Time(NamedTuple):
     """Wall time of a step: fixed + input / mb_per_s, on 8 cores of a common server.
 
-    Where a step runs a model over a text, the time of its tokens comes to that (`Stage.tokens`).
+    For a step that runs a model over a text, the time of its tokens is added (`Stage.tokens`).
     """
 
     fixed_min: int
-    """Minutes of queue noise, imports and a cold file system."""
+    """Minutes that any input takes: start of the job, imports, a cold file system."""
     mb_per_s: float
-    """MB of input done in a second, reading and writing on a shared file system included."""
+    """MB of input done in a second, including reads and writes on a shared file system."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Bytes, and where they are known from: made, dry run, tensors, lock, last time, guess."""
+    """A size in bytes, and its source.
+
+    source: `made` (the artifact's record), `dry run` (of the tool), `tensors` (names and shapes),
+    `lock` (sizes of the files on the hub), `last time` (an older record) or `guess`.
+    """
 
     bytes: int
     source: str
 
 
 class Sizing(Protocol):
-    """What a stage may ask in order to tell the size of its output (lib/forecast/sizes.py)."""
+    """What a stage may ask for to predict the size of its output (lib/forecast/sizes.Sizes)."""
 
     graph: Any
     lock: Any
 
     def of(self, artifact: Artifact, built: bool = True) -> Size:
-        """The size of an artifact: predicted if it is built anew, else as its record says."""
+        """The size of an artifact: predicted if it is built anew, else from its record."""
 
     def now(self, artifact: Artifact) -> Size:
-        """The size that an artifact has, or will have where it is not there yet."""
+        """The size of an artifact on disk, or the predicted one if it is not there yet."""
 
     def weights(self, artifact: Artifact) -> Weights | None:
-        """The tensors of a model directory; None if unknown."""
+        """The tensors of a model directory; None if they are unknown."""
 
     def tensors(self, artifact: Artifact) -> dict[str, Dims]:
-        """{GGUF's name: shape, the row's width first} of a model that is known; else empty."""
+        """{tensor's name in GGUF: shape, the row's width first}; empty if they are unknown."""
 
     def download(self, artifact: Artifact) -> int:
-        """Bytes of weights that the lock tells of, for a model that is not there; 0 if unknown."""
+        """Bytes of weights by the lock, for a model that is not on disk; 0 if unknown."""
 
 
 class Stage:
-    """A kind of step. Each stage is a subclass, of which there is one object in the registry.
+    """One kind of step. Each stage is a subclass, with one object in the registry.
 
-    `size` below is always the bytes of weights that a step reads: all models of a merge together,
-    the GGUF of a quantization, the download of a fetch.
+    A parameter `size` always means the bytes of weights that the step reads: all models of a merge
+    together, the GGUF of a quantization, the download of a source.
     """
 
     rule: str
     """The rule that makes its artifacts."""
     column = ""
-    """Where `snakemake status` counts them, and what a target (rules/targets.smk) asks for; stages
-    may share a column. Empty: nowhere."""
+    """The column of `snakemake status` that counts its artifacts; targets (rules/targets.smk) name
+    it too. Stages may share a column. Empty: none."""
     is_long = False
-    """It takes long enough to ask before the first job what would make the build fail later."""
+    """Whether it takes so long that a preflight comes before a build with it."""
     is_weights = False
-    """The summary after a run counts its artifacts: files that people load."""
+    """Whether its artifacts are files that people load; the summary after a run counts these."""
     measures = False
-    """Its artifact is an evaluation. `verify_rebuild` compares it by its mean KLD where what was
-    measured never comes out the same twice."""
+    """Whether its artifact is an evaluation. If the measured form has other bytes at each build,
+    `verify_rebuild` compares evaluations by their mean KLD."""
     reads: tuple[str, ...] = ()
-    """Roles of the inputs that are the weights it reads; empty: all inputs."""
+    """Roles of the inputs that count as the weights it reads; empty: all inputs."""
     memory = Memory(1000)
     time = Time(10, 1000)
     output = 0.0
-    """Bytes that the step writes, output and scratch together, as a share of what it reads: an
-    upper bound, for a scheduler (`disk_mb`). Of outputs alone `plan` knows better."""
+    """Bytes that the step writes, output and scratch together, divided by the bytes that it reads.
+    An upper bound for a scheduler (`disk_mb`); `size` predicts the output alone, and better."""
     scratch = 0.0
-    """Bytes that it needs beside its output while it runs, as a share of what it reads."""
+    """Bytes of temporary files while it runs, divided by the bytes that it reads."""
     tokens = 0
-    """Tokens that it runs a model over, where the config does not say; 0: it runs none."""
+    """Tokens that it runs a model over if the config gives no number; 0: it runs no model."""
     bytes_per_weight = 2.0
-    """The smallest that its input may have, for the time of its tokens."""
+    """The fewest bytes per weight that its input may have. The number of weights, and with it the
+    time of its tokens, is computed from this."""
     gpu = ""
-    """What of a model it keeps on the GPUs: "" nothing, "layer", "whole"."""
+    """How much of a model it keeps on the GPUs: "" nothing, "layer" one layer, "whole" all."""
     on_gpu = False
-    """It always runs on a GPU; else only where a profile says so (`set-resources: gpu`)."""
+    """Whether it always runs on a GPU. If not, a profile can ask for one (`set-resources: gpu`)."""
     typical = 0
-    """Bytes of its output, where no formula tells and none was made before; 0: unknown."""
+    """Bytes of its output if no formula gives them and none was made before; 0: unknown."""
 
     def threads(self, size: int) -> int:
-        """Threads of a job."""
+        """Threads of one job."""
         return 1
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
-        """How large the output will be; None where nothing tells."""
+        """The predicted size of the output; None if it cannot be predicted."""
         return None
 
     def links(self, artifact: Artifact) -> bool:
-        """It only links where its size is 0."""
+        """Whether an output of size 0 is a link to other files."""
         return artifact.links
 
     def fallbacks(self, artifact: Artifact, sizes: Sizing) -> Fallbacks | None:
-        """Tensors that will have other types than was asked for; None: none, or unknown."""
+        """The tensors that will get another type than asked for; None: none, or unknown."""
         return None
 
     # Of stages that make a model:
 
     def weights(self, artifact: Artifact, sizes: Sizing) -> Weights | None:
-        """The tensors of the model directory that it makes, before it is there; None: unknown."""
+        """The tensors of the model directory that it makes, before it exists; None: unknown."""
         return None
 
     def tensors(self, artifact: Artifact, sizes: Sizing) -> dict[str, Dims] | None:
-        """As `Sizing.tensors`, of what is no model directory; None: of `weights`."""
+        """As `Sizing.tensors`, for a GGUF; None: the tensors follow from `weights`."""
         return None
 
     def download(self, artifact: Artifact, sizes: Sizing) -> int:
@@ -146,12 +151,15 @@ class Stage:
 
 
 def threads_by_size(size: int) -> int:
-    """Two small quants side by side beat one with two threads; a large one is worth eight."""
+    """Threads by the bytes of weights that a step reads: 1 below 1 GB, 4 below 20 GB, else 8.
+
+    Two small quants side by side are done sooner than one after the other with two threads.
+    """
     return 1 if size < 1e9 else 4 if size < 2e10 else 8
 
 
 def directory_size(artifact: Artifact, sizes: Sizing) -> Size | None:
-    """The size of a model directory, from its tensors, else from the lock."""
+    """The size of a model directory from its tensors, else from the lock; None if unknown."""
     weights = sizes.weights(artifact)
     if weights is None:
         size = sizes.download(artifact)

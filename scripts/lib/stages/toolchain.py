@@ -10,11 +10,11 @@ class LlamaCppStage(Stage):
     rule = "llama_cpp"
 
     def threads(self, size: int) -> int:
-        """Of the compiler."""
+        """Files that are compiled at once."""
         return 16
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size:
-        """Links into the cache that all checkouts share."""
+        """0: its files are links into the cache that all checkouts share."""
         return Size(0, "tensors")
 
 
