@@ -1,9 +1,11 @@
 # Quantmill: merged, converted, quantized, split and measured model files, from one config.
 #
-#     snakemake --cores all                                  builds what is stale
-#     snakemake --cores all --directory my                   your own config, my/config/config.yaml; see config/README.md
-#     snakemake plan --configfile mine.yaml                  one of another name; targets come before --configfile
-#     snakemake --list-target-rules                          what else can be asked for
+#     snakemake --cores all                    builds what is stale
+#     snakemake --cores all --directory my     by your own config, my/config/config.yaml (see
+#                                              config/README.md)
+#     snakemake plan --configfile mine.yaml    shows the plan for a config of another name; targets
+#                                              come before --configfile
+#     snakemake --list-target-rules            lists what else can be asked for
 
 import os
 
@@ -11,7 +13,8 @@ from snakemake.utils import min_version
 
 min_version("9.27")
 
-# A config on the command line replaces the default one. The working directory's own comes before the embedded one.
+# A config on the command line replaces the default one. That is config/config.yaml in the working
+# directory; if it is not there, the one of this repository.
 default_config = "config/config.yaml"
 if not os.path.exists(default_config):
     default_config = f"{workflow.basedir}/{default_config}"

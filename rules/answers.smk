@@ -1,8 +1,8 @@
 """Questions before and after a run; nothing is built. See docs/staleness.md.
 
-needs: the config; what lies under results/
-makes: nothing; `accept` writes into records, `clean_orphans` deletes what it has shown, `verify_rebuild` builds in a
-       directory of its own
+needs: the config, and the files under results/
+makes: nothing; but `accept` writes into records, `clean_orphans` deletes what it has shown, and
+       `verify_rebuild` builds in a directory of its own
 """
 
 from lib.run.requests import config_file
@@ -20,7 +20,7 @@ localrules:
 
 
 rule why:
-    """Why what is stale is stale (--config target=FILE_OR_RULE,…: of these alone, also where they are fresh)."""
+    """Why artifacts are stale (--config target=FILE_OR_RULE,…: these alone, also fresh ones)."""
     log:
         "logs/why.log",
     conda:
@@ -32,7 +32,7 @@ rule why:
 
 
 rule plan:
-    """What a build will make: files, sizes, times, and whether the disk is large enough."""
+    """What a build will make: files, sizes and times, and whether the disk is large enough."""
     log:
         "logs/plan.log",
     conda:
@@ -45,7 +45,7 @@ rule plan:
 
 
 rule status:
-    """How much of each model is there, and what is being built now."""
+    """How many artifacts of each model are there, and which are being built now."""
     log:
         "logs/status.log",
     conda:
@@ -57,7 +57,7 @@ rule status:
 
 
 rule verify:
-    """Hash everything again: truncated, edited, swapped, missing and unrecorded files."""
+    """Hash all files again, to find truncated, edited, swapped, missing and unrecorded ones."""
     log:
         "logs/verify.log",
     conda:
@@ -88,7 +88,7 @@ rule verify_rebuild:
 
 
 rule accept:
-    """Take what differs in code or tools alone as it is (--config target=FILE, a rule, a model, or all)."""
+    """Accept artifacts that differ in code or tools alone (--config target=FILE/RULE/MODEL/all)."""
     log:
         "logs/accept.log",
     conda:
@@ -107,7 +107,7 @@ rule accept:
 
 
 rule orphans:
-    """What Quantmill has made that the config no longer declares."""
+    """Files that Quantmill has made and that the config no longer declares."""
     log:
         "logs/orphans.log",
     conda:
@@ -119,7 +119,7 @@ rule orphans:
 
 
 rule clean_orphans:
-    """Show what `orphans` shows; with --config yes=true delete it."""
+    """Show the files that `orphans` shows; with --config yes=true delete them."""
     log:
         "logs/clean_orphans.log",
     conda:

@@ -1,9 +1,9 @@
 """What all stages share: the config, the plan, and the frame around each step.
 
-`pattern(path)` stands for the artifacts of a rule. Its members are what the rule's sections need:
-`wanted` (the recipe to build by, nothing where the artifact is fresh: lib/planning/handoff.py),
-`path`, `record`, `log`, `benchmark`. `made_from(pattern, role)` is the input function for what the
-artifact is made from.
+`pattern(path)` stands for the artifacts of a rule (lib/run/pattern.py). Its members serve the
+rule's sections: `wanted` is the wanted recipe, or nothing if the artifact is fresh
+(lib/planning/handoff.py); `path`, `record`, `log` and `benchmark` are paths.
+`made_from(pattern, role)` is the input function for an input of the artifact.
 """
 
 import sys
@@ -29,13 +29,15 @@ from lib.run.session import Session
 # The conda environment's Python where there is one, else the one that runs Snakemake.
 python = "python" if with_conda else quote(sys.executable)
 if workflow.resource_settings.nodes is not None:
-    # Jobs go to a cluster: `cores: all` of profiles/default is about this host, its nodes have others (9.27.1).
+    # Jobs go to a cluster: `cores: all` of profiles/default counts this host's cores, and Snakemake
+    # (9.27.1) would apply that to the nodes.
     workflow.resource_settings.cores = sys.maxsize
     workflow.global_resources["_cores"] = Resource("_cores", sys.maxsize)
 
 scripts = quote(f"{workflow.basedir}/scripts")
 snakemake_shell.prefix(
-    # Threads that wait must sleep: spinning, OpenMP's default, makes small steps many times slower on a busy machine.
+    # Threads that wait must sleep: spinning, OpenMP's default, makes small steps many times slower
+    # on a busy machine.
     f"set -euo pipefail; export OMP_WAIT_POLICY=PASSIVE QM_PYTHON={python} QM_SCRIPTS={scripts}; "
     f". {scripts}/step.sh; . {scripts}/gpus.sh; "
 )
@@ -55,15 +57,18 @@ wildcard_constraints:
 
 
 def made_from(made, *roles):
-    """The input function for what an artifact is made from: all of it when the artifact is stale, else nothing.
+    """The input function for an artifact's inputs in these roles; none if the artifact is fresh.
 
-    Nothing is marked ancient(): lib/planning/handoff.py, 3.
+    made: the rule's pattern. No input is marked ancient(): lib/planning/handoff.py, 3.
     """
     return lambda wildcards: [up.path for up in made.inputs(wildcards, *roles)]
 
 
 def needs(made):
-    """Memory, time and scratch disk of a step, from its stage, the size of its input and the attempt."""
+    """{resource: function} for `resources:`: mem_mb and disk_mb in MiB, runtime in minutes.
+
+    made: the rule's pattern. The stage, the size of the input and the attempt decide.
+    """
 
     def asked(name):
         return lambda wildcards, attempt, rulename: made.need(
@@ -74,7 +79,7 @@ def needs(made):
 
 
 def has_gpu(rule):
-    """Whether the command line or a profile gives a rule's jobs GPUs: set-resources: {RULE: {gpu: 1}}."""
+    """Whether the command line or a profile gives a rule GPUs: set-resources: {RULE: {gpu: 1}}."""
     given = workflow.resource_settings.overwrite_resources or {}
     return rule in given and given[rule].get("gpu").raw not in (None, 0, "0")
 
@@ -82,6 +87,6 @@ def has_gpu(rule):
 def stale(*columns):
     """The input function of a target: the stale artifacts of columns of `snakemake status`, or all.
 
-    Where nothing is stale it is a file that is just there: lib/planning/handoff.py, 3.
+    If nothing is stale, it gives a file that is always there: lib/planning/handoff.py, 3.
     """
     return lambda wildcards: session.asked(*columns) or [workflow.snakefile]

@@ -54,7 +54,7 @@ rule demo_base:
 
 
 rule demo_finetune:
-    """Go on from the base with one domain only, so that there is something to merge."""
+    """Train the base further on one domain only, so that there are models to merge."""
     input:
         recipe=DEMO_FINETUNE.wanted,
         base=made_from(DEMO_FINETUNE, "base"),

@@ -51,7 +51,7 @@ rule base_logits:
 
 
 rule evaluate:
-    """One form against the base logits. llama-perplexity can end early with status 0 (b10605): then once more."""
+    """Measure a form against the base logits; again if llama-perplexity ends early (b10605)."""
     input:
         recipe=EVALUATION.wanted,
         tools=made_from(EVALUATION, "llama.cpp"),

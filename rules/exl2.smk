@@ -1,8 +1,9 @@
 """EXL2, by exllamav2's own converter; needs a CUDA GPU.
 
-needs: the model directory, a calibration text in parquet or exllamav2's own set, maybe a
-       measurement that is there already; for the quality, an evaluation text
-makes: results/MODEL/exl2/measurement.json, results/MODEL/exl2/5.0bpw/, results/MODEL/evaluation/5.0bpw.json
+needs: the model directory; a calibration text in parquet, or exllamav2's own set; the user's
+       measurement, if there is one; for the quality, an evaluation text
+makes: results/MODEL/exl2/measurement.json, results/MODEL/exl2/5.0bpw/,
+       results/MODEL/evaluation/5.0bpw.json
 """
 
 from lib.run.wildcards import models_where
@@ -19,7 +20,7 @@ ruleorder: exl2_evaluate > evaluate
 
 
 rule exl2_measure:
-    """Measure the error of each layer at each precision, once a model; every bits value is made from it."""
+    """Measure each layer's error at each precision, once for all bits values of a model."""
     input:
         recipe=EXL2_MEASUREMENT.wanted,
         model=made_from(EXL2_MEASUREMENT, "model"),
@@ -58,7 +59,7 @@ rule exl2_measure:
 
 
 rule exl2_measurement_file:
-    """Take a measurement that is there already, if it is one of a model of as many layers."""
+    """Copy the user's measurement, if it is of a model with as many layers."""
     input:
         recipe=EXL2_MEASUREMENT.wanted,
         model=made_from(EXL2_MEASUREMENT, "model"),
@@ -136,7 +137,7 @@ rule exl2_quantize:
 
 
 rule exl2_evaluate:
-    """One bits value against the unquantized model, both through exllamav2, as llama-perplexity measures; a greedy text."""
+    """Measure a bits value against the unquantized model in exllamav2; write a few words."""
     input:
         recipe=EXL2_EVALUATION.wanted,
         exl2=made_from(EXL2_EVALUATION, "exl2"),

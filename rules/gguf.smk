@@ -1,4 +1,4 @@
-"""The unquantized GGUF: a conversion, or a link to a file that is there already.
+"""The unquantized GGUF: a conversion, or a link to the user's file.
 
 needs: a model directory, or a GGUF file
 makes: results/MODEL/gguf/MODEL-OUTTYPE.gguf
@@ -10,7 +10,7 @@ CONVERSION = pattern("results/{model}/gguf/{conversion}.gguf")
 
 
 rule convert:
-    """Convert to GGUF; then load it, let it write a few words, and look for NaN and infinity in every tensor."""
+    """Convert to GGUF; check that it loads and writes words, and has no NaN or infinity."""
     input:
         recipe=CONVERSION.wanted,
         tools=made_from(CONVERSION, "llama.cpp"),
@@ -58,7 +58,7 @@ ruleorder: convert_reclaimed > convert
 
 
 rule source_gguf:
-    """Link to a GGUF file; then load it, let it write a few words, and look for NaN and infinity."""
+    """Link to a GGUF file; check that it loads and writes words, and has no NaN or infinity."""
     input:
         recipe=CONVERSION.wanted,
         tools=made_from(CONVERSION, "llama.cpp"),

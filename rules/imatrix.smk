@@ -1,6 +1,6 @@
 """Importance matrices.
 
-needs: the unquantized GGUF, a calibration text or a matrix that is there already
+needs: the unquantized GGUF; a calibration text, or the user's matrix
 makes: results/MODEL/imatrix.dat (or imatrix.gguf)
 """
 
@@ -11,7 +11,7 @@ IMATRIX = pattern("results/{model}/imatrix.{format}")
 
 
 rule imatrix:
-    """Compute the importance matrix, then make sure that it has this model's tensors in this model's widths."""
+    """Compute the importance matrix; check that its tensors and their widths are the model's."""
     input:
         recipe=IMATRIX.wanted,
         tools=made_from(IMATRIX, "llama.cpp"),
@@ -58,7 +58,7 @@ rule imatrix:
 
 
 rule imatrix_file:
-    """Take an importance matrix that is there already, if it is one of this model."""
+    """Copy the user's importance matrix, if its tensors and their widths are the model's."""
     input:
         recipe=IMATRIX.wanted,
         gguf=made_from(IMATRIX, "gguf"),

@@ -10,7 +10,7 @@ MERGE = pattern("results/{model}/safetensors")
 
 
 rule merge:
-    """Merge models with mergekit, from the configuration that stands verbatim in the config."""
+    """Merge models with mergekit, by the mergekit configuration in the config."""
     input:
         recipe=MERGE.wanted,
         models=made_from(MERGE, "model"),

@@ -1,8 +1,8 @@
-"""The hub: the lock of what comes from it, the check before a build, and publishing.
+"""The hub: the lock of its models and texts, the check before a build, and publishing.
 
-needs: every form that is published, fresh, with its evaluation and its card
-makes: config/sources.lock.yaml, results/MODEL/README.FAMILY.md (cards of repositories; README.FAMILY.FORM.md
-       where each form has its own), and what is on the hub
+needs: for publishing, every published form, fresh, with its evaluation and its card
+makes: config/sources.lock.yaml; results/MODEL/README.FAMILY.md, the cards of repositories
+       (README.FAMILY.FORM.md if each form has its own); repositories on the hub
 """
 
 from lib.run.requests import (
@@ -21,7 +21,7 @@ localrules:
 
 
 rule lock:
-    """Ask the hub what the config's references mean now (--config only=org/name: that one alone)."""
+    """Lock the hub's present commits of all references (--config only=org/name: of that one)."""
     log:
         "logs/lock.log",
     conda:
@@ -37,7 +37,7 @@ rule lock:
 
 
 rule preflight:
-    """What would make a build fail later, in one table: sources, rights, architectures, merge partners, targets."""
+    """What would make a build fail later: sources, rights, architectures, merges, repositories."""
     log:
         "logs/preflight.log",
     conda:
@@ -52,7 +52,7 @@ rule preflight:
 
 
 rule publish_plan:
-    """What `publish` would add, replace and leave on the hub, and what still stands in its way."""
+    """What `publish` would add, replace and leave on the hub, and what keeps it from doing so."""
     input:
         cards=lambda wildcards: repository_cards(session),
     log:
@@ -68,7 +68,7 @@ rule publish_plan:
 
 
 rule publish:
-    """Upload what `publish_plan` lists, and nothing else."""
+    """Upload the files that `publish_plan` lists, and no others."""
     input:
         cards=lambda wildcards: repository_cards(session),
     log:

@@ -1,8 +1,8 @@
 """Quants and their shards.
 
-needs: the unquantized GGUF, the imatrix for those quants that use it
+needs: the unquantized GGUF; the imatrix, for quants that use it
 makes: results/MODEL/gguf/MODEL-NAME.gguf, results/MODEL/shards/NAME/
-       results/MODEL/labelled/MODEL-NAME.gguf, where the config sets header fields (gguf.metadata)
+       results/MODEL/labelled/MODEL-NAME.gguf, if the config sets header fields (gguf.metadata)
 """
 
 import json
@@ -86,7 +86,7 @@ rule label:
 
 
 rule split:
-    """Cut a GGUF into shards and compare them, byte for byte; what fits into one is a link to it."""
+    """Cut a GGUF into shards and compare their bytes with it; one that needs no cut is linked."""
     input:
         recipe=SHARDS.wanted,
         tools=made_from(SHARDS, "llama.cpp"),

@@ -1,6 +1,6 @@
 """The report and the model card.
 
-needs: every form of a model, every evaluation; for the card its shards too
+needs: every form and every evaluation of a model; for cards its shards too
 makes: results/MODEL/report/quality.{csv,svg,html}, results/MODEL/README.md
 """
 
@@ -14,7 +14,7 @@ localrules:
 
 
 rule report:
-    """Every form of a model in one table, plot and page: size, KL divergence, perplexity, agreement."""
+    """A table, a plot and a page of all forms: size, KL divergence, perplexity, agreement."""
     input:
         recipe=REPORT.wanted,
         made=made_from(REPORT, "form", "evaluation", "model"),
@@ -66,7 +66,7 @@ rule report:
 
 
 rule card:
-    """A model card: what it is, which file to take, how made. README.FAMILY.md: of a repository."""
+    """A model card: what the model is, which file to take, how it was made."""
     input:
         recipe=CARD.wanted,
         made=made_from(CARD, "report", "form", "evaluation", "model", "shards"),

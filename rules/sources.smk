@@ -1,7 +1,7 @@
 """What comes from outside: models and text.
 
 needs: directories, files, or the hub at the commits of config/sources.lock.yaml
-makes: resources/models/REFERENCE/, links to just the files that a step may read
+makes: resources/models/REFERENCE/, links to the files that steps may read, and to no others
        resources/corpora/NAME.txt or .parquet
 """
 
@@ -11,14 +11,14 @@ SOURCE = pattern("resources/models/{source}")
 CORPUS = pattern("resources/corpora/{corpus}")
 
 
-# Seconds, and what is downloaded needs the network of the machine that Snakemake runs on.
+# They take seconds, and downloads need the network of the machine that Snakemake runs on.
 localrules:
     source,
     corpus,
 
 
 rule source:
-    """A model's weights, config and tokenizer: no card, no stray file, and no pickle unless the config allows it."""
+    """Link to a model's weights, config and tokenizer; to pickles only if the config allows it."""
     input:
         recipe=SOURCE.wanted,
     output:
@@ -44,7 +44,7 @@ rule source:
 
 
 rule corpus:
-    """Text for calibration and evaluation, copied under a name of its own: tools write the path into their output."""
+    """Copy a text to a path of its own, because tools write that path into their output."""
     input:
         recipe=CORPUS.wanted,
         text=made_from(CORPUS, "text"),

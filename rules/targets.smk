@@ -1,6 +1,6 @@
-"""What can be asked for by name: what is stale of a column of `snakemake status`.
+"""Targets: each builds the stale artifacts of one column of `snakemake status`.
 
-Nothing fresh is in the graph of jobs.
+Fresh artifacts are not in the graph of jobs.
 """
 
 from lib.run import lifecycle
@@ -17,13 +17,13 @@ localrules:
 
 
 rule merges:
-    """Every merge, also those that were reclaimed."""
+    """Every merge, also reclaimed ones."""
     input:
         stale("merge"),
 
 
 rule gguf:
-    """Every unquantized GGUF, also those that were reclaimed."""
+    """Every unquantized GGUF, also reclaimed ones."""
     input:
         stale("gguf"),
 
@@ -53,7 +53,7 @@ rule evaluations:
 
 
 rule reports:
-    """Every report and model card; with --report FILE.html, also what is fresh, in Snakemake's own report."""
+    """Every report and model card; --report FILE.html puts them into Snakemake's own report."""
     input:
         lambda wildcards: session.every("report") or [workflow.snakefile],
 

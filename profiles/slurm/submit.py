@@ -4,12 +4,12 @@ cluster-generic.
 Reads the job's properties from the script's second line, the site's names from site.yaml beside
 this file (or the file named by QUANTMILL_SLURM_SITE). Two guards:
 
-* An earlier run that was killed leaves its jobs in the queue. One that is to write the same output
-  is cancelled if it still waits; if it runs, the new job waits for its end, and is done if that was
-  the same job (of the same inputs) and ended well. Each job's comment carries a digest of its inputs
-  and of every output, so that any run, on any host, recognises it.
+* An earlier run that was killed leaves its jobs in the queue. A job with the same output is
+  cancelled if it still waits. If it runs, the new job waits for its end; if it then ended well and
+  had the same inputs, the new job has nothing to do. Each job's comment carries a digest of its
+  inputs and of every output, so that any run, on any host, recognises it.
 * A controller that does not answer, or a queue that is full, is asked again for ten minutes. A
-  submission that timed out after all is recognised by the same comment.
+  submission that timed out and succeeded all the same is recognised by the same comment.
 
 Standard library alone: it runs under whatever `python3` is on the PATH.
 """
@@ -47,7 +47,7 @@ TRANSIENT = re.compile(
     re.IGNORECASE,
 )
 
-# The exit status goes to a file: the answer that still holds when Slurm has forgotten the job.
+# The exit status goes to a file, because Slurm forgets jobs.
 SCRIPT = """\
 #!/bin/sh
 finish() {{
@@ -87,7 +87,7 @@ def read_site(path: Path) -> dict[str, str]:
 
 
 def properties(jobscript: str) -> dict:
-    """What Snakemake says about the job, from the script's line `# properties = {json}`."""
+    """Snakemake's properties of the job, from the script's line `# properties = {json}`."""
     for line in jobscript.splitlines():
         if line.startswith("# properties = "):
             return json.loads(line.removeprefix("# properties = "))
@@ -95,14 +95,20 @@ def properties(jobscript: str) -> dict:
 
 
 class Marks(NamedTuple):
-    """What a job's comment says: who writes the same file has the same digest among `outputs`."""
+    """The digests in a job's comment: one of all inputs, and one of each output's path.
+
+    Jobs that write the same file have the same digest among `outputs`.
+    """
 
     inputs: str
     outputs: tuple[str, ...]
 
     @classmethod
     def of(cls, job: dict) -> "Marks":
-        """The marks of a job that Snakemake describes. Where it lists no files, none is like it."""
+        """The marks of a job, from its properties.
+
+        Without input or output files `inputs` is "": no other job is taken for the same one.
+        """
         here = os.path.realpath(".")
         outputs = job["output"] or [job.get("rule", ""), json.dumps(job.get("wildcards"))]
         inputs = digest(*sorted(job["input"])) if job["input"] and job["output"] else ""
@@ -110,7 +116,7 @@ class Marks(NamedTuple):
 
     @classmethod
     def read(cls, comment: str) -> "Marks":
-        """The marks of a comment that `str()` wrote; none of another one."""
+        """The marks in a comment that `str()` wrote; empty marks for any other comment."""
         name, _, rest = comment.partition(":")
         inputs, _, outputs = rest.partition(":")
         return cls(inputs, tuple(outputs.split(","))) if name == "quantmill" else cls("", ())
@@ -120,12 +126,15 @@ class Marks(NamedTuple):
 
 
 def digest(*words: str) -> str:
-    """A short digest of some words."""
+    """A short digest of some words: 12 hexadecimal digits."""
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:12]
 
 
 def slurm(*command: str, script: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a Slurm command without a surrounding job's variables, which sbatch takes for options."""
+    """Run a Slurm command, without a surrounding job's variables: sbatch takes them as options.
+
+    script: the command's standard input.
+    """
     env = {
         key: value
         for key, value in os.environ.items()
@@ -137,7 +146,11 @@ def slurm(*command: str, script: str = "") -> subprocess.CompletedProcess[str]:
 
 
 def earlier(marks: Marks) -> dict[str, Marks]:
-    """Jobs, waiting or running, that are to write one of the same outputs, with their marks."""
+    """{id: marks} of the user's jobs, waiting or running, that write one of the same outputs.
+
+    Raises:
+        ConnectionError: Slurm does not answer.
+    """
     asked = slurm("squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%k")
     if asked.returncode:
         raise ConnectionError(asked.stderr.strip())
@@ -147,7 +160,7 @@ def earlier(marks: Marks) -> dict[str, Marks]:
 
 
 def options(job: dict, site: dict[str, str], marks: Marks) -> list[str]:
-    """The sbatch options of a job: its resources, in the site's words."""
+    """The sbatch options of a job, from its resources and the site's settings."""
     resources = job["resources"]
     name = job.get("rule") or job.get("groupid") or "group"
     minutes = int(resources.get("runtime", 0))
@@ -181,9 +194,9 @@ def options(job: dict, site: dict[str, str], marks: Marks) -> list[str]:
 
 
 def submit(flags: list[str], script: Callable[[str], str], marks: Marks, outputs: list[str]) -> str:
-    """Submit behind every earlier job of the same outputs; the new job's id.
+    """Submit a job behind all earlier jobs of the same outputs. Returns the new job's id.
 
-    `script(made_before)` is the job's script, `made_before` lines that may end it at once.
+    script(made_before): the job's script; made_before: shell lines that may end it at once.
 
     Raises:
         ConnectionError: Slurm did not answer, or takes no job now: worth another try.
@@ -207,7 +220,7 @@ def submit(flags: list[str], script: Callable[[str], str], marks: Marks, outputs
 
 
 def link_status(home: Path) -> None:
-    """Put status.{sh,py} where the profile's relative path finds them."""
+    """Link to status.{sh,py} in STATE, where the profile's relative path finds them."""
     for name in ("status.sh", "status.py"):
         link, program = STATE / name, str(home / name)
         if not link.is_symlink() or os.readlink(link) != program:

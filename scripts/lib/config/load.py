@@ -74,7 +74,7 @@ class Problems:
         ]
 
     def _in_file(self, path: KeyPath, spelled: str) -> str:
-        """The name of a place: its keys in the config, or in a merge's file the file and its keys."""
+        """The name of a place: its keys in the config, or a merge's file and the keys in it."""
         if path[:1] != ("models",) or len(path) < 2 or path[1] not in self.origins:
             return spelled
         if path[2:3] != ("merge",) and not self._is_document(path):

@@ -1,4 +1,4 @@
-"""What a build will take: the files that it makes, their sizes and times, the most of the disk that it fills."""
+"""Forecast a build: the files that it makes, their sizes and times, and the disk's peak use."""
 
 import os
 import shutil
@@ -15,15 +15,18 @@ from lib.stages.registry import STAGES
 from lib.stages.stage import Size
 from lib.units import human
 
-# Sizes are predicted within some per cent, and a disk that is full to the last byte stops more than this build.
+# Sizes are predicted within some per cent, and a disk that is full to the last byte stops more than
+# this build.
 RESERVE = 0.03
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """sizes and seconds by path, in the order of the build; free: bytes that the disk has now.
+    """The forecast of a build.
 
-    predicted: where the sizes are from.
+    artifacts: in the order of the build. predicted: the object that computed the sizes. sizes,
+    seconds: by path; a time is None if no earlier run tells it. peak: the most that the build adds
+    to the disk. free: bytes that are free on the disk now.
     """
 
     artifacts: list[Artifact]
@@ -35,10 +38,14 @@ class Outlook:
 
     @property
     def fits(self) -> bool:
+        """Whether the peak, with a reserve of 3%, fits into the free space."""
         return self.peak.bytes * (1 + RESERVE) <= self.free
 
     def refusal(self, reclaim: list[str]) -> str:
-        """The figures, and a line for each thing that can be done."""
+        """The message for a build that does not fit: the figures, and a line for each remedy.
+
+        reclaim: the config's `reclaim`; what is in it already is no remedy.
+        """
         lines = [
             f"This build does not fit the disk: it needs {human(self.peak.bytes)} at its fullest, "
             f"and {human(self.free)} are free.",
@@ -56,7 +63,10 @@ class Outlook:
 
 
 def forecast(graph: Graph, building: Iterable[Artifact], cores: int) -> Outlook:
-    """The outlook of building these artifacts, which are in the order of the build."""
+    """Forecast the build of these artifacts, which are in the order of the build.
+
+    cores: threads that may run at once.
+    """
     artifacts = list(building)
     paths = {artifact.path for artifact in artifacts}
     sizes = Sizes(graph, graph.lock)
@@ -86,14 +96,14 @@ def forecast(graph: Graph, building: Iterable[Artifact], cores: int) -> Outlook:
 
 
 def _output(artifact: Artifact, sizes: Sizes) -> Size:
-    """What it takes on the disk: a link to a file of the user's own takes nothing."""
+    """What an artifact takes on the disk: 0 for a link to a user's file."""
     if artifact.links and artifact.file:
         return Size(0, "tensors")
     return sizes.of(artifact)
 
 
 def _on_disk(artifact: Artifact) -> int:
-    """Bytes of the old version, which goes when the new one is there."""
+    """Bytes of the old version, which is deleted when the new one is there; 0 if there is none."""
     if artifact.links or not os.path.exists(artifact.path):
         return 0
     record = recipes.read(artifact.path)

@@ -1,20 +1,20 @@
-"""What a job asks of a machine: memory, time and disk, from its stage and the size of its input.
+"""The memory, time, disk and GPUs that a job asks for, by its stage and the size of its input.
 
-Rules ask for these numbers (`resources: mem_mb=…, runtime=…`); a scheduler holds jobs to them. All
-functions are pure: the same stage, input and attempt give the same number on every machine.
+Rules ask for these numbers (`resources: mem_mb=…, runtime=…`), and a scheduler holds jobs to them.
+All functions are pure: the same stage, input and attempt give the same number on every machine.
 
 `size` is the bytes of weights that the step reads (lib/stages/stage.Stage). 0 means unknown and is
 taken as an 8B model in 16 bits (UNKNOWN_BYTES).
 
-A second attempt gets twice the memory and twice the time of the first, a third four times: a guess
-that was wrong was seldom wrong by a few per cent, and each attempt costs a queue.
+A second attempt gets twice the memory and time of the first, a third four times. A wrong guess is
+seldom wrong by a few per cent only, and each attempt waits in the queue again.
 """
 
 from lib.stages.stage import Stage
 
 MIB = 2**20
 UNKNOWN_BYTES = 16 * 10**9
-# A cluster's job runs the step below a Snakemake of its own.
+# MiB of the Snakemake process that runs the step in a cluster's job.
 SNAKEMAKE_MB = 400
 # Prefill tokens a second of a 1B model in 16 bits: a GPU of 80 GB at 40% of its peak, and 8 cores.
 TOKENS_PER_S = {"gpu": 60_000.0, "cpu": 120.0}
@@ -22,7 +22,7 @@ MAX_GPUS = 8
 
 
 def mem_mb(stage: Stage, size: int = 0, attempt: int = 1) -> int:
-    """Main memory in MiB for one job; at least 1000, which Snakemake needs beside it."""
+    """Main memory in MiB for one job, with SNAKEMAKE_MB for Snakemake; at least 1000."""
     read, need = (size or UNKNOWN_BYTES) / MIB, stage.memory
     first = SNAKEMAKE_MB + need.fixed_mb
     first += min(need.small * read, need.cap_mb + need.large * read)
@@ -34,8 +34,8 @@ def runtime_min(
 ) -> int:
     """Wall time in minutes for one job.
 
-    tokens: what it runs a model over (chunks x context); 0: what the stage says. gpu: layers are
-    offloaded.
+    tokens: tokens that it runs a model over (chunks x context); 0: the stage's number. gpu: layers
+    are offloaded to a GPU.
     """
     size = size or UNKNOWN_BYTES
     minutes = stage.time.fixed_min + size / (stage.time.mb_per_s * 1e6) / 60
@@ -47,16 +47,16 @@ def runtime_min(
 
 
 def disk_mb(stage: Stage, size: int = 0) -> int:
-    """Scratch and output in MiB that one job may write; an upper bound, at least 100."""
+    """MiB of scratch and output that one job writes at most; at least 100."""
     return max(100, round(stage.output * (size or UNKNOWN_BYTES) / MIB))
 
 
 def gpus(stage: Stage, size: int = 0, gpu_mb: int = 80_000) -> int:
     """GPUs of `gpu_mb` MiB for one job; 0 for a stage that never uses one.
 
-    What goes layer by layer needs one card of 24 GB for a 70B model. A step that is not offloaded
-    must not ask: the caller decides that, not the stage. 15% above the weights is for context and
-    buffers.
+    A step that works layer by layer gets one GPU: a card of 24 GB is enough for a 70B model. Call
+    this only for steps that are offloaded; the stage does not know that. Context and buffers get
+    15% above the weights, and 1500 MiB.
     """
     if stage.gpu != "whole":
         return 1 if stage.gpu else 0

@@ -1,7 +1,8 @@
-"""How full the disk becomes over a build: the jobs in the order in which Snakemake takes them, on so many cores.
+"""Simulate a build on a number of cores, to know how full the disk becomes.
 
-Of the jobs that can start Snakemake takes first those that read the largest temporary files (and so let them be
-deleted), then those with the largest input; the greedy scheduler of 9.27.1, which profiles/default asks for.
+Jobs start in the order of Snakemake's greedy scheduler (9.27.1), which profiles/default asks for.
+Of the jobs that can start, it takes first those that read the largest temporary files, because
+these can be deleted afterwards; then those with the largest input.
 """
 
 import heapq
@@ -11,9 +12,13 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Job:
-    """One artifact that is built. bytes: what it will take; replaces: what its old version takes until then;
-    scratch: what the step needs besides while it runs; reads: the bytes of all its inputs.
-    inputs: those that are built in the same run. temporary: it goes when its last consumer is done."""
+    """The build of one artifact. Sizes are in bytes.
+
+    bytes: the size of the artifact. replaces: the size of its old version, which is deleted at the
+    end of the job. scratch: temporary files while the job runs. reads: the size of all inputs.
+    inputs: paths of the inputs that are built in the same run. temporary: the artifact is deleted
+    when its last consumer is done. waiting: inputs that are not built yet; `peak` sets it.
+    """
 
     path: str
     bytes: int
@@ -29,8 +34,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Peak:
-    """bytes: the most that a build adds to what lies on the disk now; at: the job that was started then;
-    after: what is left of it in the end; seconds: from start to end."""
+    """The peak use of the disk in a build.
+
+    bytes: the most that the build adds to what is on the disk now. at: path of the artifact whose
+    job started at that moment. after: bytes that are added at the end. seconds: of the whole build.
+    """
 
     bytes: int
     at: str
@@ -39,7 +47,7 @@ class Peak:
 
 
 def peak(jobs: Iterable[Job], cores: int) -> Peak:
-    """Play the build. cores: threads that may run at once."""
+    """Simulate the build of these jobs. cores: threads that may run at once."""
     known = {job.path: job for job in jobs}
     consumers: dict[str, set[str]] = {path: set() for path in known}
     for job in known.values():

@@ -1,8 +1,8 @@
-"""How large an artifact will be, before it is made.
+"""Predict how large an artifact will be, before it is made.
 
-From the best that there is: what its stage predicts (from a tool's dry run, the tensors' names and
-shapes, or the lock, where a model was not fetched yet); else what it was last time; else what is
-typical of its stage.
+The first number that is known counts: the prediction of the stage (from a tool's dry run, from the
+tensors' names and shapes, or from the lock if a model was not downloaded yet); the size of the last
+build; the typical size of the stage.
 """
 
 import os
@@ -21,7 +21,7 @@ from lib.stages.stage import Size, directory_size
 
 @dataclass
 class Sizes:
-    """The sizes of a graph's artifacts, each worked out once. See lib/stages/stage.Sizing."""
+    """The sizes of a graph's artifacts, each computed once. See lib/stages/stage.Sizing."""
 
     graph: Graph
     lock: Lock
@@ -30,7 +30,7 @@ class Sizes:
     _tensors: dict[str, dict[str, Dims]] = field(default_factory=dict)
 
     def of(self, artifact: Artifact, built: bool = True) -> Size:
-        """The size of an artifact: predicted if it is built anew, else as its record says."""
+        """The size of an artifact: predicted if it is built anew, else from its record."""
         key = (artifact.path, built)
         if key not in self._sizes:
             record = None if built else recipes.read(artifact.path)
@@ -39,13 +39,13 @@ class Sizes:
         return self._sizes[key]
 
     def now(self, artifact: Artifact) -> Size:
-        """The size that an artifact has, or will have where it is not there yet."""
+        """The size of an artifact on disk, or the predicted one if it is not there yet."""
         return self.of(artifact, built=not os.path.exists(artifact.path))
 
     def read_by(self, artifact: Artifact, roles: tuple[str, ...] = ()) -> int:
-        """Bytes that a step reads of its inputs; of links, those of what they lead to.
+        """Bytes of a step's inputs; a link counts as the files that it leads to.
 
-        roles: the inputs that count (`model`: all that begin with it); empty: all of them.
+        roles: the inputs that count; `model` also means `model NAME`. Empty: all inputs.
         """
         return sum(map(self._content, artifact.inputs_in(roles)))
 
@@ -61,7 +61,7 @@ class Sizes:
         return Size(record.bytes, "last time") if record else Size(stage.typical, "guess")
 
     def weights(self, artifact: Artifact) -> Weights | None:
-        """The tensors of a model directory: of itself, or of what it is to be made from."""
+        """The tensors of a model directory: predicted by its stage, else read; None if unknown."""
         if artifact.path not in self._weights:
             found = STAGES[artifact.rule].weights(artifact, self)
             if found is None and Path(artifact.path, "config.json").is_file():
@@ -70,7 +70,7 @@ class Sizes:
         return self._weights[artifact.path]
 
     def tensors(self, artifact: Artifact) -> dict[str, Dims]:
-        """{GGUF's name: shape, the row's width first} of a model that is known; else empty."""
+        """{tensor's name in GGUF: shape, the row's width first}; empty if they are unknown."""
         if artifact.path not in self._tensors:
             found = STAGES[artifact.rule].tensors(artifact, self)
             if found is None:
@@ -80,5 +80,5 @@ class Sizes:
         return self._tensors[artifact.path]
 
     def download(self, artifact: Artifact) -> int:
-        """Bytes of weights that the lock tells of, for a model that is not there; 0 if unknown."""
+        """Bytes of weights by the lock, for a model that is not on disk; 0 if unknown."""
         return STAGES[artifact.rule].download(artifact, self)

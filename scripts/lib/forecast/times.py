@@ -1,4 +1,4 @@
-"""How long a step will take, from what Snakemake measured of the same step before (benchmarks/)."""
+"""Predict how long a step takes, from Snakemake's measurements of earlier runs (benchmarks/)."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,21 +10,25 @@ from lib.record.artifact import Artifact
 
 @dataclass
 class Times:
-    """Seconds of a step, scaled by what it reads: of the same rule and quant type where there is one, else the rule."""
+    """The time of a step, from earlier runs and in proportion to the bytes that they read.
+
+    Runs of the same rule and quant type count; if there are none, all runs of the rule.
+    """
 
     graph: Graph
     sizes: Sizes
     _found: dict[tuple[str, str], list[tuple[float, int]]] | None = field(default=None)
 
     def seconds(self, artifact: Artifact) -> float | None:
-        """None where no earlier run tells."""
+        """Seconds of the artifact's step; None if there was no earlier run of its rule."""
         if self._found is None:
             self._found = {}
             self._read()
         runs = self._found.get(_kind(artifact)) or self._found.get((artifact.rule, ""))
         if not runs:
             return None
-        # Starting a tool takes time whatever it reads: a small run says nothing about a byte's time.
+        # Starting a tool takes time whatever it reads, so a small run says nothing on the time of a
+        # byte.
         seconds, read = map(sum, zip(*runs, strict=True))
         reads = self.sizes.read_by(artifact)
         return max(

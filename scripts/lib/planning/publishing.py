@@ -123,7 +123,7 @@ def base(reference: str, lock: Lock) -> dict[str, Any]:
 
 
 def license_note(config: Any, lock: Lock, name: str) -> str:
-    """A sentence for the plan if the models of a model's tree have different licenses; else empty.
+    """A sentence for the plan if licenses in a model's tree differ or are missing; else empty.
 
     It is also empty for a model that is neither a merge nor published.
     """

@@ -16,9 +16,9 @@ from lib.record.recipe import MADE_FROM
 
 
 class State(Enum):
-    """FRESH: as its recipe says. STALE: to be built. ABSENT: an intermediate that is not there.
+    """FRESH: as its recipe says. STALE: to be built. ABSENT: an intermediate without use now.
 
-    An absent artifact is built only if a stale one is made from it.
+    An absent artifact is gone or outdated. It is built only if a stale one is made from it.
     """
 
     FRESH = "fresh"
@@ -30,7 +30,8 @@ class State(Enum):
 class Verdict:
     """The state of an artifact, and one line for each reason.
 
-    damaged: its file was changed after the build, so artifacts made from it are not trusted either.
+    damaged: it, or an artifact that it is made from, was changed after its build. Then artifacts
+    made from it are not trusted either.
     """
 
     state: State

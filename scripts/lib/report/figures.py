@@ -1,4 +1,4 @@
-"""How sizes and measured figures are written: one unit a column, the places that errors bear."""
+"""Write sizes and measured figures: one unit in a column, as many decimals as errors allow."""
 
 import math
 
@@ -6,13 +6,13 @@ from lib.report.judge import Figure, Form
 
 
 def size_unit(forms: list[Form]) -> tuple[float, str]:
-    """The unit in which every size of a model is written: bytes a unit, and its name."""
+    """The unit for all sizes of a model: its bytes, and its name (GB, MB or kB, powers of 1000)."""
     largest = max((form.bytes for form in forms), default=0)
     return (1e9, "GB") if largest >= 1e9 else (1e6, "MB") if largest >= 1e6 else (1e3, "kB")
 
 
 def size_text(size: float, forms: list[Form]) -> str:
-    """A size in the model's unit: 4.92 GB."""
+    """A size in bytes, written in the unit of the model's forms: 4.92 GB."""
     unit, name = size_unit(forms)
     digits = 1 if max(form.bytes for form in forms) >= 100 * unit else 2
     return f"{size / unit:.{digits}f} {name}"
@@ -27,10 +27,11 @@ def scaled(figure: Figure, factor: float) -> Figure:
 
 
 def places(figures: list[Figure], most: int) -> list[int]:
-    """Decimals of each figure of a column, `most` at most: the same for all whose errors allow it.
+    """The number of decimals of each figure of a column, at most `most`.
 
-    A figure is written to the first or to the second digit of its error; without an error to its
-    own third digit, and to any further one where its error is known to be nothing.
+    The figures get the same number as far as their errors allow it. A figure is written to the
+    first or the second digit of its error. Without an error it is written to its own third digit;
+    if its error is exactly 0, further digits are allowed.
     """
     bounds = [_bounds(figure, most) for figure in figures]
     allowed = [
@@ -41,7 +42,7 @@ def places(figures: list[Figure], most: int) -> list[int]:
 
 
 def _fit(digits: int, bounds: list[tuple[int, int]]) -> tuple[int, int]:
-    """How many figures allow so many decimals, and, negative, how far the others are from it."""
+    """(number of figures that allow so many decimals, minus the distance of the others)."""
     off = [max(low - digits, digits - high, 0) for low, high in bounds]
     return off.count(0), -sum(off)
 
@@ -58,5 +59,5 @@ def _bounds(figure: Figure, most: int) -> tuple[int, int]:
 
 
 def decimal(value: float, digits: int) -> str:
-    """A number with so many decimals; what rounds to nothing has no sign."""
+    """A number with `digits` decimals; one that rounds to zero has no minus sign."""
     return f"{round(value, digits) + 0.0:.{digits}f}"

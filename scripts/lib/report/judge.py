@@ -1,4 +1,4 @@
-"""The forms of a model, as the report and the model card judge them.
+"""Judge the forms of a model, for the report and the model card: which is best for whom.
 
 `read` takes forms.json, which the planner writes:
 
@@ -10,10 +10,10 @@
                 "fallbacks": {"count": 180, "tensors": 272, "types": ["q5_0"], "block": 256},
                 "evaluation": "results/Demo/evaluation/Q4_K_M.json"}, ...]}
 
-`family` is one of lib/cards/registry.py; `evaluation` is null where nothing was measured; `fallbacks`
-(see lib/formats/fallbacks.py) is null where the tool gave every tensor its type; a form may carry its own
-`parameters`. All else may be left out. Sizes are bytes, KLD is in nats a token, agreement is a
-fraction; an error is one standard error.
+`family` is one of lib/cards/registry.py. `evaluation` is null if nothing was measured. `fallbacks`
+(see lib/formats/fallbacks.py) is null if the tool gave every tensor its type. A form may have its
+own `parameters`. Other keys may be left out. Sizes are in bytes, KLD in nats a token, agreement is
+a fraction; an error is one standard error.
 """
 
 import math
@@ -74,7 +74,7 @@ class Form:
 
     @property
     def marker(self) -> str:
-        """What it is in the plot: its family, or unquantized."""
+        """The class of its marker in the plot: its family's name, or `unquantized`."""
         return self.family if self.quantized else "unquantized"
 
     @property
@@ -85,7 +85,7 @@ class Form:
 
 @dataclass(frozen=True)
 class ModelForms:
-    """What forms.json says of one model."""
+    """The facts on one model in forms.json. reference: the engine, with its version."""
 
     name: str
     parameters: int | None
@@ -95,7 +95,10 @@ class ModelForms:
 
 @dataclass(frozen=True)
 class Choice:
-    """The form that a rule chose, and the rule in words."""
+    """The form that a rule chose.
+
+    title: the rule's name. why: the rule in words. also: names of other rules that chose it too.
+    """
 
     title: str
     form: Form
@@ -104,9 +107,10 @@ class Choice:
 
 
 def read(path: Path, looks: Looks | None = None) -> ModelForms:
-    """The model that forms.json describes, with every evaluation that it names.
+    """Read forms.json, and each evaluation that it names.
 
-    looks: how families are shown; None: by their keys.
+    looks: how families are shown; None: by their keys. Raises UserError if a file cannot be read or
+    is not as described above.
     """
     looks = Looks() if looks is None else looks
     document = _read(path)
@@ -186,9 +190,10 @@ def _number(source: Path, key: str, value: Any) -> float | None:
 
 
 def pareto_front(forms: list[Form]) -> list[Form]:
-    """The measured forms that no other beats in size and KLD at once, by size.
+    """The measured forms for which no other form is both smaller and of lower KLD, by size.
 
-    Forms that are equal in both stay together on the front.
+    A form that is equal in one and better in the other also counts as better. Forms that are equal
+    in both stay together on the front.
     """
 
     def beats(other: Form, form: Form) -> bool:
@@ -220,7 +225,7 @@ def balanced(forms: list[Form]) -> Form | None:
     """The knee of the quantized forms' Pareto front.
 
     That is the form furthest below the straight line between the front's two ends, size against
-    log KLD. A front without a knee has its smallest form for an answer.
+    log KLD. If the front has no knee, it is the smallest form; None if nothing was measured.
     """
     front = [form for form in pareto_front([f for f in forms if f.quantized]) if form.loss > 0]
     if not front:
@@ -238,9 +243,9 @@ def balanced(forms: list[Form]) -> Form | None:
 
 
 def nearly_lossless(forms: list[Form]) -> Form | None:
-    """The smallest quantized form whose KLD is low, absolutely and beside the best quantized one.
+    """The smallest quantized form with a low KLD; None if there is none.
 
-    At most LOSSLESS_KLD, and at most LOSSLESS_RATIO times the lowest. None where no form is.
+    Low: at most LOSSLESS_KLD, and at most LOSSLESS_RATIO times the lowest of the quantized forms.
     """
     measured = [form for form in forms if form.quantized and form.loss is not None]
     if not measured:
@@ -251,9 +256,9 @@ def nearly_lossless(forms: list[Form]) -> Form | None:
 
 
 def choices(forms: list[Form]) -> list[Choice]:
-    """Up to three answers to "which one?": small, balanced, nearly lossless.
+    """Up to three answers to the question which form to take: small, balanced, nearly lossless.
 
-    A form that answers more than one question is given once, with the other titles in `also`.
+    A form that is the answer of several rules is given once, with the other titles in `also`.
     """
     small = smallest_good(forms)
     bits = small.bits_per_weight if small else None
@@ -280,7 +285,7 @@ def choices(forms: list[Form]) -> list[Choice]:
 
 
 def room(memory: int) -> float:
-    """Bytes for the model's file in `memory` GB (as memory is sold: 2**30 bytes).
+    """Bytes that a model's file may have in `memory` GB (of 2**30 bytes, as memory is sold).
 
     A tenth of the memory and one GB more stay free for the context and the engine's buffers.
     """
@@ -288,9 +293,9 @@ def room(memory: int) -> float:
 
 
 def recommend(forms: list[Form], memory: int) -> Form | None:
-    """The best form that fits into `memory` GB: the lowest KLD, of equals the smaller.
+    """The form of the lowest KLD that fits into `memory` GB; of equals, the smaller one.
 
-    Where none that fits was measured: the largest that fits. None where nothing fits.
+    If none that fits was measured, it is the largest that fits. None if nothing fits.
     """
     fitting = [form for form in forms if form.bytes <= room(memory)]
     measured = [form for form in fitting if form.loss is not None]
@@ -315,7 +320,7 @@ def by_memory(groups: list[list[Form]]) -> list[tuple[list[int], list[Form | Non
 
 
 def memory_text(sizes: list[int]) -> str:
-    """The sizes of an entry of `by_memory`: 8 GB; 12 to 24 GB; 48 GB and more."""
+    """The sizes of an entry of `by_memory` as text: 8 GB; 12 to 24 GB; 48 GB and more."""
     if sizes[-1] == MEMORY_SIZES[-1]:
         return f"{sizes[0]} GB and more"
     return f"{sizes[0]} to {sizes[-1]} GB" if len(sizes) > 1 else f"{sizes[0]} GB"
@@ -331,7 +336,7 @@ def twins(forms: list[Form]) -> list[list[Form]]:
 
 
 def twin_lines(forms: list[Form]) -> list[str]:
-    """A sentence for each of these groups."""
+    """A sentence, without full stop, for each group of `twins`."""
     return [
         f"{', '.join(form.name for form in group[:-1])} and {group[-1].name} are the same file, "
         "byte for byte"

@@ -1,8 +1,9 @@
-"""How families are called and shown in reports and cards.
+"""The looks of families in reports and cards: their names, words and colours.
 
-It is declared with each family (lib/stages), which this must not import: a report would count as
-made by all that stands there, and be stale when a stage's memory changes. So a step prints it
-(scripts/describe_families.py), and reports and cards read that.
+Each family declares its looks (lib/stages). This module must not import them from there: then all
+code of the stages would be part of a report's recipe, and the report would be stale when the memory
+of a stage changes. So a program prints the looks as JSON (scripts/describe_families.py), and
+reports and cards read that.
 """
 
 import json
@@ -35,14 +36,14 @@ class Look:
 
 
 class Looks(dict[str, Look]):
-    """{family: how it is shown}, in the order of the registry; what is not told shows its key."""
+    """{family: its look}, in the order of the registry. An unknown family is shown by its key."""
 
     def __missing__(self, name: str) -> Look:
         return Look(name, name)
 
     @classmethod
     def of(cls, families: Iterable[Any]) -> "Looks":
-        """Those of all families, in their order (lib/stages/family.Family)."""
+        """The looks of these families (lib/stages/family.Family), in their order."""
         keys = Look.__dataclass_fields__.keys() - {"order"}
         looks = (
             Look(order=order, **{key: getattr(family, key) for key in keys})
@@ -51,11 +52,14 @@ class Looks(dict[str, Look]):
         return cls({look.name: look for look in looks})
 
     def to_json(self) -> str:
-        """What `read` reads."""
+        """The looks as the JSON that `read` takes."""
         return json.dumps([asdict(look) for look in self.values()], indent=1)
 
     @classmethod
     def read(cls, path: Path | None) -> "Looks":
-        """From the file that describe_families.py prints; None: nothing is told."""
+        """Read the JSON that describe_families.py prints. path: None for no looks at all.
+
+        Raises UserError if the file cannot be read.
+        """
         told = read_json(path) if path else []
         return cls({look["name"]: Look(**look) for look in told})

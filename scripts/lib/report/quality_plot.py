@@ -32,17 +32,17 @@ TICKS = (
 )
 LABEL_SIZE = 11.5
 MARKER = 4.5
-STRIP = 34  # height of the band below the log axis, for what has no logarithm
-# A KLD this far below the largest would only stretch the axis.
+STRIP = 34  # height of the band below the log axis, for forms of a KLD near 0
+# A KLD that is less than this share of the largest one would only stretch the axis.
 NEGLIGIBLE = 1e-7
-# A form of no loss that is this many times larger than the largest other one is off the scale.
+# A form in the band that is this many times larger than the largest charted one is off the scale.
 BEYOND = 1.25
 
 
 def style(looks: Iterable[Look]) -> str:
     """The plot's style sheet: light, and dark where the reader's screen asks for it.
 
-    looks: of the families that the plot shows.
+    looks: those of the families that the plot shows.
     """
     looks = list(looks)
     light, dark = (_rules(LIGHT, looks, 0), _rules(DARK, looks, 1))
@@ -50,7 +50,7 @@ def style(looks: Iterable[Look]) -> str:
 
 
 def looks_of(forms: Iterable[Form]) -> list[Look]:
-    """The looks of forms, each once, in the order of the families."""
+    """The looks of the forms' families, each once, in the order of the registry."""
     found = {form.family: form.look for form in forms}
     return sorted(found.values(), key=lambda look: look.order)
 
@@ -77,7 +77,7 @@ def _rules(colour: dict[str, str], looks: list[Look], paper: int) -> str:
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle, in the plot's units (left, top, right, bottom)."""
+    """A rectangle in pixels: left, top, right, bottom."""
 
     x0: float
     y0: float
@@ -85,11 +85,13 @@ class Box:
     y1: float
 
     def meets(self, other: "Box") -> bool:
+        """Whether the two rectangles overlap."""
         return (
             self.x0 < other.x1 and other.x0 < self.x1 and self.y0 < other.y1 and other.y0 < self.y1
         )
 
     def holds(self, other: "Box") -> bool:
+        """Whether the other rectangle is inside this one."""
         return (
             self.x0 <= other.x0
             and other.x1 <= self.x1
@@ -98,12 +100,13 @@ class Box:
         )
 
     def nearest(self, x: float, y: float) -> tuple[float, float]:
+        """The point of the rectangle that is nearest to (x, y)."""
         return min(max(x, self.x0), self.x1), min(max(y, self.y0), self.y1)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A form in the plot: centre, extent of its error bar, label."""
+    """A form in the plot: centre (x, y), ends of its error bar (high, low) in pixels, and label."""
 
     form: Form
     x: float
@@ -116,24 +119,25 @@ class Point:
 
 @dataclass(frozen=True)
 class Label:
-    """Where a label goes, and its leader line if it stands away from its point."""
+    """The place of a label, and its leader line (x0, y0, x1, y1) if it is far from its point."""
 
     box: Box
     leader: tuple[float, float, float, float] | None
 
 
 class Axis:
-    """Values from `low` to `high`, both positive, laid out from pixel `start` to `end` by log."""
+    """A logarithmic axis: values from `low` to `high` (positive) on pixels `start` to `end`."""
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
         self.low, self.high, self.start, self.end = low, high, start, end
 
     def __call__(self, value: float) -> float:
+        """The pixel of a value."""
         part = math.log(value / self.low) / math.log(self.high / self.low)
         return self.start + part * (self.end - self.start)
 
     def ticks(self, gap: float) -> list[float]:
-        """Round values in range, at least `gap` pixels apart; the finest set that allows it."""
+        """Round values on the axis, as many as fit with at least `gap` pixels between them."""
         best: list[float] = []
         for steps in TICKS:
             found = [
@@ -152,7 +156,7 @@ class Axis:
 
 
 def short(value: float) -> str:
-    """A tick's number: 0.001, 2.5, 16; powers of ten below 0.00001."""
+    """A tick's number as text: 0.001, 2.5, 16; powers of ten below 0.00001."""
     if value < 0.9999e-5:
         power = math.floor(math.log10(value) + 1e-9)
         digits = f"{value / 10.0**power:.2g}"
@@ -182,10 +186,11 @@ def _label(form: Form) -> str:
 
 
 def draw(title: str, forms: list[Form], width: int, height: int, standalone: bool) -> str:
-    """The plot as SVG text.
+    """The plot as SVG text, of `width` x `height` pixels.
 
-    Standalone it brings its style sheet and every label. Otherwise (inside a page that has the
-    style sheet) a narrow one, for a phone, labels the Pareto front alone, as far as there is room.
+    standalone: a file of its own, with style sheet, title and all labels. Else it is part of a page
+    that has the style sheet; then a plot narrower than 600 pixels, for a phone, labels only the
+    Pareto front, and leaves out labels for which there is no room.
     """
     measured = [form for form in forms if form.loss is not None]
     narrow = width < 600
@@ -427,10 +432,11 @@ CLASH = 1e4
 def place(
     wanted: list[Point], points: list[Point], inner: Box, may_drop: bool
 ) -> list[tuple[Point, Label]]:
-    """A place for each label, by repeated choice of the cheapest among many around its point.
+    """Find a place for the label of each wanted point, inside `inner`.
 
-    A place costs its distance, and much more where it covers a label, a marker or the front. A
-    label that finds no free place stays at its best one, or is left out if `may_drop`.
+    Each label takes the cheapest of many places around its point, repeatedly, until none moves. A
+    place costs its distance, and much more if it covers a label, a marker or the front. A label
+    without a free place stays at its best one, or is left out if `may_drop`.
     """
     obstacles = _Obstacles(points)
     options = {point.form.name: _options(point, inner) for point in wanted}
@@ -464,7 +470,7 @@ def place(
 
 
 def _options(point: Point, inner: Box) -> list[tuple[float, Label]]:
-    """All places for a label inside the plot with the cost of their distance, cheapest first."""
+    """(cost of the distance, label) for all places inside the plot, cheapest first."""
     bold = 1.08 if point.on_front else 1.0
     w, h = text_width(point.label, LABEL_SIZE) * bold + 4, LABEL_SIZE + 3
     # The front's free side is below and left of it, everything else lies above and right; in
@@ -508,10 +514,11 @@ class _Obstacles:
         self.front = [(a.x, a.y, b.x, b.y) for a, b in itertools.pairwise(line)]
 
     def crowd(self, point: Point) -> int:
+        """How many points are near this one, itself included."""
         return sum(abs(p.x - point.x) < 60 and abs(p.y - point.y) < 30 for p in self.points)
 
     def cost(self, point: Point, label: Label, others: list[Label]) -> float:
-        """What covering things costs, beside the other labels as they stand."""
+        """The cost of what the label and its leader cover, with the other labels where they are."""
         if (fixed := self.fixed.get((point.form.name, label.box))) is None:
             fixed = self.fixed[point.form.name, label.box] = self._fixed_cost(point, label)
         cost = fixed
@@ -528,7 +535,7 @@ class _Obstacles:
         return cost
 
     def _fixed_cost(self, point: Point, label: Label) -> float:
-        """What covering markers, error bars and the front costs; the same in every round."""
+        """The part of the cost for markers, error bars and the front: it is always the same."""
         box, leader = label.box, label.leader
         cost = 40.0 * sum(box.meets(bar) for bar in self.bars)
         cost += 25 * sum(_crosses(line, box) for line in self.front)

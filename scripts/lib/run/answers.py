@@ -1,4 +1,4 @@
-"""What the scripts that answer questions share: the config that Snakemake left for them, and tables."""
+"""What the programs that answer questions share: their command line, the session, and tables."""
 
 import argparse
 from collections.abc import Iterable
@@ -15,24 +15,37 @@ NOTHING_FORCED = SimpleNamespace(forcerun=(), forcetargets=False, forceall=False
 
 
 def parser(doc: str, builds: bool = False) -> argparse.ArgumentParser:
-    """The command line of such a script. builds: it starts a build of its own."""
+    """The command line of such a program.
+
+    doc: its description. builds: whether it starts a build, and so takes --snakefile and --cores.
+    """
     options = argparse.ArgumentParser(description=doc)
     options.add_argument(
-        "--config", type=Path, required=True, help="the config as JSON, with its options"
+        "--config",
+        type=Path,
+        required=True,
+        help="JSON file: the config and the options of `--config`, as Snakemake has them",
     )
     if builds:
-        options.add_argument("--snakefile", type=Path, required=True, help="of this workflow")
-        options.add_argument("--cores", type=int, default=1, help="for the build")
+        options.add_argument("--snakefile", type=Path, required=True, help="the workflow's")
+        options.add_argument("--cores", type=int, default=1, help="threads of the build")
     return options
 
 
 def open_session(config: Path, **options) -> Session:
-    """The config's graph and plan, read in the working directory."""
+    """The session of a config in the working directory.
+
+    config: the file that requests.config_file writes. options: keys that replace those in it.
+    """
     return Session({**read_json(config), **options}, lambda: NOTHING_FORCED, True)
 
 
 def chosen(session: Session) -> list[Artifact]:
-    """What `--config target=…` names, by file, rule or model; without it what `snakemake` alone would build."""
+    """The artifacts that `--config target=…` names, by file, rule, model or `all`.
+
+    Without a target: those that `snakemake` alone would build. Raises UserError for a word that
+    names nothing.
+    """
     words = session.options.target
     if not words:
         return [
@@ -61,7 +74,7 @@ def chosen(session: Session) -> list[Artifact]:
 
 
 def everything(session: Session) -> list[Artifact]:
-    """All artifacts of the chosen models, and what they are made from, each after that."""
+    """All artifacts of the chosen models and all their inputs, each after its inputs."""
     found: dict[str, Artifact] = {}
 
     def visit(artifact: Artifact) -> None:
@@ -76,7 +89,7 @@ def everything(session: Session) -> list[Artifact]:
 
 
 def short(artifact: Artifact) -> str:
-    """A path without results/MODEL/."""
+    """The artifact's path without results/MODEL/."""
     return (
         artifact.path.removeprefix(f"results/{artifact.model}/")
         if artifact.model
@@ -87,7 +100,10 @@ def short(artifact: Artifact) -> str:
 def columns(
     rows: Iterable[tuple[str, ...]], right: Iterable[int] = (), indent: str = "  "
 ) -> list[str]:
-    """Rows as lines, each column as wide as its widest cell; the columns in `right` are aligned there."""
+    """The rows as lines, with each column as wide as its widest cell.
+
+    right: indexes of the columns that are aligned to the right.
+    """
     rows, right = list(rows), set(right)
     if not rows:
         return []
@@ -105,7 +121,7 @@ def columns(
 
 
 def wrapped(words: Iterable[str], indent: str, width: int = 98) -> list[str]:
-    """Words with commas between, over as many lines as they need."""
+    """The words with commas between them, as lines of at most `width` characters."""
     lines, line = [], indent
     for word in words:
         if len(line) > len(indent) and len(line) + len(word) + 2 > width:
@@ -116,7 +132,7 @@ def wrapped(words: Iterable[str], indent: str, width: int = 98) -> list[str]:
 
 
 def listed(group: list[Artifact]) -> list[str]:
-    """Paths, those of one model on shared lines."""
+    """Lines with the artifacts' paths; those of one model share lines, SHOWN of them at most."""
     lines, models = [], {}
     for artifact in group:
         models.setdefault(artifact.model, []).append(artifact)

@@ -1,4 +1,4 @@
-"""What a person reads during a run and when it is over."""
+"""The messages on the console: a filter for Snakemake's log, and the summary after a run."""
 
 import logging
 import os
@@ -10,17 +10,24 @@ from lib.units import count, human
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """A filter for Snakemake's log: steps say themselves what is built, so its routine lines only hide that."""
+    """Whether a line of Snakemake's log is shown (a logging filter).
+
+    Steps report what they build themselves, so Snakemake's routine lines would only hide that.
+    """
     event = getattr(record, "event", None)
     routine = getattr(event, "value", event) in ("job_started", "job_finished")
     text = str(record.msg)
-    # A script that answers a question has said itself what is wrong; its command line explains nothing.
+    # A program that answers a question has said itself what is wrong; its command line explains
+    # nothing.
     answered = text.startswith("RuleException") and "rules/answers.smk" in text
     return not (routine or answered or text.startswith("Select jobs to execute"))
 
 
 def summary(graph: Graph) -> str:
-    """A few lines: for each model the weights that there are now, and the page to open."""
+    """Lines for each model: how many files of weights are there, their size, and the report's page.
+
+    Empty if there are none.
+    """
     lines = []
     for name in graph.names:
         forms = [

@@ -1,6 +1,6 @@
-"""Who is at work: one run at a time holds a working directory, one step at a time an artifact.
+"""Holds: only one run at a time works in a directory, and only one step on an artifact.
 
-To hold is to have an flock(2) on a file, which ends with the process: a killed run leaves none.
+A hold is an flock(2) on a file. It ends with its process, so a killed run leaves no hold behind.
 """
 
 import fcntl
@@ -18,13 +18,16 @@ _of_this_process = []  # kept open as long as the process lives; children do not
 
 
 def hold_directory() -> None:
-    """Hold the working directory until this process ends. Raises UserError where another run does."""
+    """Hold the working directory until this process ends.
+
+    Raises UserError if another run holds it.
+    """
     _of_this_process.append(_hold_run())
 
 
 @contextmanager
 def held_directory() -> Iterator[None]:
-    """Hold the working directory for a while. Raises UserError where another run does."""
+    """Hold the working directory in a `with` block. Raises UserError if another run holds it."""
     with _hold_run():
         yield
 
@@ -37,7 +40,7 @@ def _hold_run() -> IO:
 
 
 def _hold(path: Path) -> IO | None:
-    """Hold a file until what is returned is closed; None where another process does."""
+    """Hold a file until the returned file is closed; None if another process holds it."""
     file = path.open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,7 +51,7 @@ def _hold(path: Path) -> IO | None:
 
 
 def held(building: Path) -> bool:
-    """Whether a step is at work in this directory."""
+    """Whether a step is at work in this build directory."""
     try:
         file = _hold(hold_file(building))
     except OSError:  # it has just ended
@@ -59,7 +62,7 @@ def held(building: Path) -> bool:
 
 
 def clear_abandoned() -> None:
-    """Remove the directories of killed runs' steps; not those of steps that still run."""
+    """Remove the build directories of killed steps, but not those of steps that still run."""
     for building in building_directories("results", "resources"):
         if file := _hold(hold_file(building)):
             with file:

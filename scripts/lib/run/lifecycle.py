@@ -1,4 +1,4 @@
-"""Before the first job of a run, and after its last."""
+"""What is done before the first job of a run, and after its last."""
 
 import subprocess
 import sys
@@ -20,9 +20,10 @@ PREFLIGHT = Path(__file__).parents[2] / "ask_preflight.py"
 
 @plainly
 def begin(session: Session, cores: int, local: bool) -> None:
-    """Make sure that no other run is here, that nothing would fail later, and that the disk is large enough.
+    """Before the first job: hold the directory, run the preflight, and check the free disk.
 
-    local: the jobs run on this machine. Raises UserError.
+    cores: threads that may run at once. local: whether the jobs run on this machine. Ends Snakemake
+    with a message if the build should not start.
     """
     if session.asked_only(ANSWERS):
         return
@@ -41,7 +42,7 @@ def begin(session: Session, cores: int, local: bool) -> None:
 
 
 def preflight(session: Session, local: bool) -> None:
-    """Raise UserError with what would make the build fail later, if it is long enough to be asked."""
+    """Run the preflight if a step of the build is long. Raises UserError with its findings."""
     long = (a for a in session.building.values() if STAGES[a.rule].is_long)
     models = sorted({artifact.model for artifact in long})
     if not models:
@@ -56,11 +57,11 @@ def preflight(session: Session, local: bool) -> None:
 
 
 def end(session: Session) -> None:
-    """Print what there is now, where, and what is still stale."""
+    """After the last job: print which weights are there now, and how much is still stale."""
     if session.asked_only(ANSWERS | ACTIONS):
         return
     print(summary(session.graph))
     if left := len(Plan(session.graph).stale(session.graph)):
-        # Not asked for, or made from what has come out with other bytes than before.
+        # Not asked for, or made from an input that came out with other bytes than before.
         which = f"{count(left, 'artifact')} {is_are(left)}"
         print(f"{which} not up to date: `snakemake why` says why.")

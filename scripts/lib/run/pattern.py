@@ -1,4 +1,4 @@
-"""The artifacts of a rule: what the sections of a rule ask, and get for concrete wildcards."""
+"""The artifacts of a rule: what the rule's sections need to know for given wildcards."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Pattern:
-    """The files of a rule: its path with wildcards, and what a concrete one is made by.
+    """The artifacts that a rule makes, under one path with wildcards.
 
-    path, record, log, benchmark: with wildcards, for the rule's output, log and benchmark.
+    path, record, log, benchmark: paths with wildcards, for the rule's output, log and benchmark.
     """
 
     def __init__(self, session: "Session", path: str):
@@ -26,12 +26,12 @@ class Pattern:
         self.log, self.benchmark = f"logs/{beside}.log", f"benchmarks/{beside}.tsv"
 
     def made(self, wildcards) -> Artifact:
-        """The artifact that the rule makes for these wildcards."""
+        """The artifact that the rule makes for these wildcards. Raises UserError if it is none."""
         return self._session.find(self.path.format(**dict(wildcards.items())))
 
     @plainly
     def wanted(self, wildcards) -> list[str]:
-        """The wanted recipe; nothing where the artifact is fresh."""
+        """The path of the wanted recipe, as a list; empty if the artifact is fresh."""
         artifact = self.made(wildcards)
         if not self._session.is_stale(artifact, wildcards):
             return []
@@ -39,7 +39,10 @@ class Pattern:
 
     @plainly
     def inputs(self, wildcards, *roles: str) -> list[Artifact]:
-        """What a stale artifact is made from, in these roles (`model`: all that begin with it)."""
+        """The inputs of a stale artifact in these roles; empty if the artifact is fresh.
+
+        roles: `model` also means `model NAME`.
+        """
         artifact = self.made(wildcards)
         if not self._session.is_stale(artifact, wildcards):
             return []
@@ -47,22 +50,22 @@ class Pattern:
         return [up for role, up in needed.items() if role.split(" ")[0] in roles]
 
     def option(self, name: str) -> Callable:
-        """A params function: one of the artifact's options, nothing where it has none such."""
+        """A function for `params:` that gives an option of the artifact, or [] if it is not set."""
         return lambda wildcards: self.made(wildcards).options.get(name, [])
 
     def flags(self, spell: Callable[[dict], list[str]]) -> Callable:
-        """A params function: the artifact's options as the tool's flags."""
+        """A function for `params:` that gives the artifact's options as flags, by `spell`."""
         return lambda wildcards: spell(self.made(wildcards).options)
 
     def threads(self, wildcards) -> int:
-        """Threads of a job, as its stage says."""
+        """Threads of a job, by its stage and the size of its inputs."""
         artifact = self.made(wildcards)
         return STAGES[artifact.rule].threads(_read_by(artifact))
 
     def need(self, resource: str, wildcards, attempt: int, gpu: bool) -> int:
-        """One of a job's resources, by its stage, its input and what it runs a model over.
+        """A resource of a job: `mem_mb` and `disk_mb` in MiB, `runtime` in minutes.
 
-        gpu: it runs on a GPU.
+        attempt: 1 for the first; later ones get more. gpu: whether the job runs on a GPU.
         """
         artifact = self.made(wildcards)
         stage, size = STAGES[artifact.rule], _read_by(artifact)
@@ -74,13 +77,13 @@ class Pattern:
 
 
 def _read_by(artifact: Artifact) -> int:
-    """Bytes of weights that a step reads, from the records; 0 where nothing is known yet."""
+    """Bytes of weights that a step reads, from its inputs' records; 0 if there are none yet."""
     counted = artifact.inputs_in(STAGES[artifact.rule].reads)
     records = (recipes.read(up.path) for up in counted)
     return sum(record.bytes for record in records if record)
 
 
 def tokens_of(artifact: Artifact) -> int:
-    """Tokens that a step runs a model over: chunks x context; 0 where the config leaves it open."""
+    """Tokens that a step runs a model over: chunks x context; 0 if the config does not say."""
     options = artifact.options
     return (options.get("chunks") or 0) * (options.get("context") or 0)

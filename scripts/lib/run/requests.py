@@ -1,4 +1,7 @@
-"""What programs are asked, left as JSON files in the directory of the run's state."""
+"""Requests to programs, as JSON files in the directory of the run's state.
+
+Each function `*_file` writes a file and returns its path.
+"""
 
 import json
 from typing import Any
@@ -16,19 +19,19 @@ def config_file(session: Session) -> str:
 
 
 def references_file(session: Session) -> str:
-    """Every hub reference of the chosen models, for scripts/hub_lock.py."""
+    """All hub references of the chosen models, for scripts/hub_lock.py."""
     sources = hub_sources(session.config, session.graph.names)
     return _left("references", [vars(source) for source in sources])
 
 
 def manifest_file(session: Session) -> str:
-    """What belongs on the hub, for scripts/publish.py."""
+    """The manifest of what is published (lib/planning/publishing), for scripts/publish.py."""
     return _left("publish", manifest(session.graph))
 
 
 @plainly
 def repository_cards(session: Session) -> list[str]:
-    """The stale cards of the repositories: they alone depend on how a model is published."""
+    """The paths of the stale cards of repositories, which are made for publishing only."""
     return [a.path for a in session.graph if a.on_demand and session.is_stale(a)]
 
 

@@ -1,7 +1,7 @@
-"""The config, the graph and the plan of a run: what patterns and targets ask of them.
+"""The config, the graph and the plan of a run, for patterns and targets of the rules.
 
-There is one `Session` in each Snakemake process. How Snakemake is made to run what is stale is told
-in lib/planning/handoff.py; what happens before the first job and after the last in lifecycle.py.
+There is one `Session` in each Snakemake process. lib/planning/handoff.py explains how Snakemake is
+made to run the stale steps; lifecycle.py has what happens before the first job and after the last.
 """
 
 import gc
@@ -32,7 +32,11 @@ class Session:
 
     @plainly
     def __init__(self, raw: dict, settings: Callable, main: bool):
-        """`settings()` gives Snakemake's DAG settings, which are not known while the Snakefile is read."""
+        """Read the config, and lock the hub references that are not locked yet.
+
+        raw: the config as Snakemake has it. settings(): Snakemake's DAG settings, which are not
+        known yet while the Snakefile is read. main: whether this is Snakemake's main process.
+        """
         self.config: Config
         self.options: Options
         self.config, self.options = load(raw, Path.cwd())
@@ -48,7 +52,8 @@ class Session:
             self.options.models(),
             skip=self.options.skip,
         )
-        # What Snakemake and its plugins have loaded stays: the collector need not go through it while the plan is made.
+        # What Snakemake and its plugins have loaded stays: the garbage collector need not go
+        # through it while the plan is made.
         gc.freeze()
 
     @cached_property
@@ -69,20 +74,23 @@ class Session:
         return settings.forceall or artifact.rule in named or not named.isdisjoint(artifact.outputs)
 
     def find(self, path: str) -> Artifact:
-        """The artifact of a path that a rule's pattern has matched."""
+        """The artifact of a path that a rule's pattern matched. Raises UserError if it is none."""
         artifact = self.graph.find(path)
         if artifact is None:
             raise UserError(f"{path}: nothing of this name follows from the config")
         return artifact
 
     def is_stale(self, artifact: Artifact, wildcards=None) -> bool:
-        """Whether this run builds the artifact, if anything asks for it."""
+        """Whether this run has to build the artifact, once something asks for it.
+
+        wildcards: the rule's; only a cluster's job looks at them.
+        """
         if self.main:
             return self.plan.state(artifact) is not State.FRESH
         return handoff.is_sent_for(artifact, wildcards, self._settings().target_jobs)
 
     def wanted(self, artifact: Artifact) -> str:
-        """The wanted recipe of a stale artifact, as a file."""
+        """The path of a stale artifact's wanted recipe; the main process also writes the file."""
         if self.main:
             self.contents.save()
             self.building[artifact.path] = artifact
@@ -91,9 +99,10 @@ class Session:
 
     @plainly
     def asked(self, *columns: str) -> list[str]:
-        """What a target asks for: all that is stale.
+        """The paths of the stale artifacts that a target asks for.
 
-        Of columns of `snakemake status`, also the intermediates that are not there.
+        columns: of `snakemake status`, to which it is limited; then absent intermediates are asked
+        for too. Without columns: everything stale.
         """
         if not columns:
             stale = self.plan.stale(self.graph)
@@ -102,11 +111,11 @@ class Session:
         return [a.path for a in counted if self.plan.state(a) is not State.FRESH]
 
     def every(self, column: str) -> list[str]:
-        """All files of a column, fresh or stale, but for those that are built on demand only."""
+        """All files of a column, fresh or stale, without those that are built on demand only."""
         counted = (a for a in self.graph if STAGES[a.rule].column == column and not a.on_demand)
         return [path for artifact in counted for path in artifact.outputs]
 
     def asked_only(self, names: set[str]) -> bool:
-        """Whether this run was asked for nothing else."""
+        """Whether this run was asked for targets of these names and nothing else."""
         targets = set(self._settings().targets)
         return bool(targets) and targets <= names

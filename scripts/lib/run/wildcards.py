@@ -1,4 +1,4 @@
-"""Regular expressions for the wildcards of rules of which several make the same paths."""
+"""Regular expressions for wildcards that tell rules with the same paths apart."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -12,14 +12,14 @@ NOTHING = "(?!)"
 
 
 def models_where(config: Config, has: Callable[[Any], bool]) -> str:
-    """The names of the models of which `has(the model's section)` is true."""
+    """Matches the names of the models for which `has(model's section)` is true."""
     return _any(name for name, model in config.models.items() if has(model))
 
 
 def conversions(config: Config, own: bool) -> str:
-    """The conversions' file names, which look like quants' otherwise.
+    """Matches the names (without suffix) of conversions, which look like those of quants.
 
-    own: those that are GGUF files of the user's, or the others.
+    own: of those that are GGUF files of the user; else of the others.
     """
     return _any(
         f"{name}-{model.conversion}"
@@ -29,9 +29,9 @@ def conversions(config: Config, own: bool) -> str:
 
 
 def reclaimed(graph: Graph, rule: str, value: Callable[[Any], str]) -> str:
-    """The artifacts of a rule that are deleted once nothing needs them.
+    """Matches the artifacts of a rule that are deleted once nothing needs them.
 
-    value: what the wildcard is of an artifact.
+    value(artifact): the wildcard's value for an artifact.
     """
     if not graph.config.reclaim:
         return NOTHING
@@ -44,7 +44,7 @@ def stem(artifact: Any) -> str:
 
 
 def model_name(artifact: Any) -> str:
-    """The model that an artifact is of."""
+    """The name of the model to which an artifact belongs."""
     return artifact.model
 
 
