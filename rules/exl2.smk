@@ -15,7 +15,7 @@ EXL2 = pattern("results/{model}/exl2/{bits}bpw")
 EXL2_EVALUATION = pattern("results/{model}/evaluation/{bits}bpw.json")
 
 
-# No quant may be called 5.0bpw.
+# Both rules match 5.0bpw.json; no quant may have such a name.
 ruleorder: exl2_evaluate > evaluate
 
 

@@ -52,7 +52,7 @@ rule preflight:
 
 
 rule publish_plan:
-    """What `publish` would add, replace and leave on the hub, and what keeps it from doing so."""
+    """What `publish` would add, replace and leave on the hub, and what still prevents that."""
     input:
         cards=lambda wildcards: repository_cards(session),
     log:

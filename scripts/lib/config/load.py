@@ -120,7 +120,8 @@ def _parse(model: type[Section], raw: dict[str, Any], problems: Problems) -> Any
     for fault in faults:
         problems.add(*_explain(model, fault, _key_path(fault)))
     rest = _plain(raw)
-    # A key left out may make its section impossible: then that goes too, and so on upwards.
+    # A section may be invalid without the key that was left out: then the section is left out too,
+    # and so on upwards.
     for _ in range(8):
         for fault in faults:
             path = _key_path(fault)

@@ -120,8 +120,8 @@ class Graph:
         measured = {f: up for made in families.values() for f, up in made.evaluations.items()}
         inputs = {f"form {form}": up for form, up in forms.items()}
         inputs |= {f"evaluation {form}": up for form, up in measured.items()}
-        # An intermediate is not needed to write about it: its record tells its size, even when it
-        # is reclaimed.
+        # A report does not need an intermediate itself: the record has its size, even after the
+        # intermediate was reclaimed.
         inputs = {role: up for role, up in inputs.items() if not up.intermediate}
         described = {form: _described(up, form in measured) for form, up in forms.items()}
         return Artifact(

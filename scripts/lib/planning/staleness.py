@@ -69,7 +69,7 @@ class Plan:
         return self._verdicts[artifact.path]
 
     def stale(self, artifacts: Iterable[Artifact]) -> list[Artifact]:
-        """Those of the artifacts that have to be built, without those built on demand only."""
+        """The artifacts of these that have to be built, without those built on demand only."""
         return [
             artifact
             for artifact in artifacts
@@ -82,7 +82,7 @@ class Plan:
         record = self.record(artifact)
         if record and any(recipes.read(path) is None for path in artifact.outputs[1:]):
             record = None
-        # The link to a GGUF source is there while it leads somewhere.
+        # A link to a GGUF source counts as there only while it leads somewhere.
         exists = os.path.exists if artifact.links and not artifact.directory else os.path.lexists
         there = all(map(exists, artifact.outputs))
         idle = artifact.intermediate and (not there or artifact.temporary)

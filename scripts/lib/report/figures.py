@@ -42,7 +42,10 @@ def places(figures: list[Figure], most: int) -> list[int]:
 
 
 def _fit(digits: int, bounds: list[tuple[int, int]]) -> tuple[int, int]:
-    """(number of figures that allow so many decimals, minus the distance of the others)."""
+    """How well a number of decimals fits: higher is better. bounds: (fewest, most) of each figure.
+
+    Returns how many figures allow it, and minus the sum of the others' distances from it.
+    """
     off = [max(low - digits, digits - high, 0) for low, high in bounds]
     return off.count(0), -sum(off)
 

@@ -35,7 +35,7 @@ LOSSLESS_RATIO = 5.0
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured figure; both parts are None where nothing was measured."""
+    """A measured figure and its standard error; both are None if nothing was measured."""
 
     value: float | None = None
     error: float | None = None
@@ -238,7 +238,7 @@ def balanced(forms: list[Form]) -> Form | None:
     def depth(form: Form) -> float:
         return math.log(first.loss) + slope * (form.bytes - first.bytes) - math.log(form.loss)
 
-    # Rounded, so that a front of points on one line does not turn on the last bit of a logarithm.
+    # Rounded: on a front of points on one line, the last bit of a logarithm must not decide.
     return max(front, key=lambda form: (round(depth(form), 9), -form.bytes))
 
 

@@ -40,7 +40,7 @@ BEYOND = 1.25
 
 
 def style(looks: Iterable[Look]) -> str:
-    """The plot's style sheet: light, and dark where the reader's screen asks for it.
+    """The plot's style sheet: light, and dark if the reader's screen asks for it.
 
     looks: those of the families that the plot shows.
     """
@@ -552,7 +552,7 @@ class _Obstacles:
 def _crosses(line: tuple[float, float, float, float], box: Box) -> bool:
     """Whether a line segment touches a box (Liang-Barsky clipping)."""
     x0, y0, x1, y1 = line
-    # Most are far away, and this is asked a million times.
+    # A shortcut, because most boxes are far away and this is called a million times.
     if (x0 < box.x0 and x1 < box.x0) or (x0 > box.x1 and x1 > box.x1):
         return False
     if (y0 < box.y0 and y1 < box.y0) or (y0 > box.y1 and y1 > box.y1):

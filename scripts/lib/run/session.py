@@ -23,7 +23,7 @@ from lib.stages.registry import STAGES
 
 # Targets that answer a question: they build nothing and may be asked while a build runs.
 ANSWERS = {"why", "plan", "verify", "orphans", "status", "lock", "preflight", "publish_plan"}
-# It takes the directory's hold itself, and gives it back to make reports anew.
+# `accept` holds the directory itself, and gives the hold back to make reports anew.
 ANSWERS.add("accept")
 
 

@@ -8,7 +8,7 @@ from lib.record.tools import package_version
 from lib.stages.stage import Size, Sizing, Stage, directory_size
 
 PLACE = "resources/demo"
-# What scripts/demo_train.py makes by default.
+# The model that scripts/demo_train.py makes by default.
 SHAPE = {"layers": 4, "hidden": 256, "ffn": 768, "vocabulary": 2048, "heads": 4, "kv_heads": 2}
 TRAINERS = ("torch", "transformers", "sentencepiece")
 

@@ -1,4 +1,4 @@
-"""The report and the card of a model: they describe what was made, in seconds."""
+"""The report and the cards of a model. They describe other artifacts, and take seconds."""
 
 from lib.stages.stage import Memory, Stage, Time
 

@@ -1,4 +1,4 @@
-"""The artifacts that models of a config share: sources, texts, tools, and merges of merges.
+"""The artifacts that models of a config can share: sources, texts, tools and merges.
 
 Nothing is built here. The disk is read only for what recipes contain: the content of outside files
 (`Contents`) and the versions of tools.

@@ -1,4 +1,4 @@
-"""The tools: llama.cpp's converter, and what is compiled."""
+"""The tools of llama.cpp: its converter and its compiled programs."""
 
 from lib.record.artifact import Artifact
 from lib.stages.stage import Size, Sizing, Stage
