@@ -20,7 +20,7 @@ localrules:
 
 
 rule why:
-    """Why artifacts are stale: all of them, or the chosen ones (--config target=FILE_OR_RULE,…)."""
+    """Why artifacts are stale: all, or the chosen ones (--config target=FILE_OR_RULE,…)."""
     log:
         "logs/why.log",
     conda:

@@ -1,4 +1,4 @@
-"""The base class of a family: one format in which people load a model (GGUF, EXL2, full weights).
+"""The base class of a family: one format in which people load a model, such as GGUF files.
 
 A family declares everything that is specific to its format: the config's section, the stages, the
 artifacts, the branches on the hub, and the looks in reports. Its lines of a model card are in
