@@ -92,9 +92,9 @@ def test_card_waits_for_the_shards_that_it_tells_of(monkeypatch, tmp_path):
     merge["models"] = [{"model": "org/a@v1", "parameters": {"weight": 1}}]
     gguf = {"quants": ["Q8_0", "Q4_0"], "split_max_size": "1G"}
     model = {"merge": merge, "gguf": gguf, "exl2": {"bits": 4}, "publish": publish}
-    made = Graph(load({"models": {"M": model}}, tmp_path)[0], Contents(Path("none")), Lock()).of(
-        "M"
-    )
+    made = Graph(
+        load({"models": {"M": model}}, tmp_path)[0], Contents(Path("none")), Lock()
+    ).artifacts("M")
     told = {
         path: {role for role in card.inputs if role.startswith("shards ")}
         for path, card in made.items()

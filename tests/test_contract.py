@@ -835,9 +835,9 @@ def test_an_edit_of_a_shell_block_makes_stale_what_it_makes(edited):
 def test_layout_and_resources_of_a_rule_make_nothing_stale(edited):
     path = edited.repository / "rules/quantize.smk"
     text = path.read_text()
-    assert "    threads: threads_for" in text
+    assert "    threads: QUANT.threads" in text
     path.write_text(
-        text.replace("    threads: threads_for", "    threads: 1").replace(
+        text.replace("    threads: QUANT.threads", "    threads: 1").replace(
             " \\\n            ", " \\\n    "
         )
     )
