@@ -11,7 +11,7 @@ from typing import Any
 
 from lib.planning.graph import Graph
 from lib.record import recipe as recipes
-from lib.record.artifact import Artifact
+from lib.record.artifact import Artifact, in_order
 from lib.record.recipe import MADE_FROM
 
 
@@ -173,18 +173,7 @@ class Plan:
 
     def builds(self, asked: Iterable[Artifact]) -> list[Artifact]:
         """All artifacts that a run builds if it is asked for these; each after its inputs."""
-        found: dict[str, Artifact] = {}
-
-        def visit(artifact: Artifact) -> None:
-            if artifact.path in found or self.state(artifact) is State.FRESH:
-                return
-            for up in (*artifact.uses.values(), *artifact.inputs.values()):
-                visit(up)
-            found[artifact.path] = artifact
-
-        for artifact in asked:
-            visit(artifact)
-        return list(found.values())
+        return in_order(asked, lambda artifact: self.state(artifact) is State.FRESH)
 
     def changes(self, artifact: Artifact, record: recipes.Record) -> list[str]:
         """Lines for people on how the recipe of the last build differs from the wanted one."""

@@ -1,6 +1,6 @@
 """An artifact: a file or directory that Quantmill builds, and the recipe by which it is built."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -78,3 +78,23 @@ class Artifact:
     def digest(self) -> str:
         """sha256 (hex) of the recipe."""
         return recipes.digest(self.recipe, normal=True)
+
+
+def in_order(
+    artifacts: Iterable[Artifact], leave: Callable[[Artifact], bool] = lambda artifact: False
+) -> list[Artifact]:
+    """These artifacts and all that they need, each once and after what it needs.
+
+    leave: whether an artifact, and what only it needs, is left out.
+    """
+    found: dict[str, Artifact] = {}
+
+    def visit(artifact: Artifact) -> None:
+        if artifact.path not in found and not leave(artifact):
+            for up in (*artifact.uses.values(), *artifact.inputs.values()):
+                visit(up)
+            found[artifact.path] = artifact
+
+    for artifact in artifacts:
+        visit(artifact)
+    return list(found.values())

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from lib.errors import UserError
 from lib.formats.json_file import read_json
-from lib.record.artifact import Artifact
+from lib.record.artifact import Artifact, in_order
 from lib.run.session import Session
 
 SHOWN = 30  # files of one reason
@@ -75,17 +75,7 @@ def chosen(session: Session) -> list[Artifact]:
 
 def everything(session: Session) -> list[Artifact]:
     """All artifacts of the chosen models and all their inputs, each after its inputs."""
-    found: dict[str, Artifact] = {}
-
-    def visit(artifact: Artifact) -> None:
-        if artifact.path not in found:
-            for up in (*artifact.uses.values(), *artifact.inputs.values()):
-                visit(up)
-            found[artifact.path] = artifact
-
-    for artifact in session.graph:
-        visit(artifact)
-    return list(found.values())
+    return in_order(session.graph)
 
 
 def short(artifact: Artifact) -> str:

@@ -1,7 +1,6 @@
 """The unquantized GGUF: a conversion, or a file of the user's own."""
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,14 @@ from lib.formats.mixture import Dims
 from lib.formats.weights import header_bytes, is_matrix
 from lib.record.artifact import Artifact
 from lib.stages.checked import Inspector, Row
-from lib.stages.stage import Memory, Size, Sizing, Stage, Time
+from lib.stages.stage import (
+    Memory,
+    Size,
+    Sizing,
+    Stage,
+    Time,
+    locked_size,
+)
 
 QUANTIZED_OUTTYPES = ("q8_0", "tq1_0", "tq2_0")
 OUTTYPE_BITS = {"f32": 32.0, "q8_0": 8.5}
@@ -34,8 +40,7 @@ class ConvertStage(Stage):
         model, bits = artifact.inputs["model"], outtype_bits(artifact)
         weights = sizes.weights(model)
         if weights is None:
-            size = sizes.download(model)
-            return Size(round(size * bits / 16), "lock") if size else None
+            return locked_size(model, sizes, bits)
         tensors = sizes.tensors(model)
         data = sum(
             math.prod(dims) * (bits if is_matrix(name, dims) else 32) / 8
@@ -44,15 +49,13 @@ class ConvertStage(Stage):
         return Size(round(data) + header_bytes(weights, len(tensors)), "tensors")
 
 
-class SourceGgufStage(ConvertStage):
+class SourceGgufStage(Stage):
     """Link to a GGUF file, and check it."""
 
     rule = "source_gguf"
-    is_long = False
-
-    def size(self, artifact: Artifact, sizes: Sizing) -> Size:
-        """The size of the user's file."""
-        return Size(os.path.getsize(artifact.file), "tensors")
+    column = ConvertStage.column
+    is_weights = True
+    memory, time, output = ConvertStage.memory, ConvertStage.time, ConvertStage.output
 
     def tensors(self, artifact: Artifact, sizes: Sizing) -> dict[str, Dims]:
         """The tensors of the user's file."""

@@ -5,7 +5,10 @@ from typing import Any
 from lib.formats.weights import Weights, llama_weights
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
-from lib.stages.stage import Size, Sizing, Stage, directory_size
+from lib.stages.stage import (
+    Sizing,
+    Stage,
+)
 
 PLACE = "resources/demo"
 # The model that scripts/demo_train.py makes by default.
@@ -24,14 +27,8 @@ class DemoBaseStage(Stage):
     """A model of 4 million parameters, trained in minutes."""
 
     rule = "demo_base"
-
-    def threads(self, size: int) -> int:
-        """Threads of torch: the same on every machine, because the trained bytes depend on it."""
-        return 2
-
-    def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
-        """The size of a model directory with these tensors."""
-        return directory_size(artifact, sizes)
+    makes_model = True
+    fixed_threads = 2  # of torch: the trained bytes depend on it
 
     def weights(self, artifact: Artifact, sizes: Sizing) -> Weights:
         """The tensors of a Llama of SHAPE, which the training makes."""

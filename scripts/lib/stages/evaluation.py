@@ -6,7 +6,13 @@ from typing import Any
 from lib.formats.base_logits import base_logits_bytes
 from lib.record.artifact import Artifact
 from lib.stages.convert import model_of
-from lib.stages.stage import Memory, Size, Sizing, Stage, Time, threads_by_size
+from lib.stages.stage import (
+    Memory,
+    Size,
+    Sizing,
+    Stage,
+    Time,
+)
 
 # Characters of one token: vocabularies of 2,000 words cut finer than those of 100,000.
 BYTES_PER_TOKEN = ((10_000, 2.4), (60_000, 3.3), (math.inf, 3.8))
@@ -23,9 +29,7 @@ class BaseLogitsStage(Stage):
     tokens = 300_000  # 600 chunks of 512
     gpu = "whole"
 
-    def threads(self, size: int) -> int:
-        """More threads for larger models."""
-        return threads_by_size(size)
+    fixed_threads = None
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """Chunks x context x vocabulary; without the option `chunks`, their number is a guess."""

@@ -1,7 +1,6 @@
 """The family EXL2: by exllamav2's converter, on CUDA GPUs."""
 
 import math
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,15 @@ from lib.record.artifact import Artifact
 from lib.record.tools import package_version
 from lib.stages.checked import Inspector, Row
 from lib.stages.family import Family, Forms, entry, file_entry
-from lib.stages.stage import Memory, Size, Sizing, Stage, Time
+from lib.stages.stage import (
+    Memory,
+    Size,
+    Sizing,
+    Stage,
+    TakenStage,
+    Time,
+    locked_size,
+)
 
 HEAD_BITS = (2, 3, 4, 5, 6, 8)
 OWN_SET = "default"  # exllamav2's own calibration set
@@ -102,18 +109,11 @@ class Exl2MeasureStage(Stage):
     typical = 1_000_000
 
 
-class Exl2MeasurementFileStage(Stage):
+class Exl2MeasurementFileStage(TakenStage):
     """Copy a measurement that the user has already."""
 
     rule = "exl2_measurement_file"
     column = "exl2"
-    memory = Memory(1500)
-    time = Time(10, 20)
-    output = 1.0
-
-    def size(self, artifact: Artifact, sizes: Sizing) -> Size:
-        """The size of the user's file."""
-        return Size(os.path.getsize(artifact.file), "tensors")
 
 
 class Exl2QuantizeStage(Exl2MeasureStage):
@@ -131,8 +131,7 @@ class Exl2QuantizeStage(Exl2MeasureStage):
         model, bits = artifact.inputs["model"], artifact.options["bits"]
         weights = sizes.weights(model)
         if weights is None:
-            size = sizes.download(model)
-            return Size(round(size / 16 * bits), "lock") if size else None
+            return locked_size(model, sizes, bits)
         tensors = sizes.tensors(model)
         embedding = math.prod(tensors.get("token_embd.weight", (0,)))
         head = math.prod(tensors["output.weight"]) if "output.weight" in tensors else 0

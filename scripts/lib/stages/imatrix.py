@@ -1,6 +1,5 @@
 """Importance matrices: computed by llama-imatrix, or a file of the user's own."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from lib.keys.values import show
 from lib.record.artifact import Artifact
 from lib.stages.checked import Inspector, Row
 from lib.stages.convert import model_of
-from lib.stages.stage import Memory, Size, Sizing, Stage, Time, threads_by_size
+from lib.stages.stage import Memory, Size, Sizing, Stage, TakenStage, Time
 
 SUFFIXES = (".dat", ".gguf")
 
@@ -60,9 +59,7 @@ class ComputeImatrixStage(Stage):
     tokens = 100_000  # 200 chunks of 512
     gpu = "whole"
 
-    def threads(self, size: int) -> int:
-        """More threads for larger models."""
-        return threads_by_size(size)
+    fixed_threads = None
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """For each matrix of the layers, 4 bytes a column and 34 bytes more."""
@@ -72,18 +69,11 @@ class ComputeImatrixStage(Stage):
         return Size(4 * floats + 34 * len(rows), "tensors") if tensors else None
 
 
-class ImatrixFileStage(Stage):
+class ImatrixFileStage(TakenStage):
     """Copy an importance matrix that the user has already."""
 
     rule = "imatrix_file"
     column = "imatrix"
-    memory = Memory(1500)
-    time = Time(10, 20)
-    output = 1.0
-
-    def size(self, artifact: Artifact, sizes: Sizing) -> Size:
-        """The size of the user's file."""
-        return Size(os.path.getsize(artifact.file), "tensors")
 
 
 STAGES = (ComputeImatrixStage(), ImatrixFileStage())

@@ -7,7 +7,12 @@ from lib.formats.mixture import Shape
 from lib.formats.weights import DTYPE_BYTES, Weights, layer_ranges, stacked
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
-from lib.stages.stage import Memory, Size, Sizing, Stage, Time, directory_size
+from lib.stages.stage import (
+    Memory,
+    Sizing,
+    Stage,
+    Time,
+)
 
 TOOLS = ("mergekit", "torch", "transformers")
 # Methods of mergekit 0.1.5 whose result depends on random_seed: they drop or sample at random.
@@ -19,7 +24,8 @@ class MergeStage(Stage):
 
     rule = "merge"
     column = "merge"
-    is_long = is_weights = True
+    is_long = is_weights = makes_model = True
+    fixed_threads = 4  # the same for every size: torch's order of summation depends on it
     # mergekit reads lazily, tensor by tensor, but in every model at once, as float32 with a task
     # vector each, and keeps up to 5 GB of finished tensors for their shard (ties of three models of
     # 1.5 GB: 4.4 GB, measured).
@@ -27,14 +33,6 @@ class MergeStage(Stage):
     # ties, three models, two busy cores: 12 MB/s (measured); most methods are faster.
     time = Time(20, 15)
     output = 1.0  # of n models it is 1/n of the input, of a stacked one up to all of it
-
-    def threads(self, size: int) -> int:
-        """The same for every size: torch's order of summation, and so the bytes, depend on it."""
-        return 4
-
-    def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
-        """The size of a model directory with these tensors."""
-        return directory_size(artifact, sizes)
 
     def weights(self, artifact: Artifact, sizes: Sizing) -> Weights | None:
         """The first model's tensors in the merge's dtype; with `slices`, the stacked layers."""

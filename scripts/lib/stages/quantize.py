@@ -20,7 +20,14 @@ from lib.keys.section import Flag, Read, Section, TensorType, Text, TextList, Te
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
 from lib.stages.convert import QUANTIZED_OUTTYPES, model_of, outtype_bits
-from lib.stages.stage import Memory, Size, Sizing, Stage, Time, threads_by_size
+from lib.stages.stage import (
+    Memory,
+    Size,
+    Sizing,
+    Stage,
+    Time,
+    locked_size,
+)
 
 TOOL = Path("resources/llama.cpp/bin/llama-quantize")
 QuantType = Read(str, values.to_quant_type, {"type": "string", "examples": list(QUANT_TYPES)})
@@ -102,9 +109,7 @@ class QuantizeStage(Stage):
     time = Time(15, 10)
     output = 1.0  # Q8_0 is half; F32 never
 
-    def threads(self, size: int) -> int:
-        """More threads for larger models."""
-        return threads_by_size(size)
+    fixed_threads = None
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """From `llama-quantize --dry-run` if the input is on disk, else from the mixture."""
@@ -160,8 +165,7 @@ def _by_mixture(artifact: Artifact, sizes: Sizing) -> Size | None:
     type_, options = artifact.options["type"], artifact.options
     material = _material(artifact, sizes)
     if material is None:
-        size = sizes.download(model_of(artifact.inputs["gguf"]))
-        return Size(round(size / 2 * QUANT_TYPES[type_].bpw / 8), "lock") if size else None
+        return locked_size(model_of(artifact.inputs["gguf"]), sizes, QUANT_TYPES[type_].bpw)
     tensors, shape, header, bits = material
     types = quant_types(tensors, shape, type_, options, "imatrix" in artifact.inputs)
     return Size(quant_bytes(tensors, types, bits.items()) + header, "tensors")

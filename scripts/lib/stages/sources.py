@@ -10,7 +10,13 @@ from lib.formats.weights import Weights, read_weights
 from lib.hub.lock import HubSource
 from lib.record.artifact import Artifact
 from lib.stages import demo
-from lib.stages.stage import Memory, Size, Sizing, Stage, Time
+from lib.stages.stage import (
+    Memory,
+    Size,
+    Sizing,
+    Stage,
+    Time,
+)
 
 WEIGHTS = (".safetensors", ".bin")
 

@@ -6,6 +6,7 @@ decides an artifact's bytes or is in a recipe, so an edit here makes nothing sta
 knows better overrides a number in its profile (`set-resources: merge: mem_mb=90000`).
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -119,13 +120,24 @@ class Stage:
     typical = 0
     """Bytes of its output if no formula gives them and none was made before; 0: unknown."""
 
+    fixed_threads: int | None = 1
+    """Threads of one job; None: they follow from what it reads (`threads`)."""
+    makes_model = False
+    """Whether its artifact is a model directory, whose size follows from its tensors."""
+
     def threads(self, size: int) -> int:
-        """Threads of one job."""
-        return 1
+        """Threads of one job. If they are not fixed: 1 below 1 GB, 4 below 20 GB, else 8.
+
+        Two small quants side by side are done sooner than one after the other with two threads.
+        """
+        by_size = 1 if size < 1e9 else 4 if size < 2e10 else 8
+        return self.fixed_threads or by_size
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """The predicted size of the output; None if it cannot be predicted."""
-        return None
+        if artifact.file:
+            return Size(os.path.getsize(artifact.file), "tensors")
+        return directory_size(artifact, sizes) if self.makes_model else None
 
     def links(self, artifact: Artifact) -> bool:
         """Whether an output of size 0 is a link to other files."""
@@ -150,19 +162,24 @@ class Stage:
         return 0
 
 
-def threads_by_size(size: int) -> int:
-    """Threads by the bytes of weights that a step reads: 1 below 1 GB, 4 below 20 GB, else 8.
+class TakenStage(Stage):
+    """A stage that takes a file of the user's own as it is."""
 
-    Two small quants side by side are done sooner than one after the other with two threads.
-    """
-    return 1 if size < 1e9 else 4 if size < 2e10 else 8
+    memory = Memory(1500)
+    time = Time(10, 20)
+    output = 1.0
+
+
+def locked_size(model: Artifact, sizes: Sizing, bits: float = 16) -> Size | None:
+    """The size of a model at so many bits per weight, from its files in the lock; None if unknown."""
+    size = sizes.download(model)
+    return Size(round(size * bits / 16), "lock") if size else None
 
 
 def directory_size(artifact: Artifact, sizes: Sizing) -> Size | None:
     """The size of a model directory from its tensors, else from the lock; None if unknown."""
     weights = sizes.weights(artifact)
     if weights is None:
-        size = sizes.download(artifact)
-        return Size(size, "lock") if size else None
+        return locked_size(artifact, sizes)
     tensors = round(weights.parameters * weights.bytes_per_weight)
     return Size(tensors + weights.side_files, "tensors")

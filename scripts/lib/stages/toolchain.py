@@ -1,17 +1,18 @@
 """The tools of llama.cpp: its converter and its compiled programs."""
 
 from lib.record.artifact import Artifact
-from lib.stages.stage import Size, Sizing, Stage
+from lib.stages.stage import (
+    Size,
+    Sizing,
+    Stage,
+)
 
 
 class LlamaCppStage(Stage):
     """Compile llama.cpp, once a machine."""
 
     rule = "llama_cpp"
-
-    def threads(self, size: int) -> int:
-        """Files that are compiled at once."""
-        return 16
+    fixed_threads = 16  # of the compiler
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size:
         """0: its files are links into the cache that all checkouts share."""
