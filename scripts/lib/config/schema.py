@@ -32,7 +32,7 @@ from lib.stages.registry import FAMILIES
 Cuda = Literal["auto", "on", "off"]
 Reclaimable = Literal["safetensors", "bf16"]
 WITH_SECTIONS = {name: family for name, family in FAMILIES.items() if family.section}
-PUBLISHED = {name: family for name, family in FAMILIES.items() if family.published}
+PUBLISHED = {name: family for name, family in FAMILIES.items() if family.repository_says}
 SKIPPABLE = tuple(WITH_SECTIONS)
 BY_FORM = [name for name, family in FAMILIES.items() if family.repository_by_form]
 
@@ -97,7 +97,7 @@ _Repositories = create_model(
     **{
         name: (
             repository(name in BY_FORM, BY_FORM) | None,
-            Field(None, description=family.published),
+            Field(None, description=family.repository_says),
         )
         for name, family in PUBLISHED.items()
     },
@@ -153,7 +153,7 @@ _Forms = create_model(
     "_Forms",
     __base__=_Origin,
     **{
-        name: (family.section | None, Field(None, description=family.made))
+        name: (family.section | None, Field(None, description=family.section_says))
         for name, family in WITH_SECTIONS.items()
     },
 )

@@ -164,8 +164,8 @@ class Exl2Family(Family):
     note = "EXL2 runs on CUDA GPUs only."
     tag, colours, diamond = "EXL2", ("#b3500a", "#f2a15f"), True
     section = Exl2
-    made = "Make EXL2 directories."
-    published = (
+    section_says = "Make EXL2 directories."
+    repository_says = (
         "Repository for EXL2: one branch for each bits value, or, with `{form}` (5.0bpw) in its "
         "name, one repository for each."
     )

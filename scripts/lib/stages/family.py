@@ -63,9 +63,9 @@ class Family:
 
     section: type[Section] | None = None
     """The class of its section of the config; None: it has no section."""
-    made = ""
+    section_says = ""
     """The description of the section's key, for config/README.md."""
-    published = ""
+    repository_says = ""
     """The description of its repository's key in `publish`, for config/README.md."""
     repository_by_form = False
     """Whether each form may have its own repository, with {form} in the repository's name."""

@@ -70,8 +70,8 @@ class GgufFamily(Family):
     library, tags = "gguf", ("gguf", "llama.cpp")
     colours = ("#1f5fbf", "#7fb0ff")
     section = Gguf
-    made = "Make GGUF files."
-    published = "Repository for the quants, shards and imatrix."
+    section_says = "Make GGUF files."
+    repository_says = "Repository for the quants, shards and imatrix."
     needs_safetensors = False
     stages = (*convert.STAGES, *imatrix.STAGES, *quantize.STAGES, *evaluation.STAGES)
     quantized = {"convert": False, "source_gguf": False, "quantize": True}

@@ -12,7 +12,7 @@ class Safetensors(Family):
     name, title, phrase = "safetensors", "Full weights", ": full weights"
     library = "transformers"
     colours = ("#59636e", "#9ba6b2")
-    published = "Repository for the merge."
+    repository_says = "Repository for the merge."
     quantized = {"merge": False}
 
     def corpora(self, model: Any) -> set[str]:

@@ -171,7 +171,7 @@ class TakenStage(Stage):
 
 
 def locked_size(model: Artifact, sizes: Sizing, bits: float = 16) -> Size | None:
-    """The size of a model at so many bits per weight, from its files in the lock; None if unknown."""
+    """The size of a model at so many bits per weight, by its files in the lock; else None."""
     size = sizes.download(model)
     return Size(round(size * bits / 16), "lock") if size else None
 
