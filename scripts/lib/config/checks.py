@@ -278,12 +278,7 @@ class Checks:
     def _cycles(self) -> None:
         """Report merges that are made of themselves, directly or through other merges."""
         parents = {
-            name: [
-                part
-                for reference in merge_references(model.merge)
-                for part in reference.parts
-                if part in self.models
-            ]
+            name: [part for part in model.parts() if part in self.models]
             for name, model in self.config.models.items()
             if model.merge is not None
         }
