@@ -29,7 +29,6 @@ def _text_fault(path: Path) -> str | None:
 def _parquet_fault(path: Path) -> str | None:
     """As `fault`. Planning may run without pyarrow; then there is nothing to say."""
     try:
-        import pyarrow
         import pyarrow.parquet
     except ImportError:
         return None
@@ -39,7 +38,8 @@ def _parquet_fault(path: Path) -> str | None:
         try:
             table = pyarrow.parquet.ParquetFile(file)
             schema = table.schema_arrow
-            names = [field.name for field in schema if _is_text(field.type)]
+            text = (pyarrow.string(), pyarrow.large_string())
+            names = [field.name for field in schema if field.type in text]
             names = [name for name in TEXT_COLUMNS if name in names][:1] or names
             if not names:
                 return f"has no column of text (it has {', '.join(schema.names) or 'none at all'})"
@@ -50,9 +50,3 @@ def _parquet_fault(path: Path) -> str | None:
         except (pyarrow.ArrowException, OSError):
             return "is no parquet file, or a damaged one"
     return f"holds no text: every row of its column {' and '.join(names)} is empty"
-
-
-def _is_text(kind) -> bool:
-    import pyarrow
-
-    return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)

@@ -7,12 +7,9 @@ with smaller blocks. llama-quantize calls this fallback quantization and tells i
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lib.formats.mixture import Dims, Shape, block_size, misfits, quant_types
-
-if TYPE_CHECKING:  # gguf is slow to import, and only the annotations need it
-    from lib.formats.gguf_file import GgufFile
 
 
 @dataclass(frozen=True)
@@ -52,10 +49,10 @@ def planned(
     return _summary(wanted, (types[name] for name in wanted), len(tensors))
 
 
-def found(gguf: "GgufFile", options: Mapping[str, Any], imatrix: bool) -> Fallbacks | None:
+def found(gguf: Any, options: Mapping[str, Any], imatrix: bool) -> Fallbacks | None:
     """The fallbacks of a finished quant; None if there are none.
 
-    gguf: the quant's header. options, imatrix: those of its recipe, as for `quant_types`.
+    gguf: the quant's header, a lib.formats.gguf_file.GgufFile. options, imatrix: those of its recipe, as for `quant_types`.
     """
     stored = {tensor.name: tensor.type_name.lower() for tensor in gguf.tensors}
     dims = {tensor.name: tensor.shape for tensor in gguf.tensors}
@@ -67,10 +64,11 @@ def found(gguf: "GgufFile", options: Mapping[str, Any], imatrix: bool) -> Fallba
 def _summary(
     wanted: Mapping[str, str], stored: Iterable[str | None], tensors: int
 ) -> Fallbacks | None:
+    if not wanted:
+        return None
     types = Counter(kind or "?" for kind in stored)
     ordered = tuple(sorted(types, key=lambda kind: (-types[kind], kind)))
-    block = max(map(block_size, wanted.values()), default=0)
-    return Fallbacks(len(wanted), tensors, ordered, block) if wanted else None
+    return Fallbacks(len(wanted), tensors, ordered, max(map(block_size, wanted.values())))
 
 
 def shape_of(metadata: Mapping[str, Any]) -> Shape:

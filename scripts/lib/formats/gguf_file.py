@@ -6,10 +6,9 @@ real model. This module reads no tensor data.
 
 import mmap
 import struct
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -17,22 +16,12 @@ from lib.errors import UserError
 
 STRING, ARRAY = 8, 9
 SCALARS = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    7: "<?",
-    10: "<Q",
-    11: "<q",
-    12: "<d",
-}
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?",
+    10: "<Q", 11: "<q", 12: "<d",
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A tensor of a GGUF file.
 
     shape: in ggml's order, the row width first. type: the number of its ggml type.
@@ -56,8 +45,7 @@ class Tensor:
         return GGMLQuantizationType(self.type).name
 
 
-@dataclass(frozen=True)
-class GgufFile:
+class GgufFile(NamedTuple):
     """The header of a GGUF file.
 
     metadata: {key: decoded value}. raw: {key: its type and value as the bytes of the file}.
@@ -77,10 +65,13 @@ class _Cursor:
         self.data = data
         self.at = 0
 
-    def scalar(self, code: str) -> Any:
-        (value,) = struct.unpack_from(code, self.data, self.at)
+    def unpack(self, code: str) -> tuple:
+        values = struct.unpack_from(code, self.data, self.at)
         self.at += struct.calcsize(code)
-        return value
+        return values
+
+    def scalar(self, code: str) -> Any:
+        return self.unpack(code)[0]
 
     def string(self) -> str:
         length = self.scalar("<Q")
@@ -95,10 +86,7 @@ class _Cursor:
         if kind == ARRAY:
             inner, count = self.scalar("<I"), self.scalar("<Q")
             if inner in SCALARS:
-                code = f"<{count}{SCALARS[inner][1]}"
-                values = struct.unpack_from(code, self.data, self.at)
-                self.at += struct.calcsize(code)
-                return list(values)
+                return list(self.unpack(f"<{count}{SCALARS[inner][1]}"))
             return [self.value(inner) for _ in range(count)]
         return self.scalar(SCALARS[kind])
 

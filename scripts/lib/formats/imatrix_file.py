@@ -1,8 +1,9 @@
 """Reads importance matrices in both formats of llama-imatrix b10605: the older .dat, and GGUF."""
 
+import io
 import struct
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,8 +11,7 @@ from lib.errors import UserError
 from lib.formats.gguf_file import read_gguf
 
 
-@dataclass(frozen=True)
-class ImatrixEntry:
+class ImatrixEntry(NamedTuple):
     """The entry of one tensor. A tensor has one matrix, or one for each expert.
 
     values: sums of squared activations, float32 (matrices * columns,).
@@ -22,8 +22,7 @@ class ImatrixEntry:
     counts: np.ndarray
 
 
-@dataclass(frozen=True)
-class ImatrixData:
+class ImatrixData(NamedTuple):
     """An importance matrix.
 
     entries: {tensor name: entry}. chunks: how many chunks of text it was computed on.
@@ -61,21 +60,16 @@ def _read_gguf(path: Path) -> ImatrixData:
 
 def _read_dat(path: Path) -> ImatrixData:
     """Read a .dat: the number of entries; name, calls and values of each; chunks; text's path."""
-    data = path.read_bytes()
-    at = 0
-
-    def integer() -> int:
-        nonlocal at
-        (value,) = struct.unpack_from("<i", data, at)
-        at += 4
-        return value
+    file = io.BytesIO(path.read_bytes())
 
     def take(size: int) -> bytes:
-        nonlocal at
-        if size < 0 or at + size > len(data):
+        data = file.read(size)
+        if len(data) != size:
             raise struct.error
-        at += size
-        return data[at - size : at]
+        return data
+
+    def integer() -> int:
+        return struct.unpack("<i", take(4))[0]
 
     entries = {}
     try:

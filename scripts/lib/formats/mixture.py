@@ -5,6 +5,7 @@ compares it with `llama-quantize --dry-run`. Types are named as in lib/formats/q
 as in GGUF files.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -167,11 +168,8 @@ def quant_bytes(
     kept = dict(kept_bits)
     total = 0.0
     for name, dims in tensors.items():
-        count = 1
-        for size in dims:
-            count *= size
         kind = types[name]
-        total += count * (TENSOR_BITS[kind] if kind else kept.get(name, 32.0)) / 8
+        total += math.prod(dims) * (TENSOR_BITS[kind] if kind else kept.get(name, 32.0)) / 8
     return round(total)
 
 
@@ -288,9 +286,8 @@ class _Chooser:
             return "q6_k" if layer < layers // 16 else "q5_k" if matters else kind
         if type_ in ("Q4_K_M", "Q5_K_M") and matters:
             return "q6_k"
-        if type_ == "IQ3_M" and (first or (self.shape.experts == 8 and matters)):
-            return "q4_k"
-        if first and type_ == "Q2_K_S":
+        eight = self.shape.experts == 8
+        if (first and type_ in ("Q2_K_S", "IQ3_M")) or (matters and eight and type_ == "IQ3_M"):
             return "q4_k"
         if first and (
             (type_ in ("IQ4_NL", "IQ4_XS") and not self.imatrix)
@@ -307,18 +304,9 @@ class _Chooser:
             return "q4_k" if type_ == "Q3_K_L" else kind
         if self.shape.experts == 8:
             larger = {
-                "Q2_K",
-                "IQ3_XS",
-                "IQ3_XXS",
-                "Q3_K_S",
-                "Q3_K_M",
-                "IQ4_NL",
-                "Q4_K_S",
-                "Q4_K_M",
-                "IQ3_S",
-                "IQ3_M",
-                "IQ4_XS",
-            }
+                "Q2_K", "IQ3_XS", "IQ3_XXS", "Q3_K_S", "Q3_K_M", "IQ4_NL", "Q4_K_S", "Q4_K_M",
+                "IQ3_S", "IQ3_M", "IQ4_XS",
+            }  # fmt: skip
             return "q5_k" if type_ in larger | TINY else kind
         kinds = {
             "Q2_K": "q3_k",
@@ -326,8 +314,11 @@ class _Chooser:
             "Q3_K_M": "q4_k",
             "Q3_K_L": "q5_k",
             "IQ3_M": "q4_k",
+            "IQ1_S": "iq2_xxs",
+            "IQ1_M": "iq2_xxs",
+            "IQ2_S": "iq3_s",
+            "IQ2_M": "iq3_s",
         }
-        kinds |= {"IQ1_S": "iq2_xxs", "IQ1_M": "iq2_xxs", "IQ2_S": "iq3_s", "IQ2_M": "iq3_s"}
         return kinds.get(type_, kind)
 
 

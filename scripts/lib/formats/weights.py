@@ -53,12 +53,12 @@ def read_weights(directory: Path) -> Weights:
     """
     config = json.loads((directory / "config.json").read_text())
     config = config.get("text_config") or config
-    tensors, sizes = {}, 0
-    files = model_files(directory, allow_pickle=True)
-    for path in (file for file in files if file.suffix == ".safetensors"):
-        for name, tensor in read_header(path).tensors.items():
-            tensors[name] = tensor.shape
-            sizes += tensor.end - tensor.first
+    headers = {}
+    for path in model_files(directory, allow_pickle=True):
+        if path.suffix == ".safetensors":
+            headers |= read_header(path).tensors
+    tensors = {name: header.shape for name, header in headers.items()}
+    size = sum(header.end - header.first for header in headers.values())
     if config.get("tie_word_embeddings"):
         tensors.pop("lm_head.weight", None)
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 1
@@ -77,7 +77,7 @@ def read_weights(directory: Path) -> Weights:
         for f in directory.iterdir()
         if f.suffix in (".json", ".model", ".jinja", ".txt")
     )
-    return Weights(tensors, shape, sizes / parameters, _tokenizer_bytes(directory, config), side)
+    return Weights(tensors, shape, size / parameters, _tokenizer_bytes(directory, config), side)
 
 
 def llama_weights(
@@ -91,21 +91,25 @@ def llama_weights(
     tensors = {
         "model.embed_tokens.weight": (vocabulary, hidden),
         "lm_head.weight": (vocabulary, hidden),
+        "model.norm.weight": (hidden,),
     }
-    tensors["model.norm.weight"] = (hidden,)
     shared = hidden // heads * kv_heads
-    for layer in range(layers):
-        rows = {"q_proj": hidden, "k_proj": shared, "v_proj": shared, "o_proj": hidden}
-        tensors |= {
-            f"model.layers.{layer}.self_attn.{name}.weight": (n, hidden) for name, n in rows.items()
-        }
-        tensors |= {
-            f"model.layers.{layer}.mlp.{name}.weight": (ffn, hidden)
-            for name in ("gate_proj", "up_proj")
-        }
-        tensors[f"model.layers.{layer}.mlp.down_proj.weight"] = (hidden, ffn)
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"model.layers.{layer}.{norm}.weight"] = (hidden,)
+    in_a_layer = {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (shared, hidden),
+        "self_attn.v_proj": (shared, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (ffn, hidden),
+        "mlp.up_proj": (ffn, hidden),
+        "mlp.down_proj": (hidden, ffn),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    tensors |= {
+        f"model.layers.{layer}.{name}.weight": dims
+        for layer in range(layers)
+        for name, dims in in_a_layer.items()
+    }
     return Weights(tensors, Shape(layers, heads // kv_heads), 2, 22 * vocabulary, 90 * vocabulary)
 
 
@@ -127,8 +131,8 @@ def gguf_tensors(weights: Weights) -> Iterator[tuple[str, Dims]]:
         joined = re.sub(r"\.experts\.\d+\.", ".experts.", name)
         if joined != name:
             experts.setdefault(joined, []).append(dims)
-            continue
-        yield names.get_name(name, try_suffixes=(".weight", ".bias")) or name, dims[::-1]
+        else:
+            yield names.get_name(name, try_suffixes=(".weight", ".bias")) or name, dims[::-1]
     for name, parts in experts.items():
         found = names.get_name(name, try_suffixes=(".weight",))
         found = found or names.get_name(
