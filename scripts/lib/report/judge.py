@@ -19,7 +19,7 @@ a fraction; an error is one standard error.
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lib.errors import UserError
 from lib.formats.fallbacks import Fallbacks
@@ -33,8 +33,7 @@ LOSSLESS_KLD = 0.01
 LOSSLESS_RATIO = 5.0
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """A measured figure and its standard error; both are None if nothing was measured."""
 
     value: float | None = None
@@ -83,8 +82,7 @@ class Form:
         return None if self.kld.value is None else max(self.kld.value, 0.0)
 
 
-@dataclass(frozen=True)
-class ModelForms:
+class ModelForms(NamedTuple):
     """The facts on one model in forms.json. reference: the engine, with its version."""
 
     name: str
@@ -106,13 +104,12 @@ class Choice:
     also: list[str] = field(default_factory=list)
 
 
-def read(path: Path, looks: Looks | None = None) -> ModelForms:
+def read(path: Path, looks: Looks) -> ModelForms:
     """Read forms.json, and each evaluation that it names.
 
-    looks: how families are shown; None: by their keys. Raises UserError if a file cannot be read or
-    is not as described above.
+    looks: how families are shown. Raises UserError if a file cannot be read or is not as described
+    above.
     """
-    looks = Looks() if looks is None else looks
     document = _read(path)
     try:
         forms = [_form(entry, document, path, looks) for entry in document["forms"]]
@@ -248,9 +245,8 @@ def nearly_lossless(forms: list[Form]) -> Form | None:
     Low: at most LOSSLESS_KLD, and at most LOSSLESS_RATIO times the lowest of the quantized forms.
     """
     measured = [form for form in forms if form.quantized and form.loss is not None]
-    if not measured:
-        return None
-    limit = min(LOSSLESS_KLD, LOSSLESS_RATIO * min(form.loss for form in measured))
+    lowest = min((form.loss for form in measured), default=0)
+    limit = min(LOSSLESS_KLD, LOSSLESS_RATIO * lowest)
     good = [form for form in measured if form.loss <= limit]
     return min(good, key=lambda form: (form.bytes, form.loss, form.name), default=None)
 
@@ -326,21 +322,16 @@ def memory_text(sizes: list[int]) -> str:
     return f"{sizes[0]} to {sizes[-1]} GB" if len(sizes) > 1 else f"{sizes[0]} GB"
 
 
-def twins(forms: list[Form]) -> list[list[Form]]:
-    """The forms that are byte for byte the same, in groups of two and more."""
-    groups: dict[str, list[Form]] = {}
+def twin_lines(forms: list[Form]) -> list[str]:
+    """A sentence, without full stop, for each group of forms that are byte for byte the same."""
+    groups: dict[str, list[str]] = {}
     for form in forms:
         if form.sha256:
-            groups.setdefault(form.sha256, []).append(form)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def twin_lines(forms: list[Form]) -> list[str]:
-    """A sentence, without full stop, for each group of `twins`."""
+            groups.setdefault(form.sha256, []).append(form.name)
     return [
-        f"{', '.join(form.name for form in group[:-1])} and {group[-1].name} are the same file, "
-        "byte for byte"
-        for group in twins(forms)
+        f"{', '.join(names[:-1])} and {names[-1]} are the same file, byte for byte"
+        for names in groups.values()
+        if len(names) > 1
     ]
 
 

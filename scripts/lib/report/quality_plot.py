@@ -8,8 +8,7 @@ import html
 import itertools
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lib.report.figures import size_text, size_unit
 from lib.report.judge import Form, pareto_front
@@ -39,17 +38,16 @@ NEGLIGIBLE = 1e-7
 BEYOND = 1.25
 
 
-def style(looks: Iterable[Look]) -> str:
+def style(looks: list[Look]) -> str:
     """The plot's style sheet: light, and dark if the reader's screen asks for it.
 
     looks: those of the families that the plot shows.
     """
-    looks = list(looks)
-    light, dark = (_rules(LIGHT, looks, 0), _rules(DARK, looks, 1))
+    light, dark = _rules(LIGHT, looks, 0), _rules(DARK, looks, 1)
     return light + "@media screen and (prefers-color-scheme: dark) {" + dark + "}"
 
 
-def looks_of(forms: Iterable[Form]) -> list[Look]:
+def looks_of(forms: list[Form]) -> list[Look]:
     """The looks of the forms' families, each once, in the order of the registry."""
     found = {form.family: form.look for form in forms}
     return sorted(found.values(), key=lambda look: look.order)
@@ -67,16 +65,17 @@ def _rules(colour: dict[str, str], looks: list[Look], paper: int) -> str:
         ".leader": f"stroke: {colour['muted']}; stroke-width: 0.7; opacity: 0.7; fill: none",
         ".front": f"stroke: {colour['front']}; stroke-width: 1.6; fill: none",
         ".off": "opacity: 0.55",
+        **{
+            f".{look.name}": f"fill: {look.colours[paper]}; stroke: {look.colours[paper]}"
+            for look in looks
+        },
+        ".unquantized": f"fill: {colour['paper']}; stroke: {colour['unquantized']};"
+        " stroke-width: 1.6",
     }
-    for look in looks:
-        rules[f".{look.name}"] = f"fill: {look.colours[paper]}; stroke: {look.colours[paper]}"
-    ring = colour["unquantized"]
-    rules[".unquantized"] = f"fill: {colour['paper']}; stroke: {ring}; stroke-width: 1.6"
     return "".join(f".quality-plot {name} {{ {rule} }}\n" for name, rule in rules.items())
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A rectangle in pixels: left, top, right, bottom."""
 
     x0: float
@@ -104,8 +103,7 @@ class Box:
         return min(max(x, self.x0), self.x1), min(max(y, self.y0), self.y1)
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A form in the plot: centre (x, y), ends of its error bar (high, low) in pixels, and label."""
 
     form: Form
@@ -117,8 +115,7 @@ class Point:
     label: str
 
 
-@dataclass(frozen=True)
-class Label:
+class Label(NamedTuple):
     """The place of a label, and its leader line (x0, y0, x1, y1) if it is far from its point."""
 
     box: Box
@@ -139,18 +136,12 @@ class Axis:
     def ticks(self, gap: float) -> list[float]:
         """Round values on the axis, as many as fit with at least `gap` pixels between them."""
         best: list[float] = []
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        slack = 1 + 1e-9
         for steps in TICKS:
-            found = [
-                step * 10.0**power
-                for power in range(
-                    math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1
-                )
-                for step in steps
-                if self.low <= step * 10.0**power * (1 + 1e-9)
-                and step * 10.0**power <= self.high * (1 + 1e-9)
-            ]
-            places = [self(value) for value in found]
-            if all(abs(b - a) >= gap for a, b in itertools.pairwise(places)):
+            round_ones = (step * 10.0**power for power in powers for step in steps)
+            found = [v for v in round_ones if self.low <= v * slack and v <= self.high * slack]
+            if all(abs(b - a) >= gap for a, b in itertools.pairwise(map(self, found))):
                 best = found
         return best
 
@@ -195,10 +186,10 @@ def draw(title: str, forms: list[Form], width: int, height: int, standalone: boo
     measured = [form for form in forms if form.loss is not None]
     narrow = width < 600
     name = f"{title}: KL divergence against size"
+    size = f' width="{width}" height="{height}"' if standalone else ""
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="quality-plot" viewBox="0 0 {width}'
-        f' {height}" role="img" aria-label="{escape(name)}"'
-        + (f' width="{width}" height="{height}">' if standalone else ">"),
+        f' {height}" role="img" aria-label="{escape(name)}"{size}>'
     ]
     if standalone:
         out += [f"<title>{escape(name)}</title>", f"<style>{style(looks_of(forms))}</style>"]
@@ -213,12 +204,15 @@ def draw(title: str, forms: list[Form], width: int, height: int, standalone: boo
     )
     if standalone:
         shown = title if len(title) < 60 else title[:59] + "…"
-        out.append(_text(inner.x0, 26, shown, size=15, weight=600))
+        out.append(_text(inner.x0, 26, shown, 15, 600))
     out += _legend(measured, inner, narrow, standalone)
     points, frame = _layout(measured, inner, narrow)
     out += frame
     labels = place([p for p in points if p.on_front or not narrow], points, inner, narrow)
-    out += _leaders(labels)
+    leaders = [label.leader for _, label in labels if label.leader]
+    out += [
+        f'<path class="leader" d="M{x:.1f} {y:.1f}L{u:.1f} {v:.1f}"/>' for x, y, u, v in leaders
+    ]
     for point in points:
         out += _marker(point, inner, size_text(point.form.bytes, measured))
     for point, label in labels:
@@ -281,25 +275,22 @@ def _shape(form: Form, x: float, y: float, css: str = "") -> str:
     return f'<circle class="{classes}" cx="{x:.1f}" cy="{y:.1f}" r="{MARKER:g}"/>'
 
 
-def _place_in_legend(form: Form) -> tuple[bool, int]:
-    return not form.quantized, form.look.order
-
-
 def _legend(forms: list[Form], inner: Box, narrow: bool, standalone: bool) -> list[str]:
     # The quants' families in the order of the registry, then the unquantized model.
-    kinds = {form.marker: form for form in sorted(forms, key=_place_in_legend)}
-    names = {kind: form.look.title if form.quantized else kind for kind, form in kinds.items()}
+    ordered = sorted(forms, key=lambda form: (not form.quantized, form.look.order))
+    names = {form.marker: form.look.title if form.quantized else form.marker for form in ordered}
+    markers = {form.marker: form for form in ordered}
     front = "Pareto front"
     y = 22 if standalone else 10
-    widths = {kind: 16 + text_width(names[kind], LABEL_SIZE) + 14 for kind in kinds}
+    widths = {kind: 16 + text_width(name, LABEL_SIZE) + 14 for kind, name in names.items()}
     total = sum(widths.values()) + 26 + text_width(front, LABEL_SIZE)
     x = 4 if narrow else inner.x1 - total if standalone else inner.x0
     out = []
-    for kind in kinds:
-        out += [_shape(kinds[kind], x + 6, y), _text(x + 16, y + 4, names[kind], css="quiet")]
+    for kind, name in names.items():
+        out += [_shape(markers[kind], x + 6, y), _text(x + 16, y + 4, name, css="quiet")]
         x += widths[kind]
-    out.append(f'<path class="front" d="M{x:.1f} {y:.1f}h20"/>')
-    return [*out, _text(x + 26, y + 4, front, css="quiet")]
+    line = f'<path class="front" d="M{x:.1f} {y:.1f}h20"/>'
+    return [*out, line, _text(x + 26, y + 4, front, css="quiet")]
 
 
 def _layout(forms: list[Form], inner: Box, narrow: bool) -> tuple[list[Point], list[str]]:
@@ -308,7 +299,7 @@ def _layout(forms: list[Form], inner: Box, narrow: bool) -> tuple[list[Point], l
     # The unquantized model is the reference: what it shows against itself is noise.
     charted = [form for form in forms if form.quantized and form.loss > top_kld * NEGLIGIBLE]
     floor = inner.y1 - (STRIP if len(charted) < len(forms) else 0)
-    y_axis = _y_axis(charted, inner.y0, floor)
+    y_axis = _y_axis(charted, inner.y0, floor) if charted else None
     sizes = [form.bytes for form in charted or forms]
     # The unquantized file is often twice the largest quant's: it does not stretch the axis, but
     # stands at its end with its size in writing.
@@ -338,7 +329,7 @@ def _layout(forms: list[Form], inner: Box, narrow: bool) -> tuple[list[Point], l
                 _label(form),
             )
         )
-    frame = _frame(forms, inner, floor, x_axis, y_axis if charted else None, narrow)
+    frame = _frame(forms, inner, floor, x_axis, y_axis, narrow)
     line = [point for point in points if point.on_front and point.form in charted]
     if len(line) > 1:
         path = "L".join(f"{point.x:.1f} {point.y:.1f}" for point in line)
@@ -347,9 +338,8 @@ def _layout(forms: list[Form], inner: Box, narrow: bool) -> tuple[list[Point], l
 
 
 def _y_axis(charted: list[Form], top: float, floor: float) -> Axis:
-    if not charted:
-        return Axis(0.001, 0.1, floor, top)
-    low, high = (pick(form.loss for form in charted) for pick in (min, max))
+    losses = [form.loss for form in charted]
+    low, high = min(losses), max(losses)
     pad = max((high / low) ** 0.09, 1.35)
     return Axis(low / pad, high * pad, floor, top)
 
@@ -358,42 +348,47 @@ def _frame(
     forms: list[Form], inner: Box, floor: float, x_axis: Axis, y_axis: Axis | None, narrow: bool
 ) -> list[str]:
     unit, unit_name = size_unit(forms)
-    x0, x1, y0, y1 = inner.x0, inner.x1, inner.y0, inner.y1
+    x0, y0, x1, y1 = inner
     out = []
     sizes = Axis(x_axis.low / unit, x_axis.high / unit, x0, x1)
     for value in sizes.ticks(34):
         x = sizes(value)
-        out.append(f'<path class="grid" d="M{x:.1f} {y0:.1f}V{y1:.1f}"/>')
-        out.append(_text(x, y1 + 17, short(value), 11, css="quiet", anchor="middle"))
-    if y_axis:
-        for value in y_axis.ticks(24 if narrow else 37):
-            y = y_axis(value)
-            out.append(f'<path class="grid" d="M{x0:.1f} {y:.1f}H{x1:.1f}"/>')
-            out.append(_text(x0 - 7, y + 4, short(value), 11, css="quiet", anchor="end"))
+        out += [
+            f'<path class="grid" d="M{x:.1f} {y0:.1f}V{y1:.1f}"/>',
+            _text(x, y1 + 17, short(value), 11, css="quiet", anchor="middle"),
+        ]
+    for value in y_axis.ticks(24 if narrow else 37) if y_axis else []:
+        y = y_axis(value)
+        out += [
+            f'<path class="grid" d="M{x0:.1f} {y:.1f}H{x1:.1f}"/>',
+            _text(x0 - 7, y + 4, short(value), 11, css="quiet", anchor="end"),
+        ]
     out.append(f'<path class="frame" d="M{x0:.1f} {y0:.1f}V{y1:.1f}H{x1:.1f}"/>')
     if floor < y1:
-        out.append(
-            f'<path class="frame" stroke-dasharray="3 3" d="M{x0:.1f} {floor:.1f}H{x1:.1f}"/>'
-        )
-        out.append(_text(x0 - 7, y1 - STRIP / 2 + 4, "≈ 0", 11, css="quiet", anchor="end"))
-    out.append(
-        _text((x0 + x1) / 2, y1 + 38, f"File size ({unit_name})", 12, anchor="middle", css="quiet")
-    )
+        out += [
+            f'<path class="frame" stroke-dasharray="3 3" d="M{x0:.1f} {floor:.1f}H{x1:.1f}"/>',
+            _text(x0 - 7, y1 - STRIP / 2 + 4, "≈ 0", 11, css="quiet", anchor="end"),
+        ]
     said = "KL divergence (nats a token), lower is better"
-    out.append(
+    out += [
+        _text((x0 + x1) / 2, y1 + 38, f"File size ({unit_name})", 12, anchor="middle", css="quiet"),
         _text(10, y0 - 22, "KL divergence", 10.5, css="quiet")
         if narrow
-        else _text(14, (y0 + y1) / 2, said, 12, css="quiet", anchor="middle", turn=True)
-    )
+        else _text(14, (y0 + y1) / 2, said, 12, css="quiet", anchor="middle", turn=True),
+    ]
     parameters = {form.parameters for form in forms}
     if len(parameters) == 1 and (count := parameters.pop()):
         bits = Axis(x_axis.low * 8 / count, x_axis.high * 8 / count, x0, x1)
         for value in bits.ticks(30):
             x = bits(value)
-            out.append(f'<path class="frame" d="M{x:.1f} {y0:.1f}v-4"/>')
-            out.append(_text(x, y0 - 8, short(value), 10.5, css="quiet", anchor="middle"))
-        out.append(_text(x1, y0 - 22, "bits per weight", 10.5, css="quiet", anchor="end"))
-        out.append(f'<path class="frame" d="M{x0:.1f} {y0:.1f}H{x1:.1f}"/>')
+            out += [
+                f'<path class="frame" d="M{x:.1f} {y0:.1f}v-4"/>',
+                _text(x, y0 - 8, short(value), 10.5, css="quiet", anchor="middle"),
+            ]
+        out += [
+            _text(x1, y0 - 22, "bits per weight", 10.5, css="quiet", anchor="end"),
+            f'<path class="frame" d="M{x0:.1f} {y0:.1f}H{x1:.1f}"/>',
+        ]
     return out
 
 
@@ -414,14 +409,6 @@ def _marker(point: Point, inner: Box, size: str) -> list[str]:
     return [*out, _shape(form, x, point.y, css), "</g>"]
 
 
-def _leaders(labels: list[tuple[Point, Label]]) -> list[str]:
-    return [
-        '<path class="leader" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>'.format(*label.leader)
-        for _, label in labels
-        if label.leader
-    ]
-
-
 # Labels ------------------------------------------------------------------------------------------
 
 RADII = (7, 11, 16, 22, 30, 40, 52, 66, 82, 100, 122, 148, 180)
@@ -440,32 +427,28 @@ def place(
     """
     obstacles = _Obstacles(points)
     options = {point.form.name: _options(point, inner) for point in wanted}
-    chosen: dict[str, tuple[float, Label]] = {}
+    chosen: dict[str, Label] = {}
     # The crowded ones first, then again with all others in place, until nobody moves.
     order = sorted(wanted, key=lambda p: (not p.on_front, -obstacles.crowd(p), p.x, p.form.name))
     for _ in range(8):
-        moved = False
+        before = dict(chosen)
         for point in order:
-            others = [label for name, (_, label) in chosen.items() if name != point.form.name]
-            best: tuple[float, Label] | None = None
-            for base, label in options[point.form.name]:
-                if best and base >= best[0]:
+            name = point.form.name
+            others = [label for other, label in chosen.items() if other != name]
+            lowest = math.inf
+            for distance, label in options[name]:
+                if distance >= lowest:
                     break
-                cost = base + obstacles.cost(point, label, others)
-                if best is None or cost < best[0]:
-                    best = (cost, label)
-            if best and chosen.get(point.form.name, (0, None))[1] != best[1]:
-                chosen[point.form.name] = best
-                moved = True
-        if not moved:
+                cost = distance + obstacles.cost(point, label, others)
+                if cost < lowest:
+                    lowest, chosen[name] = cost, label
+        if chosen == before:
             break
-    placed = []
+    placed: list[tuple[Point, Label]] = []
     for point in wanted:
-        if point.form.name in chosen:
-            label = chosen[point.form.name][1]
-            others = [other for _, other in placed]
-            if not may_drop or obstacles.cost(point, label, others) < CLASH:
-                placed.append((point, label))
+        label, others = chosen.get(point.form.name), [other for _, other in placed]
+        if label and (not may_drop or obstacles.cost(point, label, others) < CLASH):
+            placed.append((point, label))
     return placed
 
 
@@ -503,8 +486,8 @@ class _Obstacles:
     """What a label must not cover: markers, error bars and the front."""
 
     def __init__(self, points: list[Point]) -> None:
-        r = MARKER + 1.5
         self.points = points
+        r = MARKER + 1.5
         self.markers = [(p, Box(p.x - r, p.y - r, p.x + r, p.y + r)) for p in points]
         self.bars = [
             Box(p.x - 1, p.high, p.x + 1, p.low) for p in points if p.low - p.high > 2 * MARKER
