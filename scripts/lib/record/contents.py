@@ -45,9 +45,8 @@ class Contents:
         allow_pickle, and the UserErrors it raises: as `model_files`.
         """
         files = model_files(Path(path), allow_pickle)
-        digests = self._many([str(file) for file in files])
         names = [file.relative_to(path).as_posix() for file in files]
-        return dict(zip(names, digests, strict=True))
+        return dict(zip(names, self._many([str(file) for file in files]), strict=True))
 
     def remembered(self, path: str, key: str, ask) -> str:
         """The answer of `ask()` about the file at `path`, asked again only if the file has changed.
@@ -68,13 +67,9 @@ class Contents:
             self._changed = False
 
     def _many(self, paths: list[str]) -> list[str]:
-        stamps = [_stamp(path) for path in paths]
-        todo = [
-            (path, stamp)
-            for path, stamp in zip(paths, stamps, strict=True)
-            if self._known.get(path, [])[:4] != stamp
-        ]
-        size = sum(stamp[0] for _, stamp in todo)
+        stamps = {path: _stamp(path) for path in paths}
+        todo = [path for path, stamp in stamps.items() if self._known.get(path, [])[:4] != stamp]
+        size = sum(stamps[path][0] for path in todo)
         if size > WORTH_SAYING:
             print(
                 f"New or changed sources: {len(todo)}, {size / 1e9:.1f} GB. Reading them once ...",
@@ -82,10 +77,8 @@ class Contents:
             )
         if todo:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                for (path, stamp), sha in zip(
-                    todo, pool.map(sha256_of, [path for path, _ in todo]), strict=True
-                ):
-                    self._known[path] = [*stamp, sha]
+                for path, sha256 in zip(todo, pool.map(sha256_of, todo), strict=True):
+                    self._known[path] = [*stamps[path], sha256]
             self._changed = True
         return [self._known[path][4] for path in paths]
 

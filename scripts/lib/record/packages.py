@@ -51,8 +51,7 @@ def listed() -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for place in sys.path:
-        names = os.listdir(place) if os.path.isdir(place) else []
-        for name in names:
+        for name in os.listdir(place) if os.path.isdir(place) else []:
             package, _, version = name.removesuffix(".dist-info").rpartition("-")
             if name.endswith(".dist-info"):
                 found.setdefault(_plain(package), version)

@@ -26,16 +26,11 @@ ONLY_MADE_FROM = "what it is made from changed"
 
 def normalise(value: Any) -> Any:
     """`value` in plain JSON types, equal values written alike: 5.0 becomes 5, a tuple a list."""
-    kind = type(value)
-    if kind is str or kind is int or kind is bool or value is None:
-        return value
     if isinstance(value, dict):
         return {str(key): normalise(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [normalise(item) for item in value]
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else value
-    return value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def canonical(value: Any) -> str:
@@ -144,12 +139,8 @@ def write(record: Record) -> None:
         "inputs": record.inputs,
         "recipe": normalise(record.recipe),
     }
-    if record.files:
-        data["files"] = record.files
-    if record.notes:
-        data["notes"] = record.notes
-    if record.accepted:
-        data["accepted"] = record.accepted
+    optional = {"files": record.files, "notes": record.notes, "accepted": record.accepted}
+    data |= {name: value for name, value in optional.items() if value}
     write_json(Path(path_of(record.artifact)), data)
 
 

@@ -33,17 +33,9 @@ def package_version(name: str) -> str:
     try:
         return metadata.version(name).split("+")[0]
     except metadata.PackageNotFoundError:
-        return pinned_versions().get(name, "not installed")
-
-
-@cache
-def pinned_versions() -> dict[str, str]:
-    """{package: version} of all pins in requirements*.txt.
-
-    So a machine without a package (a login node, say) plans with the version of the others.
-    """
-    files = REPOSITORY.glob("requirements*.txt")
-    return {name: version for file in files for name, version in pins(file).items()}
+        # So a machine without the package (a login node, say) plans with the version of the others.
+        pinned = (pins(file).get(name) for file in REPOSITORY.glob("requirements*.txt"))
+        return next(filter(None, pinned), "not installed")
 
 
 @cache

@@ -13,16 +13,10 @@ def unrecorded(known: Collection[Path] = ()) -> Iterator[Path]:
     for folder, names, files in os.walk("results"):
         here = Path(folder)
         # Files inside a recorded directory or a building directory belong to it.
-        names[:] = [
-            name
-            for name in names
-            if not is_building(name) and not os.path.exists(recipes.path_of(str(here / name)))
-        ]
-        for name in files:
-            path = here / name
-            if (
-                not name.endswith(recipes.SUFFIX)
-                and path not in known
-                and not os.path.exists(recipes.path_of(str(path)))
-            ):
-                yield path
+        names[:] = [name for name in names if not is_building(name) and not _recorded(here / name)]
+        others = (here / name for name in files if not name.endswith(recipes.SUFFIX))
+        yield from (path for path in others if path not in known and not _recorded(path))
+
+
+def _recorded(path: Path) -> bool:
+    return os.path.exists(recipes.path_of(str(path)))
