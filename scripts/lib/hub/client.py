@@ -7,7 +7,7 @@ Snakefile. huggingface_hub handles tokens; nothing here reads or prints one.
 import sys
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
@@ -22,9 +22,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-T = TypeVar("T")
 TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
-TRIES = 4
+PAUSES = (1, 2, 4)  # seconds between the tries of one call
 
 
 def page(repo: str, kind: str = "model") -> str:
@@ -79,8 +78,7 @@ def explain(error: Exception, repo: str, kind: str, api: HfApi, write: bool = Fa
 
 def one_line(error: BaseException) -> str:
     """An error's message without line breaks; the name of its type if the message is empty."""
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def unanswered(error: Exception) -> bool:
@@ -99,24 +97,23 @@ def transient(error: Exception) -> bool:
         return isinstance(cause, Exception) and transient(cause)
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in TRANSIENT_STATUS
-    if unanswered(error):
-        return True
     # http_get raises this if a body ends early although the connection closes cleanly.
-    return isinstance(error, OSError) and "Consistency check failed" in str(error)
+    cut_off = isinstance(error, OSError) and "Consistency check failed" in str(error)
+    return cut_off or unanswered(error)
 
 
-def persist(call: Callable[[], T]) -> T:
-    """Return `call()`. After a transient error, try again: after 1, 2, 4 … s, up to TRIES calls.
+def persist(call: Callable[[], Any]) -> Any:
+    """Return `call()`. After a transient error, try again after each of PAUSES.
 
     Raises the last error. huggingface_hub 2.4.0 itself retries after some faults, but not after a
     reset connection or a 5xx answer to a download. Not needed once `http_get` retries those.
     """
-    for attempt in range(TRIES):
+    for pause in PAUSES:
         try:
             return call()
         except Exception as error:
-            if attempt == TRIES - 1 or not transient(error):
+            if not transient(error):
                 raise
-            print(f"{one_line(error)}; trying again in {2**attempt} s", file=sys.stderr)
-            time.sleep(2**attempt)
-    raise AssertionError("unreachable")
+            print(f"{one_line(error)}; trying again in {pause} s", file=sys.stderr)
+            time.sleep(pause)
+    return call()

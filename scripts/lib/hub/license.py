@@ -7,6 +7,7 @@ says so. Standard library and yaml only.
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import yaml
 
@@ -27,8 +28,7 @@ class License:
         return self.name if self.id == "other" and self.name else self.id
 
 
-@dataclass(frozen=True)
-class Combined:
+class Combined(NamedTuple):
     """The license of a merge. note: a sentence for the plan that tells why; "" if all are equal."""
 
     license: License

@@ -113,8 +113,7 @@ class Lock:
         """
         source = HubSource(source) if isinstance(source, str) else source
         if self.missing([source]):
-            text = f"{source.kind} {source.ref}: not in {LOCK_FILE}; run `snakemake lock`"
-            raise UserError(text)
+            raise UserError(f"{source.kind} {source.ref}: not in {LOCK_FILE}; run `snakemake lock`")
         return self.get(source.ref, source.kind).identity(source.file)
 
     def get(self, ref: str, kind: str = "model") -> Locked | None:
@@ -123,12 +122,12 @@ class Lock:
 
     def missing(self, sources: Iterable[HubSource]) -> list[HubSource]:
         """The sources that have no entry, or whose file is not in their entry; each once."""
-        found = []
-        for source in dict.fromkeys(sources):
+
+        def is_locked(source: HubSource) -> bool:
             entry = self.get(source.ref, source.kind)
-            if entry is None or (source.file is not None and source.file not in entry.files):
-                found.append(source)
-        return found
+            return entry is not None and (source.file is None or source.file in entry.files)
+
+        return [source for source in dict.fromkeys(sources) if not is_locked(source)]
 
 
 def load(path: Path) -> Lock:
@@ -147,11 +146,10 @@ def load(path: Path) -> Lock:
     try:
         for kind, section in SECTIONS.items():
             for ref, value in (data.pop(section, None) or {}).items():
-                files = {name: File(**file) for name, file in value.pop("files").items()}
-                entry = Locked(ref, kind, value.pop("commit"), files, value)
                 if not parse(ref):
                     raise ValueError(f"{ref!r} is no hub reference")
-                lock.entries[kind, ref] = entry
+                files = {name: File(**file) for name, file in value.pop("files").items()}
+                lock.entries[kind, ref] = Locked(ref, kind, value.pop("commit"), files, value)
         if data:
             raise ValueError(f"unknown key {next(iter(data))!r}")
     except (TypeError, KeyError, AttributeError, ValueError) as error:

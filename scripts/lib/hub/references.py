@@ -41,7 +41,6 @@ def hub_sources(config: Any, names: Iterable[str] | None = None) -> list[HubSour
         HubSource(ref, allow_pickle=pickle) for ref, pickle in leaves(config, names) if parse(ref)
     ]
     used = set().union(*(config.models[name].corpora() for name in names))
-    for name, corpus in config.corpora.items():
-        if name in used and corpus.hub:
-            found.append(HubSource(corpus.reference(), "dataset", corpus.file))
+    corpora = (corpus for name, corpus in config.corpora.items() if name in used and corpus.hub)
+    found += [HubSource(corpus.reference(), "dataset", corpus.file) for corpus in corpora]
     return list(dict.fromkeys(found))
