@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lib.formats.quants import QUANT_TYPES, TENSOR_BITS, canonical
+from lib.record.recipe import normalise
 
 Scalar = bool | int | float | str
 RECLAIMABLE = ("bf16", "safetensors")
@@ -61,9 +62,8 @@ def to_number(value: Any, low: float, high: float | None, whole: bool) -> float 
         raise problem from None
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise problem
-    if not -(2**63) < number < 2**63:  # NaN and infinity too
-        raise problem
-    if number < low or (high is not None and number > high) or (whole and number != int(number)):
+    in_range = low <= number <= (2**63 - 1 if high is None else high)  # not NaN, not infinity
+    if not in_range or (whole and number != int(number)):
         raise problem
     return int(number) if whole else float(number)
 
@@ -78,8 +78,6 @@ def to_choice(value: Any, known: tuple[str, ...]) -> str:
 
 def to_flag(value: Any) -> bool:
     """True or false, also written as yes, on, 1 and no, off, 0, in upper or lower case."""
-    if isinstance(value, bool):
-        return value
     if str(value).lower() in ("true", "yes", "on", "1"):
         return True
     if str(value).lower() in ("false", "no", "off", "0"):
@@ -161,11 +159,10 @@ def to_repository_by_form(value: Any) -> str:
 
 def to_quant_type(value: Any) -> str:
     """A name of QUANT_TYPES, in upper case; an alias becomes the main name."""
-    found = canonical(value) if isinstance(value, str) else None
-    if not found:
-        near = suggestion(value, QUANT_TYPES)
-        raise ValueError(f"{show(value)} is not a quant type of llama-quantize{near}")
-    return found
+    if isinstance(value, str) and (found := canonical(value)):
+        return found
+    near = suggestion(value, QUANT_TYPES)
+    raise ValueError(f"{show(value)} is not a quant type of llama-quantize{near}")
 
 
 def to_tensor_type(value: Any) -> str:
@@ -181,17 +178,14 @@ def to_tensor_types(value: Any) -> list[str]:
 
     PATTERN is a regular expression for names of tensors. TYPE is a name of TENSOR_BITS.
     """
-    if isinstance(value, Mapping):
-        pairs = list(value.items())
-    else:
-        pairs = []
-        for entry in to_list(value):
-            if isinstance(entry, Mapping):
-                pairs += entry.items()
-            elif isinstance(entry, str) and "=" in entry:
-                pairs.append(entry.split("=", 1))
-            else:
-                raise ValueError(f"{show(entry)} is not PATTERN=TYPE, such as attn_v=q8_0")
+    pairs = []
+    for entry in [value] if isinstance(value, Mapping) else to_list(value):
+        if isinstance(entry, Mapping):
+            pairs += entry.items()
+        elif isinstance(entry, str) and "=" in entry:
+            pairs.append(entry.split("=", 1))
+        else:
+            raise ValueError(f"{show(entry)} is not PATTERN=TYPE, such as attn_v=q8_0")
     overrides = []
     for pattern, type_ in pairs:
         pattern = str(pattern)
@@ -207,14 +201,13 @@ def to_tensor_types(value: Any) -> list[str]:
 
 def to_override_kv(value: Any) -> list[str]:
     """A list of KEY=TYPE:VALUE texts, as llama-quantize's string_parse_kv_override reads them."""
-    overrides = []
-    for entry in to_list(value):
-        form = r"[^=\s]{1,127}=(int:-?\d+|float:[-+.\deE]+|bool:(true|false)|str:.{0,127})"
+    form = r"[^=\s]{1,127}=(int:-?\d+|float:[-+.\deE]+|bool:(true|false)|str:.{0,127})"
+    overrides = to_list(value)
+    for entry in overrides:
         if not isinstance(entry, str) or not re.fullmatch(form, entry):
             raise ValueError(
                 f"{show(entry)} is not KEY=TYPE:VALUE with a type of int, float, bool or str"
             )
-        overrides.append(entry)
     return overrides
 
 
@@ -301,14 +294,4 @@ def to_merge(value: Any) -> Any:
         raise value
     if not isinstance(value, Mapping):
         raise ValueError(f"must be a mapping or the name of a mergekit file, not {show(value)}")
-    return _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+    return normalise(value)
