@@ -52,7 +52,8 @@ def planned(
 def found(gguf: Any, options: Mapping[str, Any], imatrix: bool) -> Fallbacks | None:
     """The fallbacks of a finished quant; None if there are none.
 
-    gguf: the quant's header, a lib.formats.gguf_file.GgufFile. options, imatrix: those of its recipe, as for `quant_types`.
+    gguf: the quant's header, a lib.formats.gguf_file.GgufFile.
+    options, imatrix: those of its recipe, as for `quant_types`.
     """
     stored = {tensor.name: tensor.type_name.lower() for tensor in gguf.tensors}
     dims = {tensor.name: tensor.shape for tensor in gguf.tensors}
