@@ -67,65 +67,64 @@ from lib.formats import chat, fallbacks
 from lib.formats.json_file import read_json
 from lib.hub import license as licenses
 from lib.hub.license import License
-from lib.report import judge as judge
+from lib.report import judge
 from lib.report.figures import decimal, places, scaled, size_text
 from lib.report.judge import Figure, ModelForms
 from lib.report.looks import Look, Looks
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
 # What a template gets of --about as it is.
-ABOUT = ("merge", "source", "versions", "plot", "recipes")
+ABOUT = ("merge", "source", "versions", "plot", "recipes", "accepted")
+ABOUT += tuple(key for lines in LINES.values() for key in lines.reads)
+# What --about may leave out, or have as null.
+LEFT_OUT = dict.fromkeys((*ABOUT, "form", "tokenizer", "template"))
+LEFT_OUT |= {"publish": {}, "repos": {}, "shards": {}, "commands": {}, "bases": [], "accepted": []}
+LEFT_OUT |= {"hidden": [], "sharded": [], "too_large": []}
 SAMPLE = (("system", "{system_prompt}"), ("user", "{prompt}"))
 
 
 def front_matter(about: dict[str, Any], looks: Looks) -> dict[str, Any]:
     """The card's front matter, {key: value}: what the hub reads of a card."""
     families = [looks[name] for name in about["families"]]
-    publish, repos = about.get("publish") or {}, about.get("repos") or {}
-    merged = about.get("merge") is not None
-    bases = [base["hub"] for base in about.get("bases") or [] if base.get("hub")]
+    publish, repos, merged = about["publish"], about["repos"], about["merge"] is not None
+    bases = [base["hub"] for base in about["bases"] if base.get("hub")]
     relation = "merge" if merged else "quantized"
     quantized = any(family.has_quants for family in families)
     if merged and quantized and repos.get("safetensors"):
         bases, relation = [repos["safetensors"]], "quantized"
-    verdict = license_of(about)
-    facts: dict[str, Any] = {}
-    if bases:
-        facts |= {"base_model": list(dict.fromkeys(bases)), "base_model_relation": relation}
-    facts["license"] = verdict.license.id
-    if verdict.license.id == "other":
-        facts["license_name"] = verdict.license.name or licenses.UNKNOWN
-        if verdict.license.link:
-            facts["license_link"] = verdict.license.link
-    if languages := languages_of(about):
-        facts["language"] = languages
-    facts |= {"library_name": families[0].library, "pipeline_tag": "text-generation"}
+    license = license_of(about).license
+    other = license.id == "other"
     tags = [tag for family in families for tag in family.tags]
     tags += ["mergekit", "merge"] if merged else []
     tags += [tag for name in about["families"] for tag in LINES[name].tags_of(about)]
-    facts["tags"] = list(dict.fromkeys([*tags, "quantmill", *(publish.get("tags") or [])]))
-    if publish.get("quantized_by") and quantized:
-        facts["quantized_by"] = publish["quantized_by"]
-    return facts
+    facts = {
+        "base_model": list(dict.fromkeys(bases)),
+        "base_model_relation": relation if bases else None,
+        "license": license.id,
+        "license_name": (license.name or licenses.UNKNOWN) if other else None,
+        "license_link": license.link if other else None,
+        "language": languages_of(about),
+        "library_name": families[0].library,
+        "pipeline_tag": "text-generation",
+        "tags": list(dict.fromkeys([*tags, "quantmill", *(publish.get("tags") or [])])),
+        "quantized_by": publish.get("quantized_by") if quantized else None,
+    }
+    return {key: value for key, value in facts.items() if value}
 
 
 def license_of(about: dict[str, Any]) -> licenses.Combined:
     """The license that the config gives, else the one that follows from those of all bases."""
-    publish = about.get("publish") or {}
-    given = licenses.of_facts(publish)
-    bases = about.get("bases") or []
-    return licenses.combine({base["reference"]: licenses.of_facts(base) for base in bases}, given)
+    of_bases = {base["reference"]: licenses.of_facts(base) for base in about["bases"]}
+    return licenses.combine(of_bases, licenses.of_facts(about["publish"]))
 
 
 def languages_of(about: dict[str, Any]) -> list[str]:
     """The languages that the config gives, else those of all bases, sorted."""
-    found = (about.get("publish") or {}).get("language")
-    if not found:
-        found = []
-        for base in about.get("bases") or []:
-            value = base.get("language") or []
-            found += [value] if isinstance(value, str) else value
-    return sorted(set(found))
+    found: set[str] = set(about["publish"].get("language") or [])
+    for base in about["bases"] if not found else []:
+        value = base.get("language") or []
+        found |= {value} if isinstance(value, str) else set(value)
+    return sorted(found)
 
 
 def prompt_format(source: str | None, tokens: dict[str, str]) -> str | None:
@@ -160,8 +159,8 @@ def _raise(message: str) -> None:
 
 def rows(model: ModelForms, family: Lines, about: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of a family's table of files, the smallest first; paths are relative to the card."""
-    hidden, repo = about.get("hidden") or [], (about.get("repos") or {}).get(family.name)
-    forms = [f for f in model.forms if f.family == family.name and f.name not in hidden]
+    repo = about["repos"].get(family.name)
+    forms = [f for f in model.forms if f.family == family.name and f.name not in about["hidden"]]
     columns = {
         "kld": texts([form.kld for form in forms], 6),
         "same_top": texts([scaled(form.same_top, 100) for form in forms], 3, " %"),
@@ -169,40 +168,36 @@ def rows(model: ModelForms, family: Lines, about: dict[str, Any]) -> list[dict[s
     }
     found = []
     for index, form in enumerate(forms):
-        file = PurePosixPath(form.file)
-        folder = file.name.removesuffix(".gguf") if repo else f"shards/{form.name}"
-        branch = "main" if about.get("form") else family.branch(form.name)
-        found.append(
-            {
-                "form": form,
-                "name": file.name,
-                "path": file.name if repo else form.file.removeprefix(f"results/{model.name}/"),
-                "branch": branch,
-                "directory": f"{model.name}-{form.name if branch == 'main' else branch}",
-                "shards": (about.get("shards") or {}).get(form.name) or [],
-                "sharded": form.name in (about.get("sharded") or []),
-                "whole": form.name not in (about.get("too_large") or []),
-                "folder": folder,
-                "size": size_text(form.bytes, forms),
-                "bits": "" if form.bits_per_weight is None else f"{form.bits_per_weight:.2f}",
-                **{name: cells[index] for name, cells in columns.items()},
-            }
-        )
-    for row in found:
-        row["link"] = family.link(row, repo)
+        file = PurePosixPath(form.file).name
+        branch = "main" if about["form"] else family.branch(form.name)
+        row = {
+            "form": form,
+            "name": file,
+            "path": file if repo else form.file.removeprefix(f"results/{model.name}/"),
+            "branch": branch,
+            "directory": f"{model.name}-{form.name if branch == 'main' else branch}",
+            "shards": about["shards"].get(form.name, []),
+            "sharded": form.name in about["sharded"],
+            "whole": form.name not in about["too_large"],
+            "folder": file.removesuffix(".gguf") if repo else f"shards/{form.name}",
+            "size": size_text(form.bytes, forms),
+            "bits": "" if form.bits_per_weight is None else f"{form.bits_per_weight:.2f}",
+            **{name: cells[index] for name, cells in columns.items()},
+        }
+        found.append({**row, "link": family.link(row, repo)})
     return found
 
 
 def texts(figures: list[Figure], most: int, unit: str = "") -> list[str]:
     """A column's cells: figure and error with at most `most` decimals; empty if not measured."""
-    cells = []
-    for figure, digits in zip(figures, places(figures, most), strict=True):
+
+    def cell(figure: Figure, digits: int) -> str:
         if figure.value is None:
-            cells.append("")
-            continue
+            return ""
         error = f" ± {decimal(figure.error, digits)}" if figure.error else ""
-        cells.append(f"{decimal(figure.value, digits)}{error}{unit}")
-    return cells
+        return f"{decimal(figure.value, digits)}{error}{unit}"
+
+    return list(map(cell, figures, places(figures, most)))
 
 
 def by_memory(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -210,17 +205,17 @@ def by_memory(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Neighbouring sizes with the same row share an entry. The row is None if no form fits.
     """
-    found = []
-    for sizes, (best,) in judge.by_memory([[row["form"] for row in table]]):
-        row = next((row for row in table if row["form"] is best), None)
-        found.append({"memory": judge.memory_text(sizes), "row": row})
-    return found
+    forms = [row["form"] for row in table]
+    return [
+        {"memory": judge.memory_text(sizes), "row": table[forms.index(best)] if best else None}
+        for sizes, (best,) in judge.by_memory([forms])
+    ]
 
 
 def section(model: ModelForms, look: Look, about: dict[str, Any]) -> dict[str, Any]:
     """What the template gets for one family's section of the card."""
     family = LINES[look.name]
-    table, repo = rows(model, family, about), (about.get("repos") or {}).get(family.name)
+    table, repo = rows(model, family, about), about["repos"].get(family.name)
     choices = by_memory(table) if table else []
     first = next(
         (choice["row"] for choice in choices if choice["row"]), table[0] if table else None
@@ -242,16 +237,17 @@ def section(model: ModelForms, look: Look, about: dict[str, Any]) -> dict[str, A
         "run": family.run(first, repo, about) if usable else [],
         "run_note": family.run_note(first, repo) if first else "",
         "calibration": family.calibration(about),
-        "commands": (about.get("commands") or {}).get(family.name) or [],
+        "commands": about["commands"].get(family.name, []),
     }
 
 
 def render(model: ModelForms, about: dict[str, Any], template: Path, looks: Looks) -> str:
     """The card as Markdown. Raises jinja2.TemplateError for a template that does not work."""
+    about = LEFT_OUT | {key: value for key, value in about.items() if value is not None}
     families = [looks[name] for name in about["families"]]
     sections = [section(model, family, about) for family in families]
     first = sections[0]
-    repos = dict.fromkeys(LINES) | (about.get("repos") or {})
+    repos = dict.fromkeys(LINES) | about["repos"]
     elsewhere = [
         (looks[name].title, place)
         for name in LINES
@@ -277,19 +273,13 @@ def render(model: ModelForms, about: dict[str, Any], template: Path, looks: Look
         **{key: first[key] for key in ("rows", "by_memory", "conditions")},
         reference=model.reference,
         verdict=license_of(about),
-        prompt=prompt_format(*chat.read(Path(about["tokenizer"])))
-        if about.get("tokenizer")
-        else None,
+        prompt=prompt_format(*chat.read(Path(about["tokenizer"]))) if about["tokenizer"] else None,
         commands=[
-            *((about.get("commands") or {}).get("merge") or []),
+            *about["commands"].get("merge", []),
             *(line for section in sections for line in section["commands"]),
         ],
-        bases=[described(base) for base in about.get("bases") or []],
-        accepted=about.get("accepted") or [],
-        **{
-            key: about.get(key)
-            for key in (*ABOUT, *(key for lines in LINES.values() for key in lines.reads))
-        },
+        bases=[described(base) for base in about["bases"]],
+        **{key: about[key] for key in ABOUT},
     )
     return tidy(text)
 
@@ -334,10 +324,9 @@ def main() -> None:
     try:
         looks = Looks.read(args.families)
         model = judge.read(args.forms, looks)
-        families = dict.fromkeys(form.family for form in model.forms) or ["safetensors"]
-        about = {"model": model.name, "families": list(families)}
-        if args.about:
-            about = read_json(args.about)
+        families = list(dict.fromkeys(form.family for form in model.forms)) or ["safetensors"]
+        about = {"model": model.name, "families": families}
+        about = read_json(args.about) if args.about else about
         template = Path(about.get("template") or template)
         if not template.is_file():
             raise UserError(f"{template}: there is no such template")

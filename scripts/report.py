@@ -44,8 +44,7 @@ def table(forms: list[Form]) -> pandas.DataFrame:
     """
     rows = []
     for form in forms:
-        figures = (form.kld, form.perplexity, form.same_top)
-        measured = [part for figure in figures for part in (figure.value, figure.error)]
+        measured = (*form.kld, *form.perplexity, *form.same_top)
         bits = _rounded(form.bits_per_weight, 4)
         rows.append(
             (form.name, form.file, form.bytes, bits, *(_rounded(part, 6) for part in measured))
@@ -68,15 +67,15 @@ def column(figures: list[Figure], most: int, factor: float = 1.0) -> list[dict[s
     widest = max(
         (n for figure, n in zip(shown, digits, strict=True) if figure.value is not None), default=0
     )
-    cells: list[dict[str, str] | None] = []
-    for figure, n in zip(shown, digits, strict=True):
+
+    def cell(figure: Figure, n: int) -> dict[str, str] | None:
         if figure.value is None:
-            cells.append(None)
-            continue
+            return None
         value = decimal(figure.value, n).replace("-", MINUS)
         error = "" if figure.error is None else decimal(figure.error, n)
-        cells.append({"value": value, "error": error, "pad": FIGURE_SPACE * (widest - n)})
-    return cells
+        return {"value": value, "error": error, "pad": FIGURE_SPACE * (widest - n)}
+
+    return list(map(cell, shown, digits))
 
 
 def kld_bars(forms: list[Form]) -> list[float | None]:
@@ -116,7 +115,8 @@ def parameters_text(count: int | None) -> str:
     return str(count)
 
 
-def _rows(forms: list[Form], front: list[Form]) -> list[dict[str, Any]]:
+def _rows(forms: list[Form]) -> list[dict[str, Any]]:
+    front = judge.pareto_front(forms)
     columns = {
         "kld": column([form.kld for form in forms], 6),
         "p99": column([Figure(form.kld_p99) for form in forms], 6),
@@ -147,14 +147,8 @@ def _answers(forms: list[Form]) -> list[dict[str, Any]]:
         facts.append(kld_text(form))
         if form.same_top.value is not None:
             facts.append(f"the same top token {form.same_top.value:.1%} of the time")
-        answers.append(
-            {
-                "title": " · ".join([choice.title, *choice.also]),
-                "form": form,
-                "why": choice.why,
-                "facts": facts,
-            }
-        )
+        title = " · ".join([choice.title, *choice.also])
+        answers.append({"title": title, "form": form, "why": choice.why, "facts": facts})
     return answers
 
 
@@ -163,22 +157,15 @@ def _memory(forms: list[Form]) -> dict[str, Any]:
     kinds: dict[str, list[Form]] = {}
     for form in sorted(forms, key=lambda form: form.look.order):
         kinds.setdefault(form.look.title, []).append(form)
-    lines: list[dict[str, Any]] = [
-        {"sizes": sizes, "picks": picks} for sizes, picks in judge.by_memory(list(kinds.values()))
-    ]
-    for line in lines:
-        line["label"] = judge.memory_text(line["sizes"])
-        rooms = [f"{judge.room(size) / 1e9:.1f}" for size in line["sizes"]]
-        line["room"] = " to ".join(rooms[:1] + rooms[1:][-1:]) + " GB"
-        line["cells"] = [
-            pick
-            and {
-                "form": pick,
-                "size": size_text(pick.bytes, forms),
-                "kld": kld_text(pick),
-            }
-            for pick in line["picks"]
+    lines = []
+    for sizes, picks in judge.by_memory(list(kinds.values())):
+        rooms = [f"{judge.room(size) / 1e9:.1f}" for size in sizes]
+        cells = [
+            pick and {"form": pick, "size": size_text(pick.bytes, forms), "kld": kld_text(pick)}
+            for pick in picks
         ]
+        room = " to ".join(rooms[:1] + rooms[1:][-1:]) + " GB"
+        lines.append({"label": judge.memory_text(sizes), "room": room, "cells": cells})
     first = judge.MEMORY_SIZES[0]
     return {
         "kinds": list(kinds),
@@ -191,30 +178,22 @@ def _memory(forms: list[Form]) -> dict[str, Any]:
 
 def _conditions(model: ModelForms) -> list[dict[str, Any]]:
     """How forms were measured: an entry for each combination of engine, text, context, chunks."""
-    found: dict[tuple, list[Form]] = {}
+    titles: dict[tuple, list[str]] = {}
     for form in model.forms:
         if form.conditions:
-            found.setdefault(form.conditions, []).append(form)
-    entries = []
-    for (engine, corpus, context, chunks), forms in found.items():
-        # An evaluation names the engine, the model's entry its version too.
-        if model.reference.startswith(engine):
-            engine = model.reference
-        entries.append(
-            {
-                "count": len(forms),
-                "kinds": sorted({form.look.title for form in forms}),
-                "engine": engine,
-                "corpus": corpus,
-                "context": context,
-                "chunks": chunks,
-            }
-        )
-    return entries
-
-
-def _script_hash(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+            titles.setdefault(form.conditions, []).append(form.look.title)
+    return [
+        {
+            "count": len(kinds),
+            "kinds": sorted(set(kinds)),
+            # An evaluation names the engine, the model's entry its version too.
+            "engine": model.reference if model.reference.startswith(engine) else engine,
+            "corpus": corpus,
+            "context": context,
+            "chunks": chunks,
+        }
+        for (engine, corpus, context, chunks), kinds in titles.items()
+    ]
 
 
 def page(model: ModelForms, template: str, script: str) -> str:
@@ -229,21 +208,18 @@ def page(model: ModelForms, template: str, script: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    forms = model.forms
-    front = judge.pareto_front(forms)
-    measured = [form for form in forms if form.loss is not None]
-    conditions = _conditions(model)
+    forms, conditions = model.forms, _conditions(model)
     return environment.from_string(template).render(
         model=model.name,
         parameters=parameters_text(model.parameters),
         count=len(forms),
-        measured=len(measured),
+        measured=sum(form.loss is not None for form in forms),
         sizes=[size_text(form.bytes, forms) for form in (forms[:1] + forms[1:][-1:])],
         answers=_answers(forms),
         lossless=judge.nearly_lossless(forms),
         unquantized=next((form for form in forms if not form.quantized), None),
         memory=_memory(forms) if forms else None,
-        rows=_rows(forms, front),
+        rows=_rows(forms),
         has_p99=any(form.kld_p99 is not None for form in forms),
         shown=quality_plot.looks_of(forms),
         fallbacks=fallbacks.sentence({form.name: form.fallbacks for form in forms}),
@@ -257,7 +233,7 @@ def page(model: ModelForms, template: str, script: str) -> str:
         narrow=Markup(quality_plot.draw(model.name, forms, *NARROW, standalone=False)),
         plot_style=Markup(quality_plot.style(quality_plot.looks_of(forms))),
         script=Markup(script),
-        script_hash=_script_hash(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 

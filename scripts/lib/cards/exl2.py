@@ -57,8 +57,8 @@ class Exl2Lines(Lines):
             options = record.recipe["options"]
             flags = ["-b", str(options["bits"]), "-hb", str(options["head_bits"])]
             flags += [*rows("rows", options, "length"), "-ss", str(options["shard_size"])]
-            flags += [*rope, *text, "-cf", f"{name}-{form}"]
-            lines.append(command(*tool, "-m", "measurement.json", *flags))
+            words = ["-m", "measurement.json", *flags, *rope, *text, "-cf", f"{name}-{form}"]
+            lines.append(command(*tool, *words))
 
     def link(self, row: dict[str, Any], repo: str | None) -> str:
         if not repo:
@@ -80,7 +80,7 @@ class Exl2Lines(Lines):
         ]
 
     def calibration(self, about: dict[str, Any]) -> str:
-        exl2 = about.get("exl2")
+        exl2 = about["exl2"]
         if not exl2:
             return ""
         if exl2["corpus"] == "default":

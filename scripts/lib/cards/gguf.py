@@ -25,6 +25,7 @@ class GgufLines(Lines):
         matrix = about.get("imatrix") and f"imatrix.{about['imatrix']['format']}"
         logits = f"results/{name}/evaluation/base.kld"
         measured = origins.record(logits) if about["evaluation"] else None
+        imatrix = origins.record(f"results/{name}/{matrix}") if matrix else None
         for form, record in forms.items():
             if form in quants:
                 continue
@@ -33,11 +34,10 @@ class GgufLines(Lines):
                 outtype = record.recipe["options"]["outtype"]
                 words = ["python", "convert_hf_to_gguf.py", name, "--outtype", outtype]
                 lines.append(command(*words, "--model-name", name, "--outfile", gguf))
-            made = origins.record(f"results/{name}/{matrix}") if matrix else None
-            if made and "corpus" in about["imatrix"]:
+            if imatrix and "corpus" in about["imatrix"]:
                 text, kind = f"{about['imatrix']['corpus']}.txt", about["imatrix"]["format"]
                 words = ["llama-imatrix", "--model", gguf, "--file", text]
-                words += imatrix_flags(made.recipe["options"])
+                words += imatrix_flags(imatrix.recipe["options"])
                 lines.append(command(*words, "--output-format", kind, "--output-file", matrix))
             for quant, made in quants.items():
                 options = made.recipe["options"]
@@ -48,11 +48,10 @@ class GgufLines(Lines):
                 lines += perplexity_commands(name, gguf, about["evaluation"], measured, quants)
         about["commands"][self.name] = lines
         if matrix:
-            made = origins.record(f"results/{name}/{matrix}")
             about["imatrix"] |= {
                 "file": f"results/{name}/{matrix}",
                 # The hash of the text; of the imatrix itself if it was not computed here.
-                "sha256": made.inputs.get("corpus", made.sha256) if made else None,
+                "sha256": imatrix.inputs.get("corpus", imatrix.sha256) if imatrix else None,
             }
 
     def link(self, row: dict[str, Any], repo: str | None) -> str:
@@ -60,10 +59,8 @@ class GgufLines(Lines):
         shown = f"{folder}/" if repo else f"[{folder}/]({folder}/)"
         if not row["whole"]:
             return f"{row['form'].name} in {parts} parts: {shown}"
-        if parts:
-            also = f", also in {parts} parts: {shown}"
-        else:
-            also = f", also as shards: {shown}" if row["sharded"] else ""
+        how = f"in {parts} parts" if parts else "as shards"
+        also = f", also {how}: {shown}" if parts or row["sharded"] else ""
         return f"[{row['name']}]({row['path']}){also}"
 
     def download(self, row: dict[str, Any], repo: str, name: str) -> str:
@@ -71,27 +68,26 @@ class GgufLines(Lines):
         return f'hf download {repo} --include "{what}" --local-dir .'
 
     def tags_of(self, about: dict[str, Any]) -> list[str]:
-        return ["imatrix"] if about.get("imatrix") else []
+        return ["imatrix"] if about["imatrix"] else []
 
     def _target(self, row: dict[str, Any]) -> str:
         return row["path"] if row["whole"] else f"{row['folder']}/{row['shards'][0]}"
 
     def run(self, row: dict[str, Any], repo: str | None, about: dict[str, Any]) -> list[str]:
-        target, form, bases = self._target(row), row["form"].name, about.get("bases") or []
-        full = (about.get("repos") or {}).get("safetensors")
-        full = full or (bases[0]["reference"] if bases else about["model"])
-        lines = ["# llama.cpp", f"llama-cli {f'-hf {repo}:{form}' if repo else f'-m {target}'}"]
+        target, form = self._target(row), row["form"].name
+        source = about["bases"][0]["reference"] if about["bases"] else about["model"]
+        full = about["repos"].get("safetensors") or source
         if repo:
-            lines += ["# Ollama", f"ollama run hf.co/{repo}:{form}"]
-            lines += ["# LM Studio", f"lms get https://huggingface.co/{repo}@{form}"]
+            llama = f"llama-cli -hf {repo}:{form}"
+            ollama = f"ollama run hf.co/{repo}:{form}"
+            studio = f"lms get https://huggingface.co/{repo}@{form}"
         else:
-            model = about["model"].lower()
-            lines += ["# Ollama"]
-            lines += [f'echo "FROM ./{target}" > Modelfile && ollama create {model} -f Modelfile']
-            lines += ["# LM Studio", f"lms import {target}"]
-        lines += ["# vLLM, with its GGUF plugin; the tokenizer is taken from the full weights"]
+            llama, model = f"llama-cli -m {target}", about["model"].lower()
+            ollama = f'echo "FROM ./{target}" > Modelfile && ollama create {model} -f Modelfile'
+            studio = f"lms import {target}"
         return [
-            *lines,
+            *("# llama.cpp", llama, "# Ollama", ollama, "# LM Studio", studio),
+            "# vLLM, with its GGUF plugin; the tokenizer is taken from the full weights",
             "pip install vllm vllm-gguf-plugin",
             f"vllm serve ./{target} --tokenizer {full}",
         ]
@@ -105,7 +101,7 @@ class GgufLines(Lines):
         )
 
     def calibration(self, about: dict[str, Any]) -> str:
-        matrix = about.get("imatrix")
+        matrix = about["imatrix"]
         if not matrix:
             return ""
         file = PurePosixPath(matrix["file"]).name
