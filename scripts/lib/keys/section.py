@@ -38,6 +38,11 @@ def Number(type_: type, low: float, high: float | None = None) -> Any:
     return Read(type_, read, written if high is None else {**written, "maximum": high})
 
 
+def Pattern(pattern: str, read: Any) -> Any:
+    """The type of a key for a text. pattern: a regular expression, for the JSON schema alone."""
+    return Read(str, read, {"type": "string", "pattern": pattern})
+
+
 def Choice(literal: Any) -> Any:
     """The type of a key for one of the words of a Literal, in upper or lower case."""
     read = partial(values.to_choice, known=get_args(literal))
@@ -51,16 +56,14 @@ def repository(by_form: bool, families: list[str]) -> Any:
     families: the families that allow {form}; the message of an error names them.
     """
     if by_form:
-        written = {"type": "string", "pattern": "^[^/@{}]+/[^/@]+$"}
-        return Read(str, values.to_repository_by_form, written)
-    written = {"type": "string", "pattern": "^[^/@]+/[^/@]+$"}
-    return Read(str, partial(values.to_repository, by_form=families), written)
+        return Pattern("^[^/@{}]+/[^/@]+$", values.to_repository_by_form)
+    return Pattern("^[^/@]+/[^/@]+$", partial(values.to_repository, by_form=families))
 
 
 Text = Read(str, values.to_text)
 Flag = Read(bool, values.to_flag)
-FileSize = Read(str, values.to_size, {"type": "string", "pattern": "^[0-9]+[MG]$"})
-Sha256 = Read(str, values.to_sha256, {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"})
+FileSize = Pattern("^[0-9]+[MG]$", values.to_size)
+Sha256 = Pattern("^[0-9a-fA-F]{64}$", values.to_sha256)
 TensorType = Read(str, values.to_tensor_type, {"type": "string", "examples": list(TENSOR_BITS)})
 Words = Read(list[str], values.to_words, Texts)
 TextList = Read(list[Text], values.to_list, Texts)

@@ -107,8 +107,10 @@ class Code:
 
         for param in dict.fromkeys(_PARAM.findall(rule.shell)):
             if param not in rule.params:
-                text = f"its shell text has {{params.{param}}}, params has not"
-                raise CodeError(f"{rule.file}: rule {rule.name}: {text}")
+                raise CodeError(
+                    f"{rule.file}: rule {rule.name}: its shell text has {{params.{param}}}, "
+                    "params has not"
+                )
             follow(rule.params[param], param)
         return params, modules
 
@@ -151,8 +153,10 @@ class Code:
             elif isinstance(node, ast.Call) and self._is_unseen(node):
                 raise CodeError(f"{file}:{node.lineno}: what this runs cannot be followed")
             elif isinstance(node, ast.Constant) and self._is_program(node.value):
-                text = f"{node.value} is started as a program; import its functions instead"
-                raise CodeError(f"{file}:{node.lineno}: {text}")
+                raise CodeError(
+                    f"{file}:{node.lineno}: {node.value} is started as a program; "
+                    "import its functions instead"
+                )
         return found
 
     def _is_unseen(self, call: ast.Call) -> bool:

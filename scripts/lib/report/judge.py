@@ -67,6 +67,11 @@ class Form:
         return self.bytes * 8 / self.parameters if self.parameters else None
 
     @property
+    def is_small(self) -> bool:
+        """Whether it has SMALL_BITS bits per weight or less."""
+        return self.bits_per_weight is not None and self.bits_per_weight <= SMALL_BITS
+
+    @property
     def family(self) -> str:
         """The name of its family."""
         return self.look.name
@@ -136,49 +141,43 @@ def _form(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: Lo
         raise UserError(
             f"{path}: {name}: family is {entry['family']!r}, not one of {', '.join(looks)}"
         )
-    fallbacks = entry.get("fallbacks")
-    if fallbacks:
-        fallbacks = Fallbacks(**{**fallbacks, "types": tuple(fallbacks["types"])})
-    form = {
-        "name": name,
-        "look": looks[entry["family"]],
-        "quantized": bool(entry.get("quantized", True)),
-        "file": str(entry["file"]),
-        "bytes": int(entry["bytes"]),
-        "sha256": entry.get("sha256"),
-        "fallbacks": fallbacks,
-        "parameters": entry.get("parameters") or document.get("parameters"),
-        "type": entry.get("type"),
-        "imatrix": bool(entry.get("imatrix")),
-    }
-    if entry.get("evaluation") is None:
-        return Form(**form)
-    source = Path(entry["evaluation"])
-    evaluation = _read(source)
-    kld = evaluation.get("kld") or {}
+    fallbacks, source = entry.get("fallbacks"), entry.get("evaluation")
+    measured = {} if source is None else _read(Path(source))
     return Form(
-        **form,
-        kld=_figure(source, "kld", kld),
-        kld_p99=_number(source, "kld.p99", kld.get("p99")),
-        perplexity=_figure(source, "perplexity", evaluation.get("perplexity") or {}),
-        same_top=_figure(source, "same_top", evaluation.get("same_top") or {}),
-        conditions=(
-            str(evaluation.get("engine") or document.get("reference") or "llama.cpp"),
-            str(evaluation.get("corpus") or document.get("corpus") or "evaluation"),
-            evaluation.get("context") or document.get("context"),
-            evaluation.get("chunks"),
+        name=name,
+        look=looks[entry["family"]],
+        quantized=bool(entry.get("quantized", True)),
+        file=str(entry["file"]),
+        bytes=int(entry["bytes"]),
+        sha256=entry.get("sha256"),
+        parameters=entry.get("parameters") or document.get("parameters"),
+        type=entry.get("type"),
+        imatrix=bool(entry.get("imatrix")),
+        fallbacks=fallbacks and Fallbacks(**{**fallbacks, "types": tuple(fallbacks["types"])}),
+        kld=_figure(source, "kld", measured),
+        kld_p99=_number(source, "kld.p99", (measured.get("kld") or {}).get("p99")),
+        perplexity=_figure(source, "perplexity", measured),
+        same_top=_figure(source, "same_top", measured),
+        conditions=None
+        if source is None
+        else (
+            str(measured.get("engine") or document.get("reference") or "llama.cpp"),
+            str(measured.get("corpus") or document.get("corpus") or "evaluation"),
+            measured.get("context") or document.get("context"),
+            measured.get("chunks"),
         ),
     )
 
 
-def _figure(source: Path, key: str, found: dict[str, Any]) -> Figure:
+def _figure(source: str | None, key: str, measured: dict[str, Any]) -> Figure:
+    found = measured.get(key) or {}
     return Figure(
         _number(source, f"{key}.mean", found.get("mean")),
         _number(source, f"{key}.error", found.get("error")),
     )
 
 
-def _number(source: Path, key: str, value: Any) -> float | None:
+def _number(source: str | None, key: str, value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -208,12 +207,7 @@ def pareto_front(forms: list[Form]) -> list[Form]:
 def smallest_good(forms: list[Form]) -> Form | None:
     """The quantized form with the lowest KLD at SMALL_BITS or less; else the smallest measured."""
     measured = [form for form in forms if form.quantized and form.loss is not None]
-    small = [
-        form
-        for form in measured
-        if form.bits_per_weight is not None and form.bits_per_weight <= SMALL_BITS
-    ]
-    if small:
+    if small := [form for form in measured if form.is_small]:
         return min(small, key=_by_loss)
     return min(measured, key=lambda form: (form.bytes, form.loss, form.name), default=None)
 
@@ -257,13 +251,12 @@ def choices(forms: list[Form]) -> list[Choice]:
     A form that is the answer of several rules is given once, with the other titles in `also`.
     """
     small = smallest_good(forms)
-    bits = small.bits_per_weight if small else None
     found = [
         (
             "Small",
             small,
             f"The lowest KLD at {SMALL_BITS:g} bits per weight or less"
-            if bits is not None and bits <= SMALL_BITS
+            if small and small.is_small
             else "The smallest that was measured",
         ),
         ("Balanced", balanced(forms), "Where a larger file begins to buy less"),

@@ -158,8 +158,7 @@ def short(value: float) -> str:
 
 def escape(text: str) -> str:
     """Text for XML and HTML; characters that XML does not allow become U+FFFD."""
-    allowed = re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", text)
-    return html.escape(allowed)
+    return html.escape(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", text))
 
 
 def text_width(text: str, size: float) -> float:
