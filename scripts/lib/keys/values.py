@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lib.formats.quants import QUANT_TYPES, TENSOR_BITS, canonical
-from lib.record.recipe import normalise
 
 Scalar = bool | int | float | str
 RECLAIMABLE = ("bf16", "safetensors")
@@ -294,4 +293,12 @@ def to_merge(value: Any) -> Any:
         raise value
     if not isinstance(value, Mapping):
         raise ValueError(f"must be a mapping or the name of a mergekit file, not {show(value)}")
-    return normalise(value)
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
