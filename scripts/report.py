@@ -84,9 +84,7 @@ def kld_bars(forms: list[Form]) -> list[float | None]:
     None for a form without a KLD above 0.
     """
     positive = [form.loss for form in forms if form.loss]
-    if not positive:
-        return [None] * len(forms)
-    low, high = min(positive), max(positive)
+    low, high = min(positive, default=1.0), max(positive, default=1.0)
     span = math.log(high / low) or 1.0
     return [
         None if not form.loss else round(4 + 96 * math.log(form.loss / low) / span, 1)

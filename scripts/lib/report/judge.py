@@ -264,11 +264,9 @@ def choices(forms: list[Form]) -> list[Choice]:
     ]
     answers: dict[str, Choice] = {}
     for title, form, why in found:
-        if form is None:
-            continue
-        if form.name in answers:
+        if form and form.name in answers:
             answers[form.name].also.append(title)
-        else:
+        elif form:
             answers[form.name] = Choice(title, form, why)
     return list(answers.values())
 
