@@ -4,14 +4,12 @@ Reads every byte of both once, in pieces of 16 MiB.
 """
 
 import argparse
-import re
 from pathlib import Path
 
 from lib.errors import UserError, program
 from lib.formats.gguf_file import GgufFile, read_gguf
 
 PIECE = 16 * 2**20  # bytes compared at a time
-SHARD = re.compile(r".*-(\d{5})-of-(\d{5})\.gguf")
 
 
 def read_shards(directory: Path) -> list[GgufFile]:
@@ -23,8 +21,7 @@ def read_shards(directory: Path) -> list[GgufFile]:
     if not paths:
         raise UserError(f"{directory}: no shards in it")
     for number, path in enumerate(paths, 1):
-        match = SHARD.fullmatch(path.name)
-        if match is None or (int(match[1]), int(match[2])) != (number, len(paths)):
+        if not path.name.endswith(f"-{number:05}-of-{len(paths):05}.gguf"):
             raise UserError(
                 f"{path}: expected shard {number} of {len(paths)}, one of each in the directory"
             )
