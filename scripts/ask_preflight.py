@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi, constants, get_session, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
@@ -179,7 +178,7 @@ class Preflight(Inspector):
 
     # what the models are
 
-    def config(self, reference: str) -> dict[str, Any] | None:
+    def config(self, reference: str) -> dict | None:
         """As Inspector says; with the keys of `text_config`, which multimodal models have."""
         if reference in self.models:
             model = self.models[reference]
@@ -190,7 +189,7 @@ class Preflight(Inspector):
         found = self.document(reference, "config.json")
         return None if found is None else {**found.get("text_config", {}), **found}
 
-    def document(self, reference: str, name: str) -> dict[str, Any] | None:
+    def document(self, reference: str, name: str) -> dict | None:
         """A JSON file of a source; None if it cannot be had or is not JSON."""
         path = self.file(reference, name)
         try:
@@ -308,8 +307,7 @@ def converter_architectures(wanted: LlamaCpp) -> set[str] | None:
     except (UserError, OSError):
         return None
     for node in ast.parse(text).body:
-        target = node.target if isinstance(node, ast.AnnAssign) else None
-        if isinstance(target, ast.Name) and target.id == "TEXT_MODEL_MAP":
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "TEXT_MODEL_MAP":
             return set(ast.literal_eval(node.value))
     return None
 

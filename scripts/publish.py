@@ -194,9 +194,7 @@ def gates(manifest: dict, targets: list[Target]) -> list[str]:
     Hashes every file that would be uploaded.
     """
     problems = [line for form in manifest["forms"] for line in form_problems(form)]
-    for target in targets:
-        main = next((b for b in target.branches if b.name == "main"), Branch("main", []))
-        problems += card_problems(target, {item.name: item for item in main.items})
+    problems += [line for target in targets for line in card_problems(target)]
     changed = [item for target in targets for item in target.changes if item.sha256]
     with ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda item: sha256_of(item.path), changed)
@@ -245,11 +243,10 @@ def numbers(value: object, key: str = "") -> Iterator[tuple[str, float]]:
         yield key, value
 
 
-def card_problems(target: Target, main: dict[str, Item]) -> Iterator[str]:
-    """Reasons against a repository's card: it is missing, or lacks facts or names of files.
-
-    main: {name in the repository: item} of its main branch.
-    """
+def card_problems(target: Target) -> Iterator[str]:
+    """Reasons against a repository's card: it is missing, or lacks facts or names of files."""
+    on_main = (branch.items for branch in target.branches if branch.name == "main")
+    main = {item.name: item for items in on_main for item in items}
     card = main.get(CARD)
     if card is None:
         yield f"{target.repo}: no {CARD} on main"
