@@ -28,7 +28,6 @@ from lib.flags.quantize import quantize_flags
 from lib.formats.merge_references import substitute_references
 from lib.hub.lock import Lock
 from lib.planning.graph import Graph
-from lib.record.artifact import Artifact
 from lib.record.contents import Contents
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,23 +97,20 @@ def smoke(gguf: str) -> str:
 
 # By rule, the functions above: (path of the artifact, {role: path of an input}, options) ->
 # command lines. Reports and cards have none.
-STEPS = (merge, convert, imatrix, quantize, split, base_logits, evaluate)
-TYPED = {step.__name__: step for step in STEPS}
-
-
-def commands(artifact: Artifact) -> list[str]:
-    """The shell command lines that make an artifact; none for reports and cards."""
-    up = {role: made_from.path for role, made_from in artifact.inputs.items()}
-    typed = TYPED.get(artifact.rule)
-    return typed(artifact.path, up, artifact.options) if typed else []
+STEPS = {
+    step.__name__: step
+    for step in (merge, convert, imatrix, quantize, split, base_logits, evaluate)
+}
 
 
 def script(graph: Graph) -> str:
     """The shell script that makes all artifacts of a config, each after its inputs."""
     lines = ["set -e", "export OMP_WAIT_POLICY=PASSIVE"]
     for artifact in graph:
-        if typed := commands(artifact):
-            lines += [f"mkdir -p {shlex.quote(str(Path(artifact.path).parent))}", *typed]
+        if typed := STEPS.get(artifact.rule):
+            up = {role: made_from.path for role, made_from in artifact.inputs.items()}
+            lines.append(f"mkdir -p {shlex.quote(str(Path(artifact.path).parent))}")
+            lines += typed(artifact.path, up, artifact.options)
     return "\n".join(
         f"{line} </dev/null" if "<<" not in line and "mkdir" not in line else line for line in lines
     )
@@ -162,16 +158,10 @@ def main() -> None:
     config, _ = load(yaml.safe_load(arguments.configfile.read_text()), Path.cwd())
     (places[0] / "build.sh").write_text(script(Graph(config, Contents(), Lock())))
     shell = timed(["bash", "build.sh"], places[0])
-    build = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "-s",
-        str(ROOT / "Snakefile"),
-        "--cores",
-        str(arguments.cores),
-    ]
-    mill = timed([*build, "--configfile", str(arguments.configfile.resolve())], places[1])
+    build = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile")]
+    build += ["--cores", str(arguments.cores)]
+    build += ["--configfile", str(arguments.configfile.resolve())]
+    mill = timed(build, places[1])
     print(f"shell script {shell:.1f} s, snakemake {mill:.1f} s, ratio {mill / shell:.2f}")
 
 

@@ -117,12 +117,13 @@ def pretend_built(session: Session) -> int:
             build(up)
         for path in artifact.outputs:
             text = f"{path} {artifact.digest}".encode()
+            size, sha = len(text), hashlib.sha256(text).hexdigest()
             record = recipes.Record(
-                path, artifact.recipe, artifact.digest, len(text), sha256(text), inputs=inputs
+                path, artifact.recipe, artifact.digest, size, sha, inputs=inputs
             )
             file = Path(path)
             if artifact.directory:
-                file, record.files = file / "file", {"file": [len(text), sha256(text)]}
+                file, record.files = file / "file", {"file": [size, sha]}
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(text)
             # Not durably, as lib/record/recipe.py does it: thousands of fsync take minutes.
@@ -140,42 +141,33 @@ def pretend_built(session: Session) -> int:
     return len(done)
 
 
-def sha256(data: bytes) -> str:
-    """The sha256 of bytes, hex."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def write_others(session: Session) -> None:
     """Write the same graph for make, ninja, DVC and plain Snakemake into the directory others/.
 
     The command of each artifact is `touch`.
     """
-    rules = []
+    made = {artifact.path for artifact in session.graph}
+    rules = {}
     for artifact in session.graph:
-        rules.append((artifact.path, sorted({up.path for up in artifact.inputs.values()})))
-    known = {path for path, _ in rules}
-    rules = [
-        (path, [up if up in known else f"resources/{'m' if 'models' in up else 'c'}" for up in ups])
-        for path, ups in rules
-    ]
+        ups = sorted({up.path for up in artifact.inputs.values()})
+        sources = {up: f"resources/{'m' if 'models' in up else 'c'}" for up in ups}
+        rules[artifact.path] = [up if up in made else sources[up] for up in ups]
     here = Path("others")
-    here.mkdir(exist_ok=True)
-    for path in ("resources/m", "resources/c", *(path for path, _ in rules)):
+    for path in ("resources/m", "resources/c", *rules):
         file = here / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(path)
-    make = ["all: " + " ".join(path for path, _ in rules)]
-    ninja = ["rule t", " command = touch $out"]
-    dvc: dict = {"stages": {}}
-    for number, (path, ups) in enumerate(rules):
-        make.append(f"{path}: {' '.join(ups)}\n\ttouch $@")
-        ninja.append(f"build {path}: t {' '.join(ups)}")
-        dvc["stages"][f"s{number}"] = {"cmd": f"touch {path}", "deps": ups, "outs": [path]}
-    (here / "Makefile").write_text("\n".join(make) + "\n")
-    (here / "build.ninja").write_text("\n".join(ninja) + "\n")
-    (here / "made_from.json").write_text(json.dumps(dict(rules)))
+    lines = [f"{path}: {' '.join(ups)}\n\ttouch $@\n" for path, ups in rules.items()]
+    (here / "Makefile").write_text("".join([f"all: {' '.join(rules)}\n", *lines]))
+    lines = [f"build {path}: t {' '.join(ups)}\n" for path, ups in rules.items()]
+    (here / "build.ninja").write_text("".join(["rule t\n command = touch $out\n", *lines]))
+    (here / "made_from.json").write_text(json.dumps(rules))
     (here / "Snakefile").write_text(PLAIN)
-    (here / "dvc.yaml").write_text(json.dumps(dvc))
+    stages = {
+        f"s{number}": {"cmd": f"touch {path}", "deps": ups, "outs": [path]}
+        for number, (path, ups) in enumerate(rules.items())
+    }
+    (here / "dvc.yaml").write_text(json.dumps({"stages": stages}))
 
 
 def measure(commands: dict[str, list[str]], directory: Path, repeat: int) -> None:
@@ -244,64 +236,39 @@ def main() -> None:
         f"x {arguments.quants} quants"
     )
     name, first = next(iter(wanted["models"].items()))
-    first["gguf"] = {
-        **first["gguf"],
-        "quants": [*first["gguf"]["quants"], {"name": "new", "type": "Q3_K_M"}],
-    }
+    first["gguf"]["quants"] = [*first["gguf"]["quants"], {"name": "new", "type": "Q3_K_M"}]
     Path("added.yaml").write_text(json.dumps(wanted))
     Path("empty.smk").write_text("rule all:\n")
-    snakemake = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--cores",
-        "1",
-        "--dry-run",
-        "--quiet",
-        "host",
-        "progress",
-    ]
+    snakemake = [sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run"]
+    snakemake += ["--quiet", "host", "progress"]
     mine = [*snakemake, "--snakefile", str(ROOT / "Snakefile")]
-    profile = ["--workflow-profile", str(ROOT / "profiles/default")]
-    empty = {"an empty Snakefile": [*snakemake, *profile, "--snakefile", "empty.smk"]}
-    questions = {
-        "Quantmill, nothing to be done": ["--configfile", "bench.yaml"],
-        "Quantmill, one quant added": ["--configfile", "added.yaml"],
-        "Quantmill, one model of the config": [
-            "--configfile",
-            "bench.yaml",
-            "--config",
-            f"model={name}",
-        ],
-        "Quantmill, one file": [
-            f"results/{name}/gguf/{name}-q001.gguf",
-            "--configfile",
-            "bench.yaml",
-        ],
-    }
     if "quantmill" in arguments.tools:
-        commands = empty | {name: [*mine, *extra] for name, extra in questions.items()}
+        profile = ["--workflow-profile", str(ROOT / "profiles/default")]
+        file, whole = f"results/{name}/gguf/{name}-q001.gguf", ["--configfile", "bench.yaml"]
+        commands = {
+            "an empty Snakefile": [*snakemake, *profile, "--snakefile", "empty.smk"],
+            "Quantmill, nothing to be done": [*mine, *whole],
+            "Quantmill, one quant added": [*mine, "--configfile", "added.yaml"],
+            "Quantmill, one model of the config": [*mine, *whole, "--config", f"model={name}"],
+            "Quantmill, one file": [*mine, file, *whole],
+        }
         measure(commands, here, arguments.repeat)
     write_others(session)
+    # By tool: its dry run, and the commands before it, which make the logs that it compares with.
     others = {
-        "make": ["make", "--dry-run"],
-        "ninja": ["ninja", "-n"],
-        "dvc": ["dvc", "status"],
-        "snakemake": [*snakemake, "--snakefile", "Snakefile"],
+        "make": (["make", "--dry-run"], []),
+        "ninja": (["ninja", "-n"], [["ninja"]]),
+        "dvc": (["dvc", "status"], [["dvc", "init", "--no-scm"], ["dvc", "commit", "-f"]]),
+        "snakemake": ([*snakemake, "--snakefile", "Snakefile"], []),
     }
-    for name, command in others.items():
+    for name, (command, before) in others.items():
         if name not in arguments.tools:
             continue
         if shutil.which(command[0]) is None:
             print(f"{name:<40} is not installed")
             continue
-        if name == "dvc":
-            subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd="others", check=True)
-            subprocess.run(["dvc", "commit", "-f", "-q"], cwd="others", check=True)
-        if name == "ninja":
-            subprocess.run(
-                ["ninja"], cwd="others", check=True, capture_output=True
-            )  # so that it has its log
+        for words in before:
+            subprocess.run(words, cwd="others", check=True, capture_output=True)
         measure({f"{name}, nothing to be done": command}, here / "others", 1)
 
 

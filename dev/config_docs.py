@@ -89,8 +89,6 @@ def _types() -> str:
 
 def _kind(value: dict[str, Any]) -> str:
     """A key's type in words."""
-    if "$ref" in value:
-        return "mapping"
     if "anyOf" in value or "oneOf" in value:
         kinds = [_kind(entry) for entry in value.get("anyOf") or value["oneOf"]]
         kinds = [kind for kind in dict.fromkeys(kinds) if kind != "null"]
@@ -104,16 +102,15 @@ def _kind(value: dict[str, Any]) -> str:
     if value.get("type") == "array":
         items = value.get("items", {})
         return "list" if items == {} else f"list of {_kind(items)}"
-    if value.get("type") == "object":
-        return "mapping"
     if value.get("type") in ("integer", "number"):
         low, high = value.get("minimum"), value.get("maximum")
         noun = "whole number" if value["type"] == "integer" else "number"
         if low is None:
             return noun
         return f"{noun}, at least {low}" if high is None else f"{noun}, {low} to {high}"
-    names = {"string": "text", "boolean": "true or false"}
-    return names.get(value.get("type", ""), value.get("type", "anything"))
+    names = {"string": "text", "boolean": "true or false", "object": "mapping"}
+    kind = "object" if "$ref" in value else value.get("type", "anything")
+    return names.get(kind, kind)
 
 
 def _default(key: str, section: dict[str, Any]) -> str:

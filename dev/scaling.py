@@ -34,10 +34,21 @@ from lib.run.pattern import tokens_of
 from lib.stages.registry import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
-SHAPE = {"layers": 80, "hidden": 8192, "ffn": 28672, "vocabulary": 128256}
-SHAPE |= {"heads": 64, "kv_heads": 8}
-CONFIG = {"model_type": "llama", "num_hidden_layers": 80, "num_attention_heads": 64}
-CONFIG |= {"num_key_value_heads": 8, "vocab_size": 128256}
+SHAPE = {
+    "layers": 80,
+    "hidden": 8192,
+    "ffn": 28672,
+    "vocabulary": 128256,
+    "heads": 64,
+    "kv_heads": 8,
+}
+CONFIG = {
+    "model_type": "llama",
+    "num_hidden_layers": SHAPE["layers"],
+    "num_attention_heads": SHAPE["heads"],
+    "num_key_value_heads": SHAPE["kv_heads"],
+    "vocab_size": SHAPE["vocabulary"],
+}
 GB, TB = 1e9, 1e12
 
 

@@ -8,19 +8,15 @@ accepted: the program only lists what could be. Exit status 1 if a file that was
 accepted.
 """
 
-import argparse
-import subprocess
-import sys
 from pathlib import Path
 
 from lib.errors import UserError, program
 from lib.planning.acceptance import Acceptance, adopt, judge
 from lib.record.artifact import Artifact
-from lib.record.recipe import MADE_FROM, ONLY_MADE_FROM
-from lib.run.answers import chosen, listed, open_session, parser
+from lib.run.answers import build, by_reason, chosen, listed, open_session, parser
 from lib.run.hold import held_directory
 from lib.run.session import Session
-from lib.units import human
+from lib.units import count, human
 
 
 def main() -> int | None:
@@ -34,8 +30,10 @@ def main() -> int | None:
         answer = judge(session.plan, chosen(session))
         print("\n".join(shown(session, answer)), flush=True)
         adopt(answer)
-    if answer.retold:
-        retell(answer.retold, arguments)
+    # Reports and cards tell what was accepted.
+    retold = [artifact.path for artifact in answer.retold]
+    if retold and not build(arguments, arguments.config, "--", *retold):
+        raise UserError("the reports could not be made anew; see above")
     return any(str(Path(word)) == one.path for one, _ in answer.refused for word in named)
 
 
@@ -43,59 +41,31 @@ def offer(answer: Acceptance) -> list[str]:
     """The lines that say what could be accepted, for a call without a target."""
     if not answer.adopted:
         return ["Nothing differs in code or tools alone: there is nothing to accept."]
-    lines = by_reason(answer.adopted)
-    return [
-        *lines,
-        "",
-        f"{count(answer.adopted)} could be accepted. Say which: --config target=…, "
-        "a file, a rule, a model, or all.",
-    ]
+    number = count(len(answer.adopted), "artifact")
+    hint = "Say which: --config target=…, a file, a rule, a model, or all."
+    return [*reasoned(answer.adopted), "", f"{number} could be accepted. {hint}"]
 
 
 def shown(session: Session, answer: Acceptance) -> list[str]:
     """The lines that say what is accepted, with the differences, and what is refused and why."""
-    lines = by_reason(answer.adopted)
+    lines = reasoned(answer.adopted)
     if answer.adopted:
         records = [session.plan.record(artifact) for artifact, _ in answer.adopted]
         size = human(sum(record.bytes for record in records))
-        lines += ["", f"{count(answer.adopted)} accepted, {size} that need not be built again."]
+        number = count(len(records), "artifact")
+        lines += ["", f"{number} accepted, {size} that need not be built again."]
     if answer.refused:
-        lines += ["", "Not accepted:", *by_reason(answer.refused, "    ")]
+        lines += ["", "Not accepted:", *(f"    {line}" for line in reasoned(answer.refused))]
     return lines or ["Nothing to accept: all of it is as the config wants it."]
 
 
-def count(artifacts: list) -> str:
-    """The number of artifacts with its noun: "1 artifact", "2 artifacts"."""
-    return f"{len(artifacts)} artifact{'' if len(artifacts) == 1 else 's'}"
-
-
-def by_reason(found: list[tuple[Artifact, list[str]]], indent: str = "") -> list[str]:
+def reasoned(found: list[tuple[Artifact, list[str]]]) -> list[str]:
     """Lines: each set of reasons, then the paths of the artifacts that have it.
 
-    found: (artifact, reasons). The reason that an input changed is left out where an artifact has
-    other reasons.
+    found: (artifact, reasons).
     """
-    groups: dict[tuple[str, ...], list[Artifact]] = {}
-    for artifact, reasons in found:
-        own = [reason for reason in reasons if not reason.startswith(MADE_FROM)]
-        groups.setdefault(tuple(own or [ONLY_MADE_FROM]), []).append(artifact)
-    return [
-        f"{indent}{line}"
-        for reasons, group in groups.items()
-        for line in (*reasons, *listed(group))
-    ]
-
-
-def retell(artifacts: list[Artifact], arguments: argparse.Namespace) -> None:
-    """Build reports and cards again, because they tell what was accepted.
-
-    Raises UserError if Snakemake fails.
-    """
-    command = [sys.executable, "-m", "snakemake", "--snakefile", arguments.snakefile]
-    command += ["--cores", arguments.cores, "--configfile", arguments.config, "--quiet", "all"]
-    command += ["--", *(artifact.path for artifact in artifacts)]
-    if subprocess.run(list(map(str, command))).returncode:
-        raise UserError("the reports could not be made anew; see above")
+    groups = by_reason(found).items()
+    return [line for reasons, group in groups for line in (*reasons, *listed(group))]
 
 
 if __name__ == "__main__":

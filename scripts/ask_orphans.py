@@ -14,13 +14,14 @@ from pathlib import Path
 from lib.errors import program
 from lib.record import recipe as recipes
 from lib.record.layout import SNAKEMAKE_MARK, artifact_of, building_directories
-from lib.record.unrecorded import unrecorded
-from lib.run.answers import columns, open_session, parser
+from lib.record.unrecorded import recorded, unrecorded
+from lib.run.answers import columns, first, open_session, parser
 from lib.run.hold import held
 from lib.run.session import Session
 from lib.units import count, human
 
-SHOWN = 200
+SHOWN, SHOWN_OTHERS = 200, 20
+JOURNALS = (("logs", ".log"), ("benchmarks", ".tsv"))
 
 
 @dataclass
@@ -40,11 +41,8 @@ class Orphan:
     @property
     def bytes(self) -> int:
         """Bytes that its deletion frees; 0 for a link."""
-        return (
-            0
-            if self.link
-            else sum(file.lstat().st_size for file in self.files if not file.is_dir())
-        )
+        files = () if self.link else self.files
+        return sum(file.lstat().st_size for file in files if not file.is_dir())
 
 
 def main() -> None:
@@ -67,15 +65,10 @@ def main() -> None:
             "    snakemake clean_orphans --config yes=true"
         )
         return
-    size = total(orphans)
+    size = sum(orphan.bytes for orphan in orphans)
     for orphan in orphans:
         delete(orphan)
     print(f"\nDeleted, {human(size)}.")
-
-
-def total(orphans: list[Orphan]) -> int:
-    """Bytes that the deletion of all these frees."""
-    return sum(orphan.bytes for orphan in orphans)
 
 
 def find(session: Session) -> Iterator[Orphan]:
@@ -84,37 +77,28 @@ def find(session: Session) -> Iterator[Orphan]:
     They are artifacts with a record, logs and benchmarks without an artifact, and at last the
     working directories of killed builds.
     """
-    claimed = set()
-    for record_path in sorted(Path("results").rglob(f"*{recipes.SUFFIX}")):
-        path = str(record_path).removesuffix(recipes.SUFFIX)
+    declared, claimed = session.graph.find, set()
+    for path in sorted(recorded("results"), key=Path):
         record = recipes.read(path)
-        if record is None or declared(session, path):
+        if record is None or declared(path):
             continue
-        files, others = content(Path(path), record)
+        ours, others = content(Path(path), record)
+        beside = path.removeprefix("results/")
+        journals = (Path(f"{top}/{beside}{suffix}") for top, suffix in JOURNALS)
+        files = [*ours, Path(recipes.path_of(path)), *filter(Path.exists, journals)]
         claimed.add(path)
-        yield Orphan(
-            path,
-            record.recipe.get("step", ""),
-            [*files, record_path, *journal(path)],
-            others,
-            record.is_link,
-        )
-    for top, suffix in (("logs", ".log"), ("benchmarks", ".tsv")):
-        for file in sorted(
-            Path(top).glob(f"*/**/*{suffix}")
-        ):  # directly in logs/: of targets such as this one
-            path = journal_of(file, top, suffix)
-            if path not in claimed and not declared(session, path):
+        yield Orphan(path, record.recipe.get("step", ""), files, others, record.is_link)
+    for top, suffix in JOURNALS:
+        # Those directly in logs/ are of targets such as this one.
+        for file in sorted(Path(top).glob(f"*/**/*{suffix}")):
+            beside = str(file.relative_to(top)).removesuffix(suffix)
+            path = beside if beside.startswith("resources/") else f"results/{beside}"
+            if path not in claimed and not declared(path):
                 yield Orphan(str(file), top.removesuffix("s"), [file], [])
     for building in sorted(building_directories("results")):
-        if not declared(session, artifact_of(building)) and not held(building):
+        if not declared(artifact_of(building)) and not held(building):
             files = [*building.rglob("*"), building]
             yield Orphan(str(building), "left by a killed build", files, [])
-
-
-def declared(session: Session, path: str) -> bool:
-    """Whether the config declares an artifact at this path."""
-    return session.graph.find(path) is not None
 
 
 def content(path: Path, record: recipes.Record) -> tuple[list[Path], list[Path]]:
@@ -122,13 +106,12 @@ def content(path: Path, record: recipes.Record) -> tuple[list[Path], list[Path]]
 
     A single file is another one if its size is not the record's.
     """
+    if not os.path.lexists(path):
+        return [], []
     if not path.is_dir():
-        there = [path] if os.path.lexists(path) else []
-        if there and path.is_symlink():
-            is_ours = record.is_link
-        else:
-            is_ours = there and path.lstat().st_size == record.bytes
-        return (there, []) if is_ours else ([], there)
+        is_link = path.is_symlink()
+        is_ours = record.is_link if is_link else path.lstat().st_size == record.bytes
+        return ([path], []) if is_ours else ([], [path])
     inside = [file for file in path.rglob("*") if file.is_symlink() or not file.is_dir()]
     ours = [
         f
@@ -138,39 +121,23 @@ def content(path: Path, record: recipes.Record) -> tuple[list[Path], list[Path]]
     return ours, [file for file in inside if file not in ours]
 
 
-def journal(path: str) -> list[Path]:
-    """The log and the benchmark of an artifact, as far as they are there."""
-    beside = path.removeprefix("results/")
-    return [p for p in (Path(f"logs/{beside}.log"), Path(f"benchmarks/{beside}.tsv")) if p.exists()]
-
-
-def journal_of(file: Path, top: str, suffix: str) -> str:
-    """The path of the artifact that a log or a benchmark belongs to.
-
-    top: the directory of all logs or of all benchmarks. suffix: that of the file.
-    """
-    beside = str(file.relative_to(top)).removesuffix(suffix)
-    return beside if beside.startswith("resources/") else f"results/{beside}"
-
-
 def shown(orphans: list[Orphan], strangers: list[Path]) -> list[str]:
     """The lines to print: a line for each orphan, then the files that Quantmill did not make."""
     if not orphans:
         lines = ["No orphans: the config declares all that Quantmill has made here."]
     else:
         number = count(len(orphans), "orphan")
-        lines = [f"{number} that the config no longer declares, {human(total(orphans))}:"]
+        size = human(sum(orphan.bytes for orphan in orphans))
+        lines = [f"{number} that the config no longer declares, {size}:"]
         rows = [(orphan.path, orphan.kind, human(orphan.bytes)) for orphan in orphans]
-        lines += columns(rows[:SHOWN], right=(2,))
-        lines += [f"  and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
+        lines += first(columns(rows, right=(2,)), SHOWN, "  ")
     if strangers:
         lines += [
             "",
             f"{len(strangers)} without a record, so not known to be made by Quantmill; "
             "never deleted:",
         ]
-        lines += [f"  {path}" for path in strangers[:20]]
-        lines += [f"  and {len(strangers) - 20} more"] if len(strangers) > 20 else []
+        lines += first([f"  {path}" for path in strangers], SHOWN_OTHERS, "  ")
     return lines
 
 

@@ -41,24 +41,16 @@ def table(outlook: Outlook) -> list[str]:
     """A line for each file, under its model; a line for each model where there are many files."""
     groups: dict[str, list[Artifact]] = {}
     for artifact in outlook.artifacts:
-        groups.setdefault(f"results/{artifact.model}" if artifact.model else "", []).append(
-            artifact
-        )
+        place = f"results/{artifact.model}/" if artifact.model else "shared"
+        groups.setdefault(place, []).append(artifact)
     rows = []
     for place, group in groups.items():
-        if len(outlook.artifacts) > SHOWN and place:
-            size = sum(outlook.sizes[artifact.path].bytes for artifact in group)
-            rows.append(
-                (
-                    f"{place}/",
-                    count(len(group), "file"),
-                    human(size),
-                    duration(spent(outlook, group)),
-                )
-            )
-            continue
-        rows.append((f"{place}/" if place else "shared", "", "", ""))
-        rows += [row(outlook, artifact) for artifact in group]
+        if len(outlook.artifacts) > SHOWN and place != "shared":
+            size = human(sum(outlook.sizes[artifact.path].bytes for artifact in group))
+            time = duration(spent(outlook, group))
+            rows.append((place, count(len(group), "file"), size, time))
+        else:
+            rows += [(place, "", "", ""), *(row(outlook, artifact) for artifact in group)]
     return columns([("what will be made", "step", "size", "time"), *rows], right=(2, 3), indent="")
 
 
@@ -68,12 +60,8 @@ def row(outlook: Outlook, artifact: Artifact) -> tuple[str, ...]:
     text = MARKS[size.source] + human(size.bytes)
     if not size.bytes and STAGES[artifact.rule].links(artifact):
         text = "links" if artifact.directory and artifact.links else "link"
-    return (
-        f"  {short(artifact)}" + ("  *" if artifact.temporary else ""),
-        artifact.rule,
-        text,
-        duration(outlook.seconds[artifact.path]),
-    )
+    name = f"  {short(artifact)}" + ("  *" if artifact.temporary else "")
+    return name, artifact.rule, text, duration(outlook.seconds[artifact.path])
 
 
 def totals(outlook: Outlook, cores: int) -> list[str]:

@@ -10,32 +10,24 @@ and a sentence; problems come last. Exit status 1 if there is a problem.
 import ast
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import (
-    HfApi,
-    cached_assets_path,
-    constants,
-    get_session,
-    hf_hub_download,
-    try_to_load_from_cache,
-)
+from huggingface_hub import HfApi, constants, get_session, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import hf_raise_for_status
 
 from lib.config.checks import is_demo, is_gguf_file
 from lib.config.repositories import repositories
-from lib.config.schema import WITH_SECTIONS, Config, LlamaCpp
+from lib.config.schema import WITH_SECTIONS, LlamaCpp
 from lib.errors import UserError, program
 from lib.formats.merge_references import merge_references
 from lib.formats.model_files import model_files
 from lib.hub import client as hub
 from lib.hub.hubref import parse
-from lib.hub.lock import LOCK_FILE, HubSource, Locked
+from lib.hub.lock import LOCK_FILE, HubSource
 from lib.hub.references import leaves
 from lib.record.tools import CONVERTER, bundled_tree, own_tool
 from lib.run.answers import open_session, parser
@@ -68,8 +60,11 @@ class Preflight(Inspector):
     ) -> None:
         self.cuda, self.lock, self.api = cuda, session.graph.lock, HfApi()
         self.skipped = session.options.skip
-        self.whole = without(session.config, self.skipped)
-        self.models, self.names = self.whole.models, names
+        sections = dict.fromkeys(self.skipped)  # no model has these
+        given = session.config.models.items()
+        self.models = {name: model.model_copy(update=sections) for name, model in given}
+        self.whole = session.config.model_copy(update={"models": self.models})
+        self.names = names
         self.chosen = {name: self.models[name] for name in names if name in session.graph.names}
         self.publish = publish
         self.architectures = converter_architectures(self.whole.llama_cpp)
@@ -122,7 +117,7 @@ class Preflight(Inspector):
             return Row(subject, "problem", f"not in {LOCK_FILE}; run `snakemake lock`")
         entry = self.lock.get(source.ref, source.kind)
         names = [source.file] if source.file else entry.files
-        absent = [name for name in names if cached(entry, name) is None]
+        absent = [name for name in names if hub.cached(entry, name) is None]
         if not absent:
             return Row(subject, "ok", f"cached, commit {entry.commit[:12]}")
         size = sum(entry.files[name].size for name in absent)
@@ -139,20 +134,20 @@ class Preflight(Inspector):
             return Row(subject, "ok", "made by this build" if is_demo(corpus.path) else corpus.path)
         if corpus.hub:
             return self.locked(subject, HubSource(corpus.reference(), "dataset", corpus.file))
-        return Row(subject, *self.url(corpus.url, corpus.sha256))
+        return self.url(subject, corpus.url, corpus.sha256)
 
-    def url(self, url: str, sha256: str) -> tuple[str, str]:
-        """(state, text) of a download: whether it is cached under its sha256, or can be reached."""
-        if (cached_assets_path("quantmill", "url") / sha256).exists():
-            return "ok", "cached"
+    def url(self, subject: str, url: str, sha256: str) -> Row:
+        """Whether a download is cached under its sha256, or can be reached."""
+        if hub.cached_url(sha256).exists():
+            return Row(subject, "ok", "cached")
         try:
             with get_session().stream("GET", url, follow_redirects=True) as response:
                 hf_raise_for_status(response)
         except HfHubHTTPError as error:
-            return "problem", f"{url}: the server says {error.response.status_code}"
+            return Row(subject, "problem", f"{url}: the server says {error.response.status_code}")
         except (HTTPError, OSError) as error:
-            return "problem", f"{url}: cannot be reached ({hub.one_line(error)})"
-        return "ok", "to be fetched"
+            return Row(subject, "problem", f"{url}: cannot be reached ({hub.one_line(error)})")
+        return Row(subject, "ok", "to be fetched")
 
     # publishing
 
@@ -183,7 +178,7 @@ class Preflight(Inspector):
 
     # what the models are
 
-    def config(self, reference: str) -> dict[str, Any] | None:
+    def config(self, reference: str) -> dict | None:
         """As Inspector says; with the keys of `text_config`, which multimodal models have."""
         if reference in self.models:
             model = self.models[reference]
@@ -194,7 +189,7 @@ class Preflight(Inspector):
         found = self.document(reference, "config.json")
         return None if found is None else {**found.get("text_config", {}), **found}
 
-    def document(self, reference: str, name: str) -> dict[str, Any] | None:
+    def document(self, reference: str, name: str) -> dict | None:
         """A JSON file of a source; None if it cannot be had or is not JSON."""
         path = self.file(reference, name)
         try:
@@ -210,7 +205,7 @@ class Preflight(Inspector):
         entry = self.lock.get(reference)
         if entry is None or name not in entry.files:
             return None
-        if path := cached(entry, name):
+        if path := hub.cached(entry, name):
             return path
         try:
             return Path(hf_hub_download(entry.repo, name, revision=entry.commit))
@@ -224,17 +219,20 @@ class Preflight(Inspector):
             return
         first, *rest = model.parts()
         base = self.config(first)
+        if base is None:
+            return
         adapters = {part for ref in merge_references(merge) for part in ref.parts[1:]}
         others = [part for part in rest if part not in adapters]
         sliced = merge.get("slices") or merge.get("merge_method") == "passthrough"
-        keys = [key for key in SHAPE if key != "num_hidden_layers" or not sliced]
         has_tokenizer = bool(merge.get("tokenizer_source") or merge.get("tokenizer"))
+        may_differ = {"num_hidden_layers": sliced, "vocab_size": has_tokenizer}
+        keys = [key for key in (*SHAPE, "vocab_size") if not may_differ.get(key)]
         problems = []
         for other in others:
             config = self.config(other)
-            if base is None or config is None:
+            if config is None:
                 continue
-            for key in (*keys, *(() if has_tokenizer else ("vocab_size",))):
+            for key in keys:
                 if key in base and key in config and base[key] != config[key]:
                     hint = "; give tokenizer_source" if key == "vocab_size" else ""
                     text = f"{key} is {config[key]} in {other}, {base[key]} in {first}{hint}"
@@ -243,21 +241,17 @@ class Preflight(Inspector):
             if compared and (clash := self.clash(first, other)):
                 problems.append(f"{clash}; give tokenizer_source")
         yield from (Row(name, "problem", text) for text in problems)
-        if base is not None and not problems:
+        if not problems:
             yield Row(name, "ok", f"its {len(others) + 1} models fit together")
 
     def clash(self, one: str, other: str) -> str | None:
         """A token id that means different tokens in two models, in words; None if there is none."""
-        vocabularies = [self.vocabulary(reference) for reference in (one, other)]
-        if None in vocabularies:
-            return None
-        first, second = vocabularies
-        differing = sorted(
-            index for index in first.keys() & second.keys() if first[index] != second[index]
-        )
+        first, second = self.vocabulary(one), self.vocabulary(other)
+        both = first.keys() & second.keys() if first and second else set()
+        differing = [index for index in both if first[index] != second[index]]
         if not differing:
             return None
-        index = differing[0]
+        index = min(differing)
         return (
             f"the vocabularies differ in {count(len(differing), 'token')}: "
             f"{index} is {first[index]!r} in {one}, {second[index]!r} in {other}"
@@ -271,9 +265,10 @@ class Preflight(Inspector):
         if document is None:
             return None
         vocabulary = (document.get("model") or {}).get("vocab") or {}
-        pairs = vocabulary.items() if isinstance(vocabulary, dict) else ()
-        found = {number: token for token, number in pairs}
-        found |= dict(enumerate(row[0] for row in vocabulary)) if not pairs else {}
+        if isinstance(vocabulary, dict):
+            found = {number: token for token, number in vocabulary.items()}
+        else:
+            found = dict(enumerate(token for token, *_ in vocabulary))
         return found | {t["id"]: t["content"] for t in document.get("added_tokens") or []}
 
     def fits(
@@ -301,21 +296,6 @@ class Preflight(Inspector):
         return next((config[key] for key in LAYERS if isinstance(config.get(key), int)), None)
 
 
-def without(config: Config, sections: Iterable[str]) -> Config:
-    """A copy of the config in which no model has these sections."""
-    models = {
-        name: model.model_copy(update=dict.fromkeys(sections))
-        for name, model in config.models.items()
-    }
-    return config.model_copy(update={"models": models})
-
-
-def cached(entry: Locked, name: str) -> Path | None:
-    """The path of a file of a locked repository in the cache; None if it is not there."""
-    path = try_to_load_from_cache(entry.repo, name, revision=entry.commit, repo_type=entry.kind)
-    return Path(path) if isinstance(path, str) and Path(path).exists() else None
-
-
 def converter_architectures(wanted: LlamaCpp) -> set[str] | None:
     """The architectures that convert_hf_to_gguf.py knows; None if there is no converter yet."""
     directory = Path("resources/llama.cpp")
@@ -327,8 +307,7 @@ def converter_architectures(wanted: LlamaCpp) -> set[str] | None:
     except (UserError, OSError):
         return None
     for node in ast.parse(text).body:
-        target = node.target if isinstance(node, ast.AnnAssign) else None
-        if isinstance(target, ast.Name) and target.id == "TEXT_MODEL_MAP":
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "TEXT_MODEL_MAP":
             return set(ast.literal_eval(node.value))
     return None
 

@@ -31,7 +31,7 @@ def table(session: Session) -> list[str]:
     A cell "3/5" says that 3 of the 5 artifacts of this kind are there and fresh. A star says that
     some of them are intermediates that were built, used and deleted since: these count as built.
     """
-    rows, there, declared, size = [], 0, 0, 0
+    rows, there, declared, size = [("model", *COLUMNS)], 0, 0, 0
     for name in session.graph.names:
         all_, done, gone = Counter(), Counter(), Counter()
         for artifact in session.graph.artifacts(name).values():
@@ -42,28 +42,21 @@ def table(session: Session) -> list[str]:
             all_[column] += 1
             reclaimed = state is State.ABSENT and record and record.fits(artifact.digest)
             gone[column] += bool(reclaimed)
-            done[column] += bool(reclaimed) or state is State.FRESH
+            done[column] += bool(reclaimed or state is State.FRESH)
             if state is State.FRESH and record and not record.is_link:
                 size += record.bytes
         if all_:
-            cells = (f"{done[c]}/{all_[c]}" + "*" * bool(gone[c]) for c in COLUMNS)
-            rows.append(
-                (name, *(cell if all_[c] else "" for c, cell in zip(COLUMNS, cells, strict=True)))
-            )
+            stars = {column: "*" if gone[column] else "" for column in COLUMNS}
+            cells = (f"{done[c]}/{all_[c]}{stars[c]}" if all_[c] else "" for c in COLUMNS)
+            rows.append((name, *cells))
         there += sum(done[column] for column in COLUMNS)
         declared += sum(all_[column] for column in COLUMNS)
-    used = [i for i in range(1, len(COLUMNS) + 1) if any(row[i] for row in rows)]
-    head = ("model", *COLUMNS)
-    lines = columns(
-        [tuple(row[i] for i in (0, *used)) for row in (head, *rows)],
-        right=range(1, len(COLUMNS) + 1),
-        indent="",
-    )
-    lines += [
-        "",
-        f"as the config wants them: {there} of {count(declared, 'artifact')}, {human(size)}",
-    ]
-    if any(cell.endswith("*") for row in rows for cell in row[1:]):
+    names, *counts = zip(*rows, strict=True)
+    used = [cells for cells in counts if any(cells[1:])]
+    lines = columns(zip(names, *used, strict=True), right=range(1, len(used) + 1), indent="")
+    text = f"as the config wants them: {there} of {count(declared, 'artifact')}, {human(size)}"
+    lines += ["", text]
+    if any(cell.endswith("*") for cells in used for cell in cells):
         lines.append("* made, and deleted since: an intermediate that nothing needs now")
     return lines
 
@@ -79,15 +72,10 @@ def row(building: Path) -> tuple[str, str, str, str]:
     path = artifact_of(building)
     files = [file for file in building.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files if file.name != ".inputs.json")
-    began = min(
-        (file.stat().st_ctime for file in files if file.name == ".inputs.json"), default=time.time()
-    )
-    return (
-        path,
-        human(size),
-        f"{time.time() - began:.0f} s",
-        f"logs/{path.removeprefix('results/')}.log",
-    )
+    now = time.time()
+    begun = (file.stat().st_ctime for file in files if file.name == ".inputs.json")
+    seconds = f"{now - min(begun, default=now):.0f} s"
+    return path, human(size), seconds, f"logs/{path.removeprefix('results/')}.log"
 
 
 if __name__ == "__main__":

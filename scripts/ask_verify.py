@@ -15,8 +15,8 @@ from pathlib import Path
 from lib.errors import program
 from lib.record import recipe as recipes
 from lib.record.digests import sha256_of
-from lib.record.layout import SNAKEMAKE_MARK, is_building
-from lib.record.unrecorded import unrecorded
+from lib.record.layout import SNAKEMAKE_MARK
+from lib.record.unrecorded import recorded, unrecorded
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
 from lib.units import count, human
@@ -69,23 +69,18 @@ class Fault:
 
 def main() -> int | None:
     session = open_session(parser(__doc__).parse_args().config)
-    records = list(recorded(session))
+    records = list(records_on_disk(session))
     faults: list[Fault] = []
     members: list[Member] = []
     for record in records:
-        faults += inconsistent(record)
         found, wrong = look_into(session, record)
         members += found
         faults += wrong
     faults += hashed(members, records)
     if not session.options.model:
         faults += undone(session)
-        declared = {fault.path for fault in faults}
-        faults += [
-            Fault(str(path), UNRECORDED, REMOVE, (str(path),))
-            for path in unrecorded()
-            if str(path) not in declared
-        ]
+        strangers = {str(path) for path in unrecorded()} - {fault.path for fault in faults}
+        faults += [Fault(path, UNRECORDED, REMOVE, (path,)) for path in strangers]
     size = human(sum(member.bytes for member in members))
     if faults:
         faults = sorted({as_declared(session, fault) for fault in faults})
@@ -118,14 +113,13 @@ def as_declared(session: Session, fault: Fault) -> Fault:
 def remedies(faults: list[Fault]) -> Iterator[str]:
     """The lines that say what to do: for each remedy its command, then what it does."""
     for remedy in REMEDIES:
-        command, text = remedy
-        given = dict.fromkeys(
-            path for fault in faults if fault.remedy == remedy for path in fault.given
-        )
-        if any(fault.remedy == remedy for fault in faults):
+        mended = [fault for fault in faults if fault.remedy == remedy]
+        given = dict.fromkeys(path for fault in mended for path in fault.given)
+        if mended:
             yield ""
+            command, what_it_does = remedy
             yield from as_command([command, *map(shlex.quote, given)])
-            yield f"    {text}"
+            yield f"    {what_it_does}"
     if any(fault.remedy in (FORCE, LINK, BUILD) for fault in faults):
         yield "\nUse the same --directory and --configfile as now; --configfile comes last."
 
@@ -138,64 +132,48 @@ def as_command(words: list[str]) -> list[str]:
     return [f"  {words[0]} \\", *(f"      {word} \\" for word in words[1:-1]), f"      {words[-1]}"]
 
 
-def recorded(session: Session) -> Iterator[recipes.Record]:
+def records_on_disk(session: Session) -> Iterator[recipes.Record]:
     """The records on disk; with --config model=… only those of the chosen models.
 
     A record that cannot be read is given with -1 bytes.
     """
-    tops = (
-        [f"results/{name}" for name in session.graph.names]
-        if session.options.model
-        else ["results", "resources"]
-    )
-    for top in tops:
-        for folder, names, files in os.walk(top):
-            names[:] = [name for name in names if not is_building(name)]
-            for name in sorted(files):
-                if name.endswith(recipes.SUFFIX):
-                    path = str(Path(folder, name)).removesuffix(recipes.SUFFIX)
-                    record = recipes.read(path)
-                    yield record or recipes.Record(path, {}, "", -1, "")
-
-
-def inconsistent(record: recipes.Record) -> list[Fault]:
-    """The fault of the record itself, if it has one: it cannot be read, or was edited."""
-    path = record.artifact
-    if record.bytes < 0:
-        return [Fault(path, "record damaged, or another artifact's", BUILD, (path,))]
-    if recipes.digest(record.recipe) != record.digest:
-        return [Fault(path, "record edited: its digest does not fit its recipe", FORCE, (path,))]
-    return []
+    tops = ["results", "resources"]
+    if session.options.model:
+        tops = [f"results/{name}" for name in session.graph.names]
+    for path in recorded(*tops):
+        yield recipes.read(path) or recipes.Record(path, {}, "", -1, "")
 
 
 def look_into(session: Session, record: recipes.Record) -> tuple[list[Member], list[Fault]]:
     """(files of an artifact that are there in the right size, faults of the others).
 
-    The files are yet to be hashed. Files that links lead to belong to others, and are not.
+    The files are yet to be hashed. Files that links lead to belong to others, and are not. A record
+    that cannot be read, or was edited, is a fault too.
     """
     path, found, faults = Path(record.artifact), [], []
+
+    def fault(name: str | Path, text: str, remedy: tuple[str, str] = BUILD) -> None:
+        faults.append(Fault(str(name), text, remedy, (record.artifact,)))
+
     if record.bytes < 0:
+        fault(path, "record damaged, or another artifact's")
         return found, faults
-
-    def fault(name: str, text: str, remedy: tuple[str, str] = BUILD) -> None:
-        faults.append(Fault(name, text, remedy, (record.artifact,)))
-
+    if recipes.digest(record.recipe) != record.digest:
+        fault(path, "record edited: its digest does not fit its recipe", FORCE)
     if not os.path.lexists(path):
         made = session.graph.find(record.artifact)
         if made is None or not made.intermediate:
-            fault(record.artifact, "missing")
+            fault(path, "missing")
+        return found, faults
+    links = [path] if path.is_symlink() and record.is_link else []
+    if record.files and not any(sha for _, sha in record.files.values()):
+        links = [path / name for name in record.files]
+    if links:  # the files that they lead to are not Quantmill's
+        for link in links:
+            if not link.exists():
+                fault(link, "missing: the link leads nowhere", LINK)
         return found, faults
     wanted = {str(path): (record.bytes, record.sha256)}
-    links = bool(record.files) and not any(sha for _, sha in record.files.values())
-    if links:  # the files that they lead to are not Quantmill's
-        for name in record.files:
-            if not (path / name).exists():
-                fault(str(path / name), "missing: the link leads nowhere", LINK)
-        return found, faults
-    if path.is_symlink() and record.is_link:
-        if not path.exists():
-            fault(str(path), "missing: the link leads nowhere", LINK)
-        return found, faults
     if path.is_dir():
         wanted = {str(path / name): (size, sha) for name, (size, sha) in record.files.items()}
         there = {
@@ -205,15 +183,12 @@ def look_into(session: Session, record: recipes.Record) -> tuple[list[Member], l
         }
         faults += [
             Fault(name, "unrecorded: it was not made with the rest", REMOVE, (name,))
-            for name in sorted(there - wanted.keys())
+            for name in there - wanted.keys()
         ]
     for name, (size, sha) in wanted.items():
-        try:
-            actual = os.stat(name).st_size
-        except OSError:
+        if not os.path.exists(name):
             fault(name, "missing")
-            continue
-        if actual < size:
+        elif (actual := os.stat(name).st_size) < size:
             fault(name, f"truncated: {actual} of {size} bytes")
         elif actual > size:
             fault(name, f"edited: {actual} bytes, {size} were made")
@@ -227,16 +202,12 @@ def hashed(members: list[Member], records: list[recipes.Record]) -> Iterator[Fau
     whose = {record.sha256: record.artifact for record in records if record.sha256}
     whose |= {member.sha256: member.path for member in members}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for member, sha in zip(
-            members, pool.map(lambda member: sha256_of(member.path), members), strict=True
-        ):
+        found = pool.map(lambda member: sha256_of(member.path), members)
+        for member, sha in zip(members, found, strict=True):
             if sha != member.sha256:
-                other = whose.get(sha)
-                text = (
-                    f"swapped: these are the bytes of {other}"
-                    if other
-                    else "edited: other bytes of the same size"
-                )
+                text = "edited: other bytes of the same size"
+                if other := whose.get(sha):
+                    text = f"swapped: these are the bytes of {other}"
                 yield Fault(member.path, text, FORCE, (member.artifact,))
 
 

@@ -10,17 +10,18 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+from check_shards import same_bytes
 from lib.errors import UserError, program
+from lib.formats.gguf_file import read_gguf
 from lib.formats.safetensors import read_header
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
 from lib.record.digests import sha256_of
 from lib.record.layout import RUN_STATE
-from lib.run.answers import columns, open_session, parser
+from lib.run.answers import build, columns, open_session, parser
 from lib.run.session import Session
 from lib.stages.registry import FAMILIES, STAGES
 from lib.units import count
@@ -79,25 +80,7 @@ def rebuild(scratch: Path, arguments: argparse.Namespace, skip: set[str]) -> Non
     raw = json.loads(arguments.config.read_text()) | {"reclaim": [], "skip": sorted(skip)}
     config = Path.cwd() / scratch / "verify.json"
     config.write_text(json.dumps(raw))
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        arguments.snakefile,
-        "--directory",
-        scratch,
-    ]
-    command += [
-        "--configfile",
-        config,
-        "--cores",
-        str(arguments.cores),
-        "--notemp",
-        "--quiet",
-        "all",
-    ]
-    if subprocess.run(list(map(str, command))).returncode:
+    if not build(arguments, config, "--directory", scratch, "--notemp"):
         raise UserError(f"the build in {scratch} failed; see above")
 
 
@@ -107,40 +90,27 @@ def compare(session: Session, name: str, scratch: Path, skip: set[str]) -> list[
     skip: the families that were not built again.
     """
     rows, adopted = [], False  # adopted: something was accepted as it is, and cards tell so
-    skipped = [
-        made.artifacts for key, made in session.graph.model(name).families.items() if key in skip
-    ]
+    families = session.graph.model(name).families.items()
+    skipped = [one for key, made in families if key in skip for one in made.artifacts]
     for artifact in session.graph.artifacts(name).values():
-        if any(artifact in artifacts for artifacts in skipped):
-            continue
-        for path in artifact.outputs:
+        for path in () if artifact in skipped else artifact.outputs:
             record = recipes.read(path)
             if record is None:
                 continue
-            again = recipes.read(path, scratch)
-            text = verdict(artifact, path, record, again, scratch)
+            text = verdict(artifact, path, record, scratch)
             if artifact.describes and adopted:
                 text = "within what was accepted, of which it tells"
             if accepted := record.acceptance(artifact.digest):
                 adopted = True
-                text += (
-                    f" (accepted by {accepted['by']}, although: {'; '.join(accepted['differs'])})"
-                )
+                differs = "; ".join(accepted["differs"])
+                text += f" (accepted by {accepted['by']}, although: {differs})"
             rows.append((path, text))
     return rows
 
 
-def verdict(
-    artifact: Artifact,
-    path: str,
-    record: recipes.Record,
-    again: recipes.Record | None,
-    scratch: Path,
-) -> str:
-    """The verdict in words.
-
-    It begins with "identical" or "within" if all is well. again: the record of the second build.
-    """
+def verdict(artifact: Artifact, path: str, record: recipes.Record, scratch: Path) -> str:
+    """The verdict in words. It begins with "identical" or "within" if all is well."""
+    again = recipes.read(path, scratch)
     if again is None:
         return "not built again"
     if not record.fits(again.digest):
@@ -150,21 +120,18 @@ def verdict(
         )
     if not artifact.reproducible:
         return "within tolerance if its evaluation is (it never comes out the same twice)"
-    if STAGES[artifact.rule].measures and not all(
-        up.reproducible for up in artifact.inputs.values()
-    ):
+    varies = not all(up.reproducible for up in artifact.inputs.values())
+    if varies and STAGES[artifact.rule].measures:
         return by_quality(path, scratch)
     if not os.path.lexists(path):
-        return (
-            "identical to its record"
-            if again.sha256 == record.sha256
-            else "different from its record; the file itself is gone"
-        )
+        if again.sha256 == record.sha256:
+            return "identical to its record"
+        return "different from its record; the file itself is gone"
     if artifact.directory:
         return directory_difference(Path(path), scratch / path, again)
-    return (
-        "identical" if sha256_of(path) == again.sha256 else difference(Path(path), scratch / path)
-    )
+    if sha256_of(path) == again.sha256:
+        return "identical"
+    return difference(Path(path), scratch / path)
 
 
 def by_quality(path: str, scratch: Path) -> str:
@@ -172,11 +139,8 @@ def by_quality(path: str, scratch: Path) -> str:
     before, now = (json.loads((top / path).read_text())["kld"] for top in (Path(), scratch))
     allowed = max(TOLERANCE * before["mean"], 3 * (before.get("error") or 0.0))
     text = f"mean KLD {before['mean']:.5f}, again {now['mean']:.5f}"
-    return (
-        f"within tolerance: {text}"
-        if abs(before["mean"] - now["mean"]) <= allowed
-        else f"different: {text}"
-    )
+    is_within = abs(before["mean"] - now["mean"]) <= allowed
+    return f"{'within tolerance' if is_within else 'different'}: {text}"
 
 
 def directory_difference(ours: Path, theirs: Path, again: recipes.Record) -> str:
@@ -210,21 +174,16 @@ def gguf_difference(ours: Path, theirs: Path) -> str | None:
 
     Raises UserError for a file that is no GGUF.
     """
-    from lib.formats.gguf_file import read_gguf
-
     a, b = read_gguf(ours), read_gguf(theirs)
     for key in sorted(a.raw.keys() | b.raw.keys()):
         if a.raw.get(key) != b.raw.get(key):
             return f"field {key}"
-    if [(t.name, t.shape, t.type) for t in a.tensors] != [
-        (t.name, t.shape, t.type) for t in b.tensors
-    ]:
+    kinds, others = ([(t.name, t.shape, t.type) for t in file.tensors] for file in (a, b))
+    if kinds != others:
         return "names, shapes or types of tensors"
-    return tensor_difference(
-        ours,
-        theirs,
-        [(t.name, t.offset, u.offset, t.size) for t, u in zip(a.tensors, b.tensors, strict=True)],
-    )
+    pairs = zip(a.tensors, b.tensors, strict=True)
+    spans = ((t.name, t.offset, u.offset, t.size) for t, u in pairs)
+    return tensor_difference(ours, theirs, spans)
 
 
 def safetensors_difference(ours: Path, theirs: Path) -> str | None:
@@ -234,29 +193,23 @@ def safetensors_difference(ours: Path, theirs: Path) -> str | None:
         return "field __metadata__"
     if a.tensors != b.tensors:
         return "names, shapes or types of tensors"
-    spans = [
+    spans = (
         (name, a.start + tensor.first, b.start + tensor.first, tensor.end - tensor.first)
         for name, tensor in a.tensors.items()
-    ]
+    )
     return tensor_difference(ours, theirs, spans)
 
 
 def tensor_difference(
-    ours: Path, theirs: Path, spans: list[tuple[str, int, int, int]]
+    ours: Path, theirs: Path, spans: Iterable[tuple[str, int, int, int]]
 ) -> str | None:
     """The first tensor whose bytes differ, as "tensor NAME"; None if there is none.
 
     spans: (name, offset in ours, offset in theirs, size in bytes).
     """
-    with ours.open("rb") as a, theirs.open("rb") as b:
-        for name, here, there, size in spans:
-            a.seek(here)
-            b.seek(there)
-            while size > 0:
-                count = min(size, 1 << 24)
-                if a.read(count) != b.read(count):
-                    return f"tensor {name}"
-                size -= count
+    for name, here, there, size in spans:
+        if not same_bytes(ours, here, theirs, there, size):
+            return f"tensor {name}"
     return None
 
 
@@ -266,11 +219,7 @@ def first_byte(ours: Path, theirs: Path) -> str:
     with ours.open("rb") as a, theirs.open("rb") as b:
         while (left := a.read(1 << 20)) == (right := b.read(1 << 20)) and left:
             at += len(left)
-    for x, y in zip(left, right, strict=False):
-        if x != y:
-            break
-        at += 1
-    return f"byte {at}"
+    return f"byte {at + len(os.path.commonprefix([left, right]))}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,17 @@ from lib.planning.acceptance import judge
 from lib.planning.staleness import FROM_DAMAGED, Plan, State
 from lib.record.artifact import Artifact
 from lib.record.recipe import MADE_FROM
-from lib.run.answers import SHOWN, chosen, everything, listed, open_session, parser, short
+from lib.run.answers import (
+    SHOWN,
+    by_reason,
+    chosen,
+    everything,
+    first,
+    listed,
+    open_session,
+    parser,
+    short,
+)
 from lib.run.session import Session
 from lib.units import human, is_are
 
@@ -26,10 +36,9 @@ def main() -> None:
 def report(session: Session) -> list[str]:
     """The lines on everything that is stale, by reason."""
     plan, asked = session.plan, chosen(session)
-    stale = [artifact for artifact in plan.builds(asked) if plan.state(artifact) is State.STALE]
-    on_the_way = [
-        artifact for artifact in plan.builds(asked) if plan.state(artifact) is State.ABSENT
-    ]
+    built = plan.builds(asked)
+    stale = [artifact for artifact in built if plan.state(artifact) is State.STALE]
+    on_the_way = [artifact for artifact in built if plan.state(artifact) is State.ABSENT]
     if not stale:
         return ["Nothing is stale: everything that the config declares is there as it is wanted."]
     lines = [f"{len(stale)} of {len(everything(session))} artifacts {is_are(len(stale))} stale."]
@@ -39,34 +48,35 @@ def report(session: Session) -> list[str]:
             "`snakemake accept` shows and takes them."
         )
     roots = [artifact for artifact in stale if not follows(plan, artifact)]
-    reasons: dict[tuple[str, ...], list[Artifact]] = {}
-    for artifact in roots:
-        own = tuple(
-            reason for reason in plan.verdict(artifact).reasons if not reason.startswith(MADE_FROM)
-        )
-        reasons.setdefault(own, []).append(artifact)
-    for texts, group in reasons.items():
+    found = by_reason((artifact, plan.verdict(artifact).reasons) for artifact in roots)
+    for texts, group in found.items():
         lines += ["", *texts, *listed(group)]
     following = [artifact for artifact in stale if follows(plan, artifact)]
     if following:
-        lines += ["", "made from these:"]
-        lines += [follower(artifact, origins(plan, artifact)) for artifact in following[:SHOWN]]
-        if len(following) > SHOWN:
-            lines.append(f"    and {len(following) - SHOWN} more")
+        texts = [follower(artifact, origins(plan, artifact)) for artifact in following]
+        lines += ["", "made from these:", *first(texts, SHOWN, "    ")]
     if on_the_way:
-        lines += ["", "not there, and needed on the way:"]
-        for artifact in on_the_way[:SHOWN]:
-            users = [
-                short(user) if user.model == artifact.model else user.path
-                for user in stale + on_the_way
-                if artifact in [*user.inputs.values(), *user.uses.values()]
-            ]
-            text = f"  for {users[0]}" if users else ""
-            text += f" and {len(users) - 1} more" if len(users) > 1 else ""
-            lines.append(f"    {artifact.path}{text}")
-        if len(on_the_way) > SHOWN:
-            lines.append(f"    and {len(on_the_way) - SHOWN} more")
+        users = users_of(stale + on_the_way)
+        texts = [f"    {artifact.path}{users.get(artifact, '')}" for artifact in on_the_way]
+        lines += ["", "not there, and needed on the way:", *first(texts, SHOWN, "    ")]
     return [*lines, "", *next_run(plan, stale)]
+
+
+def users_of(artifacts: list[Artifact]) -> dict[Artifact, str]:
+    """For each artifact from which some of these are made, which: "  for A and 3 more"."""
+    found: dict[Artifact, list[str]] = {}
+    for user in artifacts:
+        for up in {*user.inputs.values(), *user.uses.values()}:
+            found.setdefault(up, []).append(named(user, up))
+    return {
+        up: f"  for {name}" + (f" and {len(others)} more" if others else "")
+        for up, (name, *others) in found.items()
+    }
+
+
+def named(artifact: Artifact, beside: Artifact) -> str:
+    """An artifact's path, without results/MODEL/ if another artifact is of the same model."""
+    return short(artifact) if artifact.model == beside.model else artifact.path
 
 
 def next_run(plan: Plan, stale: list[Artifact]) -> list[str]:
@@ -97,13 +107,13 @@ def each(session: Session) -> list[str]:
                 f"    {gone}, and not needed: it is made again when something stale is made from it"
             )
             lines += [f"    {reason}" for reason in verdict.reasons if reason != "it is not there"]
-            lines.append(f"    again: snakemake --cores all {shlex.quote(artifact.path)}")
         else:
             lines += [f"    stale: {reason}" for reason in verdict.reasons]
             if verdict.damaged:
                 lines.append(
                     "    what was made from it is stale too; the next run replaces all of it"
                 )
+        if verdict.state is not State.FRESH:
             lines.append(f"    again: snakemake --cores all {shlex.quote(artifact.path)}")
     return lines
 
@@ -123,14 +133,12 @@ def origins(plan: Plan, artifact: Artifact) -> list[str]:
     """The names of the inputs of an artifact that have changed, in the order of its inputs."""
     record = plan.record(artifact)
     before = record.recipe.get("inputs", {}) if record else {}
-    changed = [
-        up
+    changed = (
+        named(up, artifact)
         for role, up in artifact.inputs.items()
         if before.get(role) != up.digest or plan.verdict(up).damaged
-    ]
-    return list(
-        dict.fromkeys(short(up) if up.model == artifact.model else up.path for up in changed)
     )
+    return list(dict.fromkeys(changed))
 
 
 def follower(artifact: Artifact, names: list[str]) -> str:

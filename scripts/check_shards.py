@@ -4,14 +4,12 @@ Reads every byte of both once, in pieces of 16 MiB.
 """
 
 import argparse
-import re
 from pathlib import Path
 
 from lib.errors import UserError, program
-from lib.formats.gguf_file import GgufFile, Tensor, read_gguf
+from lib.formats.gguf_file import GgufFile, read_gguf
 
 PIECE = 16 * 2**20  # bytes compared at a time
-SHARD = re.compile(r".*-(\d{5})-of-(\d{5})\.gguf")
 
 
 def read_shards(directory: Path) -> list[GgufFile]:
@@ -23,8 +21,7 @@ def read_shards(directory: Path) -> list[GgufFile]:
     if not paths:
         raise UserError(f"{directory}: no shards in it")
     for number, path in enumerate(paths, 1):
-        match = SHARD.fullmatch(path.name)
-        if match is None or (int(match[1]), int(match[2])) != (number, len(paths)):
+        if not path.name.endswith(f"-{number:05}-of-{len(paths):05}.gguf"):
             raise UserError(
                 f"{path}: expected shard {number} of {len(paths)}, one of each in the directory"
             )
@@ -55,7 +52,7 @@ def compare(whole: GgufFile, shards: list[GgufFile]) -> None:
                     f"{shard.path}: tensor {part.name} has {what} {getattr(part, what)}, "
                     f"{getattr(tensor, what)} in {whole.path}"
                 )
-        if not _same_bytes(whole.path, tensor, shard.path, part):
+        if not same_bytes(whole.path, tensor.offset, shard.path, part.offset, tensor.size):
             raise UserError(f"{shard.path}: tensor {part.name} differs from that of {whole.path}")
 
 
@@ -63,15 +60,13 @@ def _metadata(file: GgufFile) -> dict[str, bytes]:
     return {key: raw for key, raw in file.raw.items() if not key.startswith("split.")}
 
 
-def _same_bytes(path: Path, tensor: Tensor, other: Path, part: Tensor) -> bool:
+def same_bytes(path: Path, offset: int, other: Path, other_offset: int, size: int) -> bool:
+    """Whether two files have the same `size` bytes, from an offset in each."""
     with path.open("rb") as one, other.open("rb") as two:
-        one.seek(tensor.offset)
-        two.seek(part.offset)
-        for start in range(0, tensor.size, PIECE):
-            size = min(PIECE, tensor.size - start)
-            if one.read(size) != two.read(size):
-                return False
-    return True
+        one.seek(offset)
+        two.seek(other_offset)
+        pieces = (min(PIECE, size - start) for start in range(0, size, PIECE))
+        return all(one.read(piece) == two.read(piece) for piece in pieces)
 
 
 def main() -> None:

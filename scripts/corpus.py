@@ -22,7 +22,7 @@ def parquet_text(path: Path) -> str:
     column = next((name for name in TEXT_COLUMNS if name in table.schema_arrow.names), None)
     if column is None:
         names = ", ".join(table.schema_arrow.names)
-        raise UserError(f"{path}: no column called text or content (it has {names})")
+        raise UserError(f"{path}: no column called {' or '.join(TEXT_COLUMNS)} (it has {names})")
     return "".join(
         f"{row}\n"
         for batch in table.iter_batches(columns=[column])

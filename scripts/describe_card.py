@@ -8,7 +8,6 @@ import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from lib.cards.lines import command
 from lib.cards.registry import LINES
@@ -18,22 +17,22 @@ from lib.record.recipe import MADE_FROM, ONLY_MADE_FROM, Record
 from lib.record.wanted import WantedRecipe
 
 
-def describe(wanted: WantedRecipe) -> dict[str, Any]:
+def describe(wanted: WantedRecipe) -> dict:
     """The content of about.json, from the wanted recipe of a card and the records."""
     options, origins = wanted.recipe["options"], Origins(wanted)
-    about, name = options["about"], options["model"]
+    about = options["about"]
     found = {form: origins.record(said["file"]) for form, said in options["forms"].items()}
     records = {form: record for form, record in found.items() if record}
     merge = origins.record(options["weights"]) if about["merge"] else None
     about["commands"] = {"merge": []}
     if about["merge"]:
-        seed = str(about["random_seed"])
-        words = ["mergekit-yaml", "merge.yaml", name, "--random-seed", seed]
+        words = ["mergekit-yaml", "merge.yaml", options["model"]]
+        words += ["--random-seed", str(about["random_seed"])]
         about["commands"]["merge"].append(command(*words))
     made = {"the merge": merge} if merge else {}
+    told = {f: r for f, r in records.items() if about.get("form") in (None, f)}
     for name in about["families"]:
-        own = {f: r for f, r in records.items() if options["forms"][f]["family"] == name}
-        own = {f: r for f, r in own.items() if about.get("form") in (None, f)}
+        own = {f: r for f, r in told.items() if options["forms"][f]["family"] == name}
         LINES[name].describe(about, own, origins)
         made |= own
     about["versions"] = versions(made.values())
@@ -60,12 +59,12 @@ def versions(records: Iterable[Record]) -> dict[str, str]:
     return {tool: " and ".join(known) for tool, known in found.items()}
 
 
-def accepted(made: dict[str, Record], origins: Origins) -> list[dict[str, Any]]:
+def accepted(made: dict[str, Record], origins: Origins) -> list[dict]:
     """[{names, by, at, differs}]: what was accepted although code or tools had changed.
 
     made: {name: record}. Artifacts of the same reasons share an entry.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict] = {}
     for name, record in made.items():
         if not record.accepted or record.digest in origins.digests:
             continue
@@ -76,7 +75,7 @@ def accepted(made: dict[str, Record], origins: Origins) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def with_tokenizer(origins: Origins, forms: dict[str, dict[str, Any]]) -> str | None:
+def with_tokenizer(origins: Origins, forms: dict[str, dict]) -> str | None:
     """The path of an input that has the chat template: a form, else the model; None if none has.
 
     forms: {form: {family, …}}, an option of the recipe.

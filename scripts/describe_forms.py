@@ -10,7 +10,6 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from lib.errors import UserError, program
 from lib.formats import fallbacks
@@ -20,7 +19,7 @@ from lib.record.recipe import Record
 from lib.record.wanted import WantedRecipe
 
 
-def describe(wanted: WantedRecipe) -> dict[str, Any]:
+def describe(wanted: WantedRecipe) -> dict:
     """The content of forms.json, from the wanted recipe of a report or a card.
 
     An intermediate that has no record any more is left out. Raises UserError if the record of
@@ -67,7 +66,7 @@ def describe(wanted: WantedRecipe) -> dict[str, Any]:
     return {"model": options["model"], "parameters": parameters, **conditions, "forms": forms}
 
 
-def fallbacks_of(record: Record) -> dict[str, Any] | None:
+def fallbacks_of(record: Record) -> dict | None:
     """{count, tensors, types, block}: a quant's tensors that have another type than asked for.
 
     None for a quant that has none, and for an artifact that has no `type`: only quants of

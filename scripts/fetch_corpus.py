@@ -13,21 +13,6 @@ from lib.record.digests import sha256_of
 from lib.record.wanted import WantedRecipe
 
 
-def fetch(arguments: argparse.Namespace) -> None:
-    """Make the link. Raises UserError if the text cannot be had."""
-    if arguments.path:
-        if not arguments.path.is_file():
-            raise UserError(f"{arguments.path}: there is no such file")
-        arguments.output.symlink_to(arguments.path.absolute())
-        return
-    from hub_fetch import fetch_url, link_file  # huggingface_hub takes a second
-
-    if arguments.url:
-        arguments.output.symlink_to(fetch_url(arguments.url, arguments.sha256))
-    else:
-        link_file(arguments.hub, "dataset", arguments.file, arguments.output, LOCK_FILE)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     origin = parser.add_mutually_exclusive_group(required=True)
@@ -49,7 +34,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="link to make")
     arguments = parser.parse_args()
     recipe = WantedRecipe.read(arguments.recipe).recipe
-    fetch(arguments)
+    if arguments.path:
+        if not arguments.path.is_file():
+            raise UserError(f"{arguments.path}: there is no such file")
+        arguments.output.symlink_to(arguments.path.absolute())
+    elif arguments.url:
+        from hub_fetch import fetch_url  # huggingface_hub takes a second
+
+        arguments.output.symlink_to(fetch_url(arguments.url, arguments.sha256))
+    else:
+        from hub_fetch import link_file
+
+        link_file(arguments.hub, "dataset", arguments.file, arguments.output, LOCK_FILE)
     for identity in recipe["sources"].values():
         if sha256_of(arguments.output) != identity["sha256"]:
             text = "changed while this run was under way; run the same command again"

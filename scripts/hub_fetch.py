@@ -12,15 +12,7 @@ import glob
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from huggingface_hub import (
-    HfApi,
-    cached_assets_path,
-    constants,
-    get_session,
-    hf_hub_download,
-    snapshot_download,
-    try_to_load_from_cache,
-)
+from huggingface_hub import HfApi, constants, get_session, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import hf_raise_for_status
 
@@ -37,14 +29,14 @@ def fetch(entry: Locked, names: list[str], api: HfApi) -> dict[str, Path]:
 
     Raises UserError, which names each file that is missing or is not what the lock says.
     """
-    if not all(cached(entry, name) for name in names):
+    if not all(hub.cached(entry, name) for name in names):
         try:
             hub.persist(lambda: download(entry, names))
         except Exception as error:
-            absent = ", ".join(name for name in names if not cached(entry, name))
+            absent = ", ".join(name for name in names if not hub.cached(entry, name))
             reason = hub.explain(error, entry.repo, entry.kind, api)
             raise UserError(f"{reason} (for {absent})") from None
-    paths = {name: cached(entry, name) for name in names}
+    paths = {name: hub.cached(entry, name) for name in names}
     with ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda name: check(paths[name], entry.files[name]), names)
         problems = zip(names, found, strict=True)
@@ -62,12 +54,6 @@ def download(entry: Locked, names: list[str]) -> None:
     # and a part of it is cached. This asks for what is still missing, and raises.
     for name in names:
         hf_hub_download(entry.repo, name, **where)
-
-
-def cached(entry: Locked, name: str) -> Path | None:
-    """The path of a file of a locked repository in the cache; None if it is not there."""
-    path = try_to_load_from_cache(entry.repo, name, revision=entry.commit, repo_type=entry.kind)
-    return Path(path) if isinstance(path, str) and Path(path).exists() else None
 
 
 def check(path: Path, wanted: File) -> str | None:
@@ -98,7 +84,7 @@ def fetch_url(url: str, sha256: str) -> Path:
     sha256: of the content, hex. An interrupted download is resumed. Raises UserError if the URL
     cannot be reached, or its content has another sha256.
     """
-    blob = cached_assets_path("quantmill", "url") / sha256
+    blob = hub.cached_url(sha256)
     if blob.exists():
         if sha256_of(blob) == sha256:
             return blob

@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.hf_api import RepoFile
 
 from lib.errors import UserError, program
 from lib.formats.json_file import read_json
@@ -39,10 +38,10 @@ def needed_files(
     """
     top = {name for name in names if "/" not in name}
     indexes = {name for name in top if name.endswith(".index.json")}
-    safe = {name for name in indexes if name.endswith(".safetensors.index.json")}
+    indexes = {name for name in top if name.endswith(".safetensors.index.json")} or indexes
     with TemporaryDirectory() as place:
         for name in top:
-            Path(place, name).write_bytes(read(name) if name in (safe or indexes) else b"")
+            Path(place, name).write_bytes(read(name) if name in indexes else b"")
         try:
             return {file.name for file in model_files(Path(place), allow_pickle)}
         except UserError as error:
@@ -59,12 +58,7 @@ def lock_reference(source: HubSource, old: Locked | None, api: HfApi) -> Locked:
     ref = parse(source.ref)
     revision = old.commit if old else ref.revision
     info = hub.persist(lambda: api.repo_info(ref.repo, revision=revision, repo_type=source.kind))
-    tree = hub.persist(
-        lambda: list(
-            api.list_repo_tree(ref.repo, recursive=True, revision=info.sha, repo_type=source.kind)
-        )
-    )
-    listing = {file.path: file for file in tree if isinstance(file, RepoFile)}
+    listing = hub.listing(api, ref.repo, info.sha, source.kind)
 
     def fetch(name: str) -> bytes:
         path = hub.persist(

@@ -39,6 +39,11 @@ FLAGS = (
 # away; llama.cpp issue 20824, pull request 26954). Not needed once tests/test_toolchain.py's
 # evaluation passes without it on such a CPU.
 COMPILER_FLAGS = "-U__AMX_INT8__"
+# What must be there to compile, and how to get it.
+PREREQUISITES = {
+    "cmake": "pip install -r requirements.txt brings it",
+    "c++": "install a C++ compiler (apt install g++, dnf install gcc-c++, xcode-select --install)",
+}
 # What the converter imports from its tree.
 CONVERTER_PARTS = (CONVERTER, "conversion", "gguf-py")
 
@@ -116,13 +121,7 @@ def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
 
     Raises UserError if a program is missing or fails.
     """
-    for tool, advice in (
-        ("cmake", "pip install -r requirements.txt brings it"),
-        (
-            "c++",
-            "install a C++ compiler (apt install g++, dnf install gcc-c++, xcode-select --install)",
-        ),
-    ):
+    for tool, advice in PREREQUISITES.items():
         if not program_there(tool):
             raise UserError(
                 f"llama.cpp cannot be compiled: there is no {tool} here; {advice}, or set "
@@ -142,8 +141,8 @@ def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
     ]
     build = ["cmake", "--build", work, "--parallel", jobs, "--target", *LLAMA_TOOLS]
     for command in (configure, build):
-        status = subprocess.run([str(word) for word in command], env=environment()).returncode
-        if status:
+        done = subprocess.run([str(word) for word in command], env=environment())
+        if status := done.returncode:
             ended = f"{command[0]} ended with status {status}; see above"
             raise UserError(f"llama.cpp could not be compiled: {ended}")
     (home / "bin").mkdir()
@@ -173,21 +172,6 @@ def program_there(name: str) -> bool:
     return shutil.which(name, path=environment()["PATH"]) is not None
 
 
-def link_own(directory: str, output: Path) -> None:
-    """Make links to the user's own tools and converter. Raises UserError if one is missing."""
-    for tool in LLAMA_TOOLS:
-        (output / "bin" / tool).symlink_to(own_tool(directory, tool).resolve())
-    tree = own_tool(directory, CONVERTER).resolve().parent
-    link_converter(tree, output)
-
-
-def link_converter(tree: Path, output: Path) -> None:
-    """Make links to the converter and to the parts of its source tree that it imports."""
-    for name in CONVERTER_PARTS:
-        if (tree / name).exists():
-            (output / name).symlink_to(tree / name)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -205,15 +189,20 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     recipe = WantedRecipe.read(arguments.recipe).recipe
-    (arguments.output / "bin").mkdir(parents=True)
     options = recipe["options"]
-    if options["path"]:
-        link_own(options["path"], arguments.output)
-        return
-    home = compiled(options, recipe["tools"]["llama.cpp"], arguments.jobs)
-    for tool in LLAMA_TOOLS:
-        (arguments.output / "bin" / tool).symlink_to(home / "bin" / tool)
-    link_converter(bundled_tree(), arguments.output)
+    if own := options["path"]:
+        tools = {tool: own_tool(own, tool).resolve() for tool in LLAMA_TOOLS}
+        tree = own_tool(own, CONVERTER).resolve().parent
+    else:
+        home = compiled(options, recipe["tools"]["llama.cpp"], arguments.jobs)
+        tools = {tool: home / "bin" / tool for tool in LLAMA_TOOLS}
+        tree = bundled_tree()
+    (arguments.output / "bin").mkdir(parents=True)
+    for tool, path in tools.items():
+        (arguments.output / "bin" / tool).symlink_to(path)
+    for name in CONVERTER_PARTS:
+        if (tree / name).exists():
+            (arguments.output / name).symlink_to(tree / name)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,9 @@ def make_view(source: Path, output: Path, allow_pickle: bool = False) -> list[Pa
     output.mkdir(parents=True, exist_ok=True)
     if any(output.iterdir()):
         raise UserError(f"{output}: the view's directory is not empty; remove it first")
-    links = []
-    for file in files:
-        link = output / file.name
+    links = [output / file.name for file in files]
+    for link, file in zip(links, files, strict=True):
         link.symlink_to(file.absolute())
-        links.append(link)
     return links
 
 

@@ -32,8 +32,8 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -45,7 +45,7 @@ from lib.hub import client as hub
 from lib.hub.license import front_matter
 from lib.record import recipe as recipes
 from lib.record.digests import git_hash, sha256_of
-from lib.units import count, is_are
+from lib.units import count, human, is_are
 
 CARD = "README.md"
 CARD_FACTS = ("license", "library_name", "tags")
@@ -91,7 +91,7 @@ class Target:
         return [item for b in self.branches for item in b.items if item.action != "keep"]
 
 
-def read(manifest: dict[str, Any]) -> tuple[list[Target], list[str]]:
+def read(manifest: dict) -> tuple[list[Target], list[str]]:
     """(the repositories, a line for each file that cannot be published)."""
     problems: list[str] = []
     targets = []
@@ -99,21 +99,18 @@ def read(manifest: dict[str, Any]) -> tuple[list[Target], list[str]]:
         names = sorted(repo["branches"], key=lambda name: (name == "main", name))
         branches = []
         for name in names:
-            found = {}
-            for file in repo["branches"][name]:
-                for item in items(file, repo["max_file_size"], problems):
-                    found.setdefault(item.name, item)
+            limit, files = repo["max_file_size"], repo["branches"][name]
+            found = [item for file in files for item in items(file, limit, problems)]
             if name == "main":
-                for label, artifact in repo["recipes"].items():
-                    if recipes.read(artifact):
-                        item = recipe_item(artifact, label)
-                        found.setdefault(item.name, item)
-            branches.append(Branch(name, [found[key] for key in sorted(found)]))
+                wanted = repo["recipes"].items()
+                found += [recipe_item(path, label) for label, path in wanted if recipes.read(path)]
+            first = {item.name: item for item in reversed(found)}
+            branches.append(Branch(name, [first[key] for key in sorted(first)]))
         targets.append(Target(repo["repo"], repo["private"], branches))
     return targets, problems
 
 
-def items(file: dict[str, Any], limit: int, problems: list[str]) -> Iterator[Item]:
+def items(file: dict, limit: int, problems: list[str]) -> Iterator[Item]:
     """The files that are published of one artifact.
 
     file: an entry of the manifest. limit: the most bytes of a file. A line for each file that
@@ -172,15 +169,10 @@ def compare(target: Target, api: HfApi) -> None:
     target.is_private = bool(info.private)
     for branch in target.branches:
         try:
-            tree = hub.persist(
-                lambda name=branch.name: list(
-                    api.list_repo_tree(target.repo, recursive=True, revision=name)
-                )
-            )
+            there = hub.listing(api, target.repo, branch.name)
         except RevisionNotFoundError:
             continue
         branch.exists = True
-        there = {file.path: file for file in tree if isinstance(file, RepoFile)}
         for item in branch.items:
             if item.name in there:
                 item.action = "keep" if is_same(item, there[item.name]) else "replace"
@@ -191,27 +183,18 @@ def compare(target: Target, api: HfApi) -> None:
 def is_same(item: Item, remote: RepoFile) -> bool:
     """Whether both files have the same content: by sha256, or by git's hash for a small file."""
     if remote.lfs:
-        return remote.lfs.size == item.size and remote.lfs.sha256 == digest(item)
-    if remote.size != item.size:
-        return False
-    content = item.path.read_bytes()
-    return remote.blob_id == git_hash(content)
+        sha256 = item.sha256 or sha256_of(item.path)
+        return remote.lfs.size == item.size and remote.lfs.sha256 == sha256
+    return remote.size == item.size and remote.blob_id == git_hash(item.path.read_bytes())
 
 
-def digest(item: Item) -> str:
-    """The sha256 (hex) of an item: by its record, else computed."""
-    return item.sha256 or sha256_of(item.path)
-
-
-def gates(manifest: dict[str, Any], targets: list[Target]) -> list[str]:
+def gates(manifest: dict, targets: list[Target]) -> list[str]:
     """The reasons why nothing may be published, a line each.
 
     Hashes every file that would be uploaded.
     """
     problems = [line for form in manifest["forms"] for line in form_problems(form)]
-    for target in targets:
-        main = next((b for b in target.branches if b.name == "main"), Branch("main", []))
-        problems += card_problems(target, {item.name: item for item in main.items})
+    problems += [line for target in targets for line in card_problems(target)]
     changed = [item for target in targets for item in target.changes if item.sha256]
     with ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda item: sha256_of(item.path), changed)
@@ -221,7 +204,7 @@ def gates(manifest: dict[str, Any], targets: list[Target]) -> list[str]:
     return problems
 
 
-def form_problems(form: dict[str, Any]) -> Iterator[str]:
+def form_problems(form: dict) -> Iterator[str]:
     """Reasons against one form: it was not measured, its figures are bad, it wrote no text."""
     name = f"{form['model']} {form['form']}"
     if form["evaluation"] is None:
@@ -235,7 +218,7 @@ def form_problems(form: dict[str, Any]) -> Iterator[str]:
             yield f"{form['evaluation']}: {name} wrote no text when it was tried"
 
 
-def figure_problems(form: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[str]:
+def figure_problems(form: dict, evaluation: dict) -> Iterator[str]:
     """Reasons against a form's figures: NaN, infinity, no mean KLD, one over max_kld."""
     path, quantized = form["evaluation"], form.get("quantized", True)
     for key, value in numbers(evaluation):
@@ -248,7 +231,7 @@ def figure_problems(form: dict[str, Any], evaluation: dict[str, Any]) -> Iterato
         yield f"{path}: kld.mean is {kld:.6g}, over max_kld {form['max_kld']:g}"
 
 
-def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+def numbers(value: object, key: str = "") -> Iterator[tuple[str, float]]:
     """(key path, number) of every number in a JSON document, as ("kld.mean", 0.01)."""
     if isinstance(value, dict):
         for name, entry in value.items():
@@ -260,11 +243,10 @@ def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
         yield key, value
 
 
-def card_problems(target: Target, main: dict[str, Item]) -> Iterator[str]:
-    """Reasons against a repository's card: it is missing, or lacks facts or names of files.
-
-    main: {name in the repository: item} of its main branch.
-    """
+def card_problems(target: Target) -> Iterator[str]:
+    """Reasons against a repository's card: it is missing, or lacks facts or names of files."""
+    on_main = (branch.items for branch in target.branches if branch.name == "main")
+    main = {item.name: item for items in on_main for item in items}
     card = main.get(CARD)
     if card is None:
         yield f"{target.repo}: no {CARD} on main"
@@ -279,11 +261,11 @@ def card_problems(target: Target, main: dict[str, Item]) -> Iterator[str]:
     for branch in target.branches:
         if branch.name != "main" and branch.name not in text:
             yield f"{card.path}: does not name the branch {branch.name}"
-        for item in branch.items if branch.name == "main" else []:
-            # Shards lie in a folder, which is named instead of them.
-            shown = item.name.rpartition("/")[0] or item.name
-            if item.name.endswith(".gguf") and shown not in text:
-                yield f"{card.path}: does not name {shown}"
+    for name in main:
+        # Shards lie in a folder, which is named instead of them.
+        shown = name.rpartition("/")[0] or name
+        if name.endswith(".gguf") and shown not in text:
+            yield f"{card.path}: does not name {shown}"
     for link in re.findall(r"!\[[^\]]*\]\(([^):]+)\)", text):
         if link not in main:
             yield f"{card.path}: shows {link}, which is not published"
@@ -315,15 +297,6 @@ def table(targets: list[Target]) -> list[str]:
     return lines
 
 
-def human(size: float) -> str:
-    """Bytes in decimal units, as the hub shows them."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
-
-
 def push(target: Target, api: HfApi, large: int) -> None:
     """Create the repository and branches that are missing, and upload what differs.
 
@@ -342,9 +315,7 @@ def push(target: Target, api: HfApi, large: int) -> None:
             names = ", ".join(item.name for item in batch[:3])
             more = f" and {len(batch) - 3} more" if len(batch) > 3 else ""
             title = f"Quantmill: {names}{more}"
-            info = hub.persist(
-                lambda n=branch.name, b=batch, t=title: commit(target.repo, n, b, t, api)
-            )
+            info = hub.persist(partial(commit, target.repo, branch.name, batch, title, api))
             print(f"{target.repo} {branch.name}: {names}{more} ({info.oid[:12]})", flush=True)
 
 

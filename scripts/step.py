@@ -188,8 +188,7 @@ def measure(made: Path, record: recipes.Record, links: bool) -> None:
 def put(made: Path, path: Path) -> None:
     """Rename `made` to `path`. A directory that Snakemake has prepared there is moved away."""
     if path.is_dir() and not path.is_symlink():
-        old = made.with_name(f".{made.name}.old")
-        os.replace(path, old)
+        os.replace(path, made.with_name(f".{made.name}.old"))
     os.replace(made, path)
 
 

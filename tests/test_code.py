@@ -249,6 +249,7 @@ def test_a_message_put_better_builds_nothing_again(copied, file, old, new):
         ("print('a')", "print('b')", True),  # standard output may be what is made
         ("print('a', file=OUT)", "print('b', file=OUT)", True),
         ("p.add_argument('--a', help='a')", "p.add_argument('--a', help='b', metavar='A')", False),
+        ("argparse.ArgumentParser()", "argparse.ArgumentParser(formatter_class=Raw)", False),
         ("p.add_argument('--a', help='a')", "p.add_argument('--a', type=int, help='a')", True),
         ("p.add_argument('--a', help='a')", "p.add_argument('--b', help='a')", True),
         ("writer(description='a')", "writer(description='b')", True),

@@ -7,9 +7,10 @@ Snakefile. huggingface_hub handles tokens; nothing here reads or prints one.
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, cached_assets_path, constants, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -21,6 +22,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
+
+from lib.hub.lock import Locked
 
 TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 PAUSES = (1, 2, 4)  # seconds between the tries of one call
@@ -117,3 +121,22 @@ def persist(call: Callable[[], Any]) -> Any:
             print(f"{one_line(error)}; trying again in {pause} s", file=sys.stderr)
             time.sleep(pause)
     return call()
+
+
+def listing(api: HfApi, repo: str, revision: str, kind: str = "model") -> dict[str, RepoFile]:
+    """{path in the repository: file} at a revision. Raises what huggingface_hub raises."""
+    tree = persist(
+        lambda: list(api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind))
+    )
+    return {file.path: file for file in tree if isinstance(file, RepoFile)}
+
+
+def cached(entry: Locked, name: str) -> Path | None:
+    """The path of a file of a locked repository in the cache; None if it is not there."""
+    path = try_to_load_from_cache(entry.repo, name, revision=entry.commit, repo_type=entry.kind)
+    return Path(path) if isinstance(path, str) and Path(path).exists() else None
+
+
+def cached_url(sha256: str) -> Path:
+    """Where the content of a URL lies in the cache, if it is there. sha256: of it, hex."""
+    return cached_assets_path("quantmill", "url") / sha256

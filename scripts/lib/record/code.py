@@ -214,11 +214,11 @@ class _Silent(ast.NodeTransformer):
       catch it by name and act on it. So a new name for a class changes the digest of the code that
       raises it; and no exception may carry data that decides bytes.
     - a text that `sys.exit` gets (a number stays), and `print(…, file=sys.stderr)`
-    - what argparse shows: help, description, epilog, metavar
+    - what argparse shows: help, description, epilog, metavar, formatter_class
     - a subclass of UserError that has only a name, and all imports from lib/errors.py
     """
 
-    SHOWN = {"help", "description", "epilog", "metavar"}
+    SHOWN = {"help", "description", "epilog", "metavar", "formatter_class"}
     SHOWS = {"ArgumentParser", "add_argument", "add_parser", "add_subparsers"}
     SHOWS |= {"add_argument_group"}
 

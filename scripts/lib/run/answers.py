@@ -1,6 +1,8 @@
 """What the programs that answer questions share: their command line, the session, and tables."""
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +10,7 @@ from types import SimpleNamespace
 from lib.errors import UserError
 from lib.formats.json_file import read_json
 from lib.record.artifact import Artifact, in_order
+from lib.record.recipe import MADE_FROM, ONLY_MADE_FROM
 from lib.run.session import Session
 
 SHOWN = 30  # files of one reason
@@ -38,6 +41,16 @@ def open_session(config: Path, **options) -> Session:
     config: the file that requests.config_file writes. options: keys that replace those in it.
     """
     return Session({**read_json(config), **options}, lambda: NOTHING_FORCED, True)
+
+
+def build(arguments: argparse.Namespace, config: Path, *words: str | Path) -> bool:
+    """Whether Snakemake builds what it is asked for.
+
+    arguments: of a `parser` that builds. words: further words of Snakemake's command line.
+    """
+    command = [sys.executable, "-m", "snakemake", "--snakefile", arguments.snakefile]
+    command += ["--cores", arguments.cores, "--configfile", config, "--quiet", "all", *words]
+    return subprocess.run(list(map(str, command))).returncode == 0
 
 
 def chosen(session: Session) -> list[Artifact]:
@@ -132,6 +145,26 @@ def listed(group: list[Artifact]) -> list[str]:
             continue
         lines.append(f"    results/{model}/" if model else "    resources/")
         names = [short(artifact).removeprefix("resources/") for artifact in of_model]
-        more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-        lines += wrapped([*names[:SHOWN], *more], "        ")
+        lines += wrapped(first(names, SHOWN), "        ")
     return lines
+
+
+def first(lines: list[str], number: int, indent: str = "") -> list[str]:
+    """The first `number` lines, then a line that says how many more there are."""
+    more = len(lines) - number
+    return [*lines[:number], f"{indent}and {more} more"] if more > 0 else lines
+
+
+def by_reason(
+    found: Iterable[tuple[Artifact, list[str]]],
+) -> dict[tuple[str, ...], list[Artifact]]:
+    """{reasons: the artifacts that have them}.
+
+    found: (artifact, reasons). The reason that an input changed is left out where an artifact has
+    other reasons.
+    """
+    groups: dict[tuple[str, ...], list[Artifact]] = {}
+    for artifact, reasons in found:
+        own = [reason for reason in reasons if not reason.startswith(MADE_FROM)]
+        groups.setdefault(tuple(own or [ONLY_MADE_FROM]), []).append(artifact)
+    return groups
