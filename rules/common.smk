@@ -53,7 +53,6 @@ wildcard_constraints:
     model="[^/]+",
     quant="[^/]+",
     form="[^/]+",
-    bits=r"[\d.]+",
 
 
 def made_from(made, *roles):
