@@ -15,6 +15,10 @@ EXL2 = pattern("results/{model}/exl2/{bits}bpw")
 EXL2_EVALUATION = pattern("results/{model}/evaluation/{bits}bpw.json")
 
 
+wildcard_constraints:
+    bits=r"[\d.]+",
+
+
 # Both rules match 5.0bpw.json; no quant may have such a name.
 ruleorder: exl2_evaluate > evaluate
 
