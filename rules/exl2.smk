@@ -6,9 +6,9 @@ makes: results/MODEL/exl2/measurement.json, results/MODEL/exl2/5.0bpw/,
        results/MODEL/evaluation/5.0bpw.json
 """
 
-from lib.run.wildcards import models_where
 from lib.flags.context import context_flags
 from lib.formats.exllamav2 import exl2_flags
+from lib.run.wildcards import models_where
 
 EXL2_MEASUREMENT = pattern("results/{model}/exl2/measurement.json")
 EXL2 = pattern("results/{model}/exl2/{bits}bpw")

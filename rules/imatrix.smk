@@ -4,8 +4,8 @@ needs: the unquantized GGUF; a calibration text, or the user's matrix
 makes: results/MODEL/imatrix.dat (or imatrix.gguf)
 """
 
-from lib.run.wildcards import models_where
 from lib.flags.imatrix import imatrix_flags
+from lib.run.wildcards import models_where
 
 IMATRIX = pattern("results/{model}/imatrix.{format}")
 
