@@ -78,7 +78,7 @@ def needs(made):
 
 
 def has_gpu(rule):
-    """Whether the command line or a profile gives a rule GPUs: set-resources: {RULE: {gpu: 1}}."""
+    """Whether a profile (set-resources) gives jobs of a rule GPUs."""
     given = workflow.resource_settings.overwrite_resources or {}
     return rule in given and given[rule].get("gpu").raw not in (None, 0, "0")
 
