@@ -28,7 +28,6 @@ class BaseLogitsStage(Stage):
     time = Time(15, 100)
     tokens = 300_000  # 600 chunks of 512
     gpu = "whole"
-
     fixed_threads = None
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:

@@ -58,7 +58,6 @@ class ComputeImatrixStage(Stage):
     output = 0.01
     tokens = 100_000  # 200 chunks of 512
     gpu = "whole"
-
     fixed_threads = None
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:

@@ -108,7 +108,6 @@ class QuantizeStage(Stage):
     # The slowest types decide: IQ1 to IQ3 search grids at about a tenth of the K-quants' speed.
     time = Time(15, 10)
     output = 1.0  # Q8_0 is half; F32 never
-
     fixed_threads = None
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
@@ -183,9 +182,7 @@ def _material(
     model = model_of(conversion)
     tensors = _left(artifact, sizes.tensors(model))
     if conversion.file:
-        from lib.formats.gguf_file import read_gguf  # takes 0.08 s
-
-        file = read_gguf(Path(conversion.file))
+        file = _gguf(conversion.file)
         header = min(tensor.offset for tensor in file.tensors)
         bits = {tensor.name: 8 * tensor.size / tensor.elements for tensor in file.tensors}
         return tensors, shape_of(file.metadata), header, bits
@@ -221,15 +218,16 @@ def dry_run(artifact: Artifact) -> Size | None:
     found = re.search(r"quant size\s*=\s*([\d.]+) MiB", said.stdout + said.stderr)
     if said.returncode or not found:
         return None
-    return Size(round(float(found[1]) * 2**20) + _header(gguf), "dry run")
+    header = min(tensor.offset for tensor in _gguf(gguf).tensors)
+    return Size(round(float(found[1]) * 2**20) + header, "dry run")
 
 
 @cache
-def _header(gguf: str) -> int:
-    """Bytes of a GGUF file before its tensors."""
+def _gguf(path: str) -> Any:
+    """A GGUF file's header, read once for all quants."""
     from lib.formats.gguf_file import read_gguf  # takes 0.08 s
 
-    return min(tensor.offset for tensor in read_gguf(Path(gguf)).tensors)
+    return read_gguf(Path(path))
 
 
 def check(checks: Any, at: tuple, quant: Quant, model: Any) -> None:
