@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -242,12 +241,11 @@ def test_another_models_imatrix_is_refused_by_width_and_by_coverage(made):
     )
     down = next(t for t in model.tensors if t.name == "blk.0.ffn_down.weight")
     rest = tuple(t for t in model.tensors if t is not down)
-    wider = replace(model, tensors=(replace(down, shape=(768, 256)), *rest))
+    wider = model._replace(tensors=(down._replace(shape=(768, 256)), *rest))
     with pytest.raises(UserError, match=r"ffn_down.weight is 512 wide, .* 768"):
         check_imatrix.check(matrix, wider)
-    more = tuple(replace(t, name=t.name.replace("blk.1.", "blk.2.")) for t in model.tensors)
-    deeper = replace(
-        model,
+    more = tuple(t._replace(name=t.name.replace("blk.1.", "blk.2.")) for t in model.tensors)
+    deeper = model._replace(
         tensors=model.tensors + tuple(t for t in more if "blk.2." in t.name),
         metadata=model.metadata | {"llama.block_count": 3},
     )
