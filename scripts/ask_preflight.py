@@ -21,10 +21,11 @@ from huggingface_hub.utils import hf_raise_for_status
 
 from lib.config.checks import is_demo, is_gguf_file
 from lib.config.repositories import repositories
-from lib.config.schema import WITH_SECTIONS, LlamaCpp
+from lib.config.schema import LlamaCpp
 from lib.errors import UserError, program
 from lib.formats.merge_references import merge_references
 from lib.formats.model_files import model_files
+from lib.formats.weights import layer_ranges
 from lib.hub import client as hub
 from lib.hub.hubref import parse
 from lib.hub.lock import LOCK_FILE, HubSource
@@ -83,9 +84,8 @@ class Preflight(Inspector):
         for name in self.names:
             rows += self.partners(name)
         for name, model in self.chosen.items():
-            for family in WITH_SECTIONS.values():
-                if family.own(model) is not None:
-                    rows += family.preflight(self, name, model)
+            for family in model.families():
+                rows += family.preflight(self, name, model)
         return rows
 
     def used_corpora(self) -> list[str]:
@@ -288,8 +288,7 @@ class Preflight(Inspector):
         """As Inspector says. A merge of slices has the sum of their layers."""
         try:
             if slices := (self.models[name].merge or {}).get("slices"):
-                ranges = [entry["sources"][0]["layer_range"] for entry in slices]
-                return sum(last - first for first, last in ranges)
+                return sum(last - first for first, last in layer_ranges(slices))
         except (KeyError, TypeError, ValueError, IndexError):
             return None  # the step looks at the model itself
         config = self.config(name) or {}

@@ -13,17 +13,17 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from check_shards import same_bytes
 from lib.errors import UserError, program
 from lib.formats.gguf_file import read_gguf
 from lib.formats.safetensors import read_header
+from lib.formats.same_bytes import same_bytes
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
 from lib.record.digests import sha256_of
 from lib.record.layout import RUN_STATE
 from lib.run.answers import build, columns, open_session, parser
 from lib.run.session import Session
-from lib.stages.registry import FAMILIES, STAGES
+from lib.stages.registry import STAGES
 from lib.units import count
 
 # Not linked: what is built, and resources/work, where a tool would find its interrupted job and
@@ -42,8 +42,7 @@ def main() -> int | None:
     (name,) = session.options.model
     skip = set(session.options.skip)
     if shutil.which("nvidia-smi") is None:
-        model = session.config.models[name]
-        for family in (f for f in FAMILIES.values() if f.needs_gpu and f.own(model) is not None):
+        for family in (f for f in session.config.models[name].families() if f.needs_gpu):
             print(f"There is no GPU here: {family.title} is not built again and not compared.")
             skip.add(family.name)
     scratch = prepare(name)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from lib.errors import UserError, program
 from lib.formats.gguf_file import GgufFile, read_gguf
-
-PIECE = 16 * 2**20  # bytes compared at a time
+from lib.formats.same_bytes import same_bytes
 
 
 def read_shards(directory: Path) -> list[GgufFile]:
@@ -58,15 +57,6 @@ def compare(whole: GgufFile, shards: list[GgufFile]) -> None:
 
 def _metadata(file: GgufFile) -> dict[str, bytes]:
     return {key: raw for key, raw in file.raw.items() if not key.startswith("split.")}
-
-
-def same_bytes(path: Path, offset: int, other: Path, other_offset: int, size: int) -> bool:
-    """Whether two files have the same `size` bytes, from an offset in each."""
-    with path.open("rb") as one, other.open("rb") as two:
-        one.seek(offset)
-        two.seek(other_offset)
-        pieces = (min(PIECE, size - start) for start in range(0, size, PIECE))
-        return all(one.read(piece) == two.read(piece) for piece in pieces)
 
 
 def main() -> None:

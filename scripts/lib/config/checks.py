@@ -24,10 +24,9 @@ from lib.record.contents import STORE, Contents
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, own_tool
 from lib.stages import demo
 from lib.stages.family import Family
+from lib.stages.quantize import INVALID
 
 KeyPath = tuple[Any, ...]
-# The name that replaces an invalid quant in the list, so that the others keep their numbers.
-BAD = "\0"
 SHARD_NAME = re.compile(r"-\d{5}-of-\d{5}$")
 SUFFIXES = (".txt", ".parquet")
 # Keys of a model's config.json that count its experts.
@@ -41,8 +40,6 @@ class Checks:
     raw: the mapping that the config was made from; it also has the parts that were left out because
     they are invalid. workdir: the directory of relative paths.
     """
-
-    BAD = BAD
 
     def __init__(self, config: Config, raw: Mapping[str, Any], workdir: Path) -> None:
         self.config = config
@@ -187,9 +184,8 @@ class Checks:
             self._source((*at, "source"), model.source)
         if model.merge is not None:
             self._merge((*at, "merge"), model.merge)
-        for family in WITH_SECTIONS.values():
-            if family.own(model) is not None:
-                family.check(self, (*at, family.name), name, model)
+        for family in model.families():
+            family.check(self, (*at, family.name), name, model)
         if model.evaluate is not None:
             if not WITH_SECTIONS.keys() & raw.keys():
                 none = f"there is neither {' nor '.join(WITH_SECTIONS)} to evaluate"
@@ -331,10 +327,9 @@ class Checks:
             self.add((*at, "safetensors"), "only a merge is published as safetensors")
         if publish.max_kld and "evaluate" not in raw:
             self.add((*at, "max_kld"), "the model has no evaluate section: nothing measures it")
-        given = (family for family in WITH_SECTIONS.values() if family.own(model) is not None)
-        forms = {"*", *(form for family in given for form in family.names(model))}
+        forms = {"*", *(form for family in model.families() for form in family.names(model))}
         for form in publish.max_kld:
-            if form not in forms and BAD not in forms:
+            if form not in forms and INVALID not in forms:
                 near = suggestion(form, forms)
                 self.add((*at, "max_kld", form), f"the model has no such form{near}")
         if publish.license_name and publish.license != "other":

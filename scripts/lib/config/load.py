@@ -7,12 +7,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lib.config.checks import BAD, Checks
+from lib.config.checks import Checks
 from lib.config.merge_files import ADDED, read_merge_files
 from lib.config.schema import WITH_SECTIONS, Config, Options, section_at
 from lib.errors import UserError
 from lib.keys.section import Section
 from lib.keys.values import show, suggestion
+from lib.stages.quantize import INVALID
 
 KeyPath = tuple[Any, ...]
 # Entries of pydantic's paths that are no keys: the tags of discriminated unions (lib/stages/gguf).
@@ -157,7 +158,7 @@ def _leave_out(tree: dict[str, Any], path: KeyPath) -> None:
         following = value.get(key) if isinstance(value, dict) else None
         if isinstance(following, list):
             if key == "quants":  # their numbers are part of what is reported
-                following[path[depth + 1]] = {"type": "COPY", "name": BAD}
+                following[path[depth + 1]] = {"type": "COPY", "name": INVALID}
             else:
                 del value[key]
             return

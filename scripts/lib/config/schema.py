@@ -27,6 +27,7 @@ from lib.keys.section import (
     repository,
     within,
 )
+from lib.stages.family import Family
 from lib.stages.registry import FAMILIES
 
 Cuda = Literal["auto", "on", "off"]
@@ -178,7 +179,11 @@ class Model(_Forms):
     @property
     def has_forms(self) -> bool:
         """Whether it has the section of a family, so that forms are made of it."""
-        return any(family.own(self) is not None for family in WITH_SECTIONS.values())
+        return bool(self.families())
+
+    def families(self) -> list[Family]:
+        """The families whose section it has, in the order of the registry."""
+        return [family for family in WITH_SECTIONS.values() if family.own(self) is not None]
 
     def parts(self) -> list[str]:
         """The references that it is made from: its source, or all in its merge, each once."""
@@ -189,8 +194,7 @@ class Model(_Forms):
 
     def corpora(self) -> set[str]:
         """The names of the texts that its sections use."""
-        families = (family for family in WITH_SECTIONS.values() if family.own(self) is not None)
-        found = {corpus for family in families for corpus in family.corpora(self)}
+        found = {corpus for family in self.families() for corpus in family.corpora(self)}
         return found | ({self.evaluate.corpus} if self.evaluate else set())
 
     @property

@@ -8,12 +8,13 @@ model costs the recipes of that model. Each family declares its artifacts in its
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
 from lib.cards.registry import LINES
 from lib.config.repositories import repositories
-from lib.config.schema import WITH_SECTIONS, Config, Model
+from lib.config.schema import Config, Model
 from lib.hub.lock import Lock
 from lib.planning.publishing import PLOT, card_options, local_card_options
 from lib.record.artifact import Artifact
@@ -56,9 +57,8 @@ class Graph:
         self.config, self.contents, self.lock = config, contents, lock
         self.shared = Shared(config, contents, lock)
         self.names = [name for name in config.models if only is None or name in set(only)]
-        self._sections = {name: f for name, f in WITH_SECTIONS.items() if name not in set(skip)}
+        self._skip = set(skip)
         self._models: dict[str, ModelArtifacts] = {}
-        self._is_declared = False
 
     def __iter__(self) -> Iterator[Artifact]:
         """Every artifact that the chosen models declare."""
@@ -81,15 +81,11 @@ class Graph:
         if len(parts) > 2 and parts[0] == "results":
             found = self.artifacts(parts[1]) if parts[1] in self.config.models else {}
             return found.get(path) or next((a for a in found.values() if path in a.outputs), None)
-        if not self.shared.find(path):
-            self._declare_shared()
-        return self.shared.find(path)
+        return self.shared.find(path) or self._all_shared.find(path)
 
-    def _declare_shared(self) -> None:
-        """Declare every shared artifact, for a target that names one."""
-        if self._is_declared:
-            return
-        self._is_declared = True
+    @cached_property
+    def _all_shared(self) -> Shared:
+        """`shared` with every artifact declared, for a target that names one."""
         _ = self.shared.llama_cpp
         for name in ("base", "code", "prose"):
             demo.model(self.shared, name)
@@ -98,6 +94,7 @@ class Graph:
                 self.shared.corpus(name, suffix)
         for name in self.config.models:
             self.artifacts(name)
+        return self.shared
 
     def _declare(self, name: str, model: Model) -> ModelArtifacts:
         if model.merge is None and not model.has_forms:
@@ -106,24 +103,22 @@ class Graph:
         families: dict[str, Forms] = {}
         if model.merge is not None:
             families[FULL_WEIGHTS] = Forms([weights])
-        for key, family in self._sections.items():
-            if family.own(model) is not None:
-                families[key] = family.make(self.shared, name, model, weights)
-        declared = [artifact for made in families.values() for artifact in made.artifacts]
-        report = self._report(name, weights or declared[0], families)
-        declared += [report, *self._cards(name, model, report, families)]
+        for family in model.families():
+            if family.name not in self._skip:
+                families[family.name] = family.make(self.shared, name, model, weights)
+        made = Forms.together(families.values())
+        report = self._report(name, weights or made.artifacts[0], made)
+        declared = [*made.artifacts, report, *self._cards(name, model, report, families)]
         return ModelArtifacts({artifact.path: artifact for artifact in declared}, families)
 
-    def _report(self, name: str, weights: Artifact, families: dict[str, Forms]) -> Artifact:
+    def _report(self, name: str, weights: Artifact, made: Forms) -> Artifact:
         here = f"results/{name}/report"
-        forms = {form: up for made in families.values() for form, up in made.forms.items()}
-        measured = {f: up for made in families.values() for f, up in made.evaluations.items()}
-        inputs = {f"form {form}": up for form, up in forms.items()}
-        inputs |= {f"evaluation {form}": up for form, up in measured.items()}
+        inputs = {f"form {form}": up for form, up in made.forms.items()}
+        inputs |= {f"evaluation {form}": up for form, up in made.evaluations.items()}
         # A report does not need an intermediate itself: the record has its size, even after the
         # intermediate was reclaimed.
         inputs = {role: up for role, up in inputs.items() if not up.intermediate}
-        described = {form: _described(up, form in measured) for form, up in forms.items()}
+        described = {f: _described(up, f in made.evaluations) for f, up in made.forms.items()}
         return Artifact(
             f"{here}/quality.csv",
             "report",

@@ -36,7 +36,7 @@ def card_options(
     model = config.models[name]
     publish = model.publish
     told, form = ([only[0]], only[1]) if only else (_told(families), None)
-    forms = {form: up for made in families.values() for form, up in made.forms.items()}
+    forms = Forms.together(families.values()).forms
     facts = (*CARD_FACTS, "tags", "quantized_by")
     about = {
         "families": told,
@@ -93,7 +93,7 @@ def local_card_options(
     """
     about = card_options(config, lock, name, families)
     private = {"repos": {}, "publish": {}, "template": None, "max_file_size": None}
-    sharded = sorted(form for made in families.values() for form in made.shards)
+    sharded = sorted(Forms.together(families.values()).shards)
     return about | private | {"plot": plot, "recipes": None, "sharded": sharded}
 
 

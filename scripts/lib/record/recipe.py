@@ -26,6 +26,8 @@ ONLY_MADE_FROM = "what it is made from changed"
 
 def normalise(value: Any) -> Any:
     """`value` in plain JSON types, equal values written alike: 5.0 becomes 5, a tuple a list."""
+    if type(value) is str or value is None:  # most values: a plan asks this for each artifact
+        return value
     if isinstance(value, dict):
         return {str(key): normalise(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,16 +1,13 @@
 """The artifacts of a rule: what the rule's sections need to know for given wildcards."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from lib.errors import plainly
 from lib.forecast import resources
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
+from lib.run.session import Session
 from lib.stages.registry import STAGES
-
-if TYPE_CHECKING:
-    from lib.run.session import Session
 
 
 class Pattern:
@@ -19,7 +16,7 @@ class Pattern:
     path, record, log, benchmark: paths with wildcards, for the rule's output, log and benchmark.
     """
 
-    def __init__(self, session: "Session", path: str):
+    def __init__(self, session: Session, path: str):
         self._session, self.path = session, path
         self.record = recipes.path_of(path)
         beside = path.removeprefix("results/")
@@ -46,8 +43,8 @@ class Pattern:
         artifact = self.made(wildcards)
         if not self._session.is_stale(artifact, wildcards):
             return []
-        needed = {**artifact.inputs, **artifact.uses}
-        return [up for role, up in needed.items() if role.split(" ")[0] in roles]
+        tools = (up for role, up in artifact.uses.items() if role in roles)
+        return [*artifact.inputs_in(roles), *tools]
 
     def option(self, name: str) -> Callable:
         """A function for `params:` that gives an option of the artifact, or [] if it is not set."""

@@ -9,14 +9,7 @@ from lib.formats.mixture import Dims
 from lib.formats.weights import header_bytes, is_matrix
 from lib.record.artifact import Artifact
 from lib.stages.checked import Inspector, Row
-from lib.stages.stage import (
-    Memory,
-    Size,
-    Sizing,
-    Stage,
-    Time,
-    locked_size,
-)
+from lib.stages.stage import Memory, Size, Sizing, Stage, Time, locked_size
 
 QUANTIZED_OUTTYPES = ("q8_0", "tq1_0", "tq2_0")
 OUTTYPE_BITS = {"f32": 32.0, "q8_0": 8.5}

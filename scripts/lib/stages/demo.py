@@ -5,10 +5,7 @@ from typing import Any
 from lib.formats.weights import Weights, llama_weights
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
-from lib.stages.stage import (
-    Sizing,
-    Stage,
-)
+from lib.stages.stage import Sizing, Stage
 
 PLACE = "resources/demo"
 # The model that scripts/demo_train.py makes by default.

@@ -6,13 +6,7 @@ from typing import Any
 from lib.formats.base_logits import base_logits_bytes
 from lib.record.artifact import Artifact
 from lib.stages.convert import model_of
-from lib.stages.stage import (
-    Memory,
-    Size,
-    Sizing,
-    Stage,
-    Time,
-)
+from lib.stages.stage import Memory, Size, Sizing, Stage, Time
 
 # Characters of one token: vocabularies of 2,000 words cut finer than those of 100,000.
 BYTES_PER_TOKEN = ((10_000, 2.4), (60_000, 3.3), (math.inf, 3.8))

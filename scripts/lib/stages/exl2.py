@@ -16,15 +16,7 @@ from lib.record.artifact import Artifact
 from lib.record.tools import package_version
 from lib.stages.checked import Inspector, Row
 from lib.stages.family import Family, Forms, entry, file_entry
-from lib.stages.stage import (
-    Memory,
-    Size,
-    Sizing,
-    Stage,
-    TakenStage,
-    Time,
-    locked_size,
-)
+from lib.stages.stage import Memory, Size, Sizing, Stage, TakenStage, Time, locked_size
 
 HEAD_BITS = (2, 3, 4, 5, 6, 8)
 OWN_SET = "default"  # exllamav2's own calibration set

@@ -6,7 +6,7 @@ lib/cards, because that code decides a card's bytes. Nothing here decides the by
 recipes contain the artifacts that `make` declares, and no titles or colours.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from re import Pattern
@@ -31,6 +31,17 @@ class Forms:
     forms: dict[str, Artifact] = field(default_factory=dict)
     evaluations: dict[str, Artifact] = field(default_factory=dict)
     shards: dict[str, Artifact] = field(default_factory=dict)
+
+    @classmethod
+    def together(cls, families: Iterable["Forms"]) -> "Forms":
+        """What several families make of one model."""
+        found = cls()
+        for made in families:
+            found.artifacts += made.artifacts
+            found.forms |= made.forms
+            found.evaluations |= made.evaluations
+            found.shards |= made.shards
+        return found
 
 
 class Family:

@@ -95,7 +95,7 @@ class GgufFamily(Family):
         what = "the source" if model.own_gguf else "the conversion, which is named after outtype"
         taken, kept = {conversion.lower(): what}, False
         for index, quant in enumerate(gguf.quants):
-            if quant.name == checks.BAD:
+            if quant.name == quantize.INVALID:
                 continue
             if quant.is_conversion(conversion) and not kept:
                 kept = True

@@ -7,12 +7,7 @@ from lib.formats.mixture import Shape
 from lib.formats.weights import DTYPE_BYTES, Weights, layer_ranges, stacked
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
-from lib.stages.stage import (
-    Memory,
-    Sizing,
-    Stage,
-    Time,
-)
+from lib.stages.stage import Memory, Sizing, Stage, Time
 
 TOOLS = ("mergekit", "torch", "transformers")
 # Methods of mergekit 0.1.5 whose result depends on random_seed: they drop or sample at random.

@@ -20,16 +20,11 @@ from lib.keys.section import Flag, Read, Section, TensorType, Text, TextList, Te
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
 from lib.stages.convert import QUANTIZED_OUTTYPES, model_of, outtype_bits
-from lib.stages.stage import (
-    Memory,
-    Size,
-    Sizing,
-    Stage,
-    Time,
-    locked_size,
-)
+from lib.stages.stage import Memory, Size, Sizing, Stage, Time, locked_size
 
 TOOL = Path("resources/llama.cpp/bin/llama-quantize")
+# The name that replaces an invalid quant in the list, so that the others keep their numbers.
+INVALID = "\0"
 QuantType = Read(str, values.to_quant_type, {"type": "string", "examples": list(QUANT_TYPES)})
 
 

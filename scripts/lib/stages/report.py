@@ -1,6 +1,6 @@
 """The report and the cards of a model. They describe other artifacts, and take seconds."""
 
-from lib.stages.stage import Memory, Stage, Time
+from lib.stages.stage import Memory, Stage
 
 
 class ReportStage(Stage):
@@ -9,7 +9,6 @@ class ReportStage(Stage):
     rule = "report"
     column = "report"
     memory = Memory(1500)
-    time = Time(10, 1000)
     typical = 40_000
 
 
@@ -18,8 +17,6 @@ class CardStage(Stage):
 
     rule = "card"
     column = "report"
-    memory = Memory(1000)
-    time = Time(10, 1000)
     typical = 4_000
 
 

@@ -10,24 +10,15 @@ from lib.formats.weights import Weights, read_weights
 from lib.hub.lock import HubSource
 from lib.record.artifact import Artifact
 from lib.stages import demo
-from lib.stages.stage import (
-    Memory,
-    Size,
-    Sizing,
-    Stage,
-    Time,
-)
+from lib.stages.stage import Size, Sizing, Stage, TakenStage
 
 WEIGHTS = (".safetensors", ".bin")
 
 
-class SourceStage(Stage):
+class SourceStage(TakenStage):
     """Link to a model's weights, config and tokenizer."""
 
     rule = "source"
-    memory = Memory(1500)
-    time = Time(10, 20)
-    output = 1.0
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size:
         """Bytes that must still be downloaded into the hub's cache; 0 for a directory."""

@@ -163,7 +163,7 @@ class Stage:
 
 
 class TakenStage(Stage):
-    """A stage that takes a file of the user's own as it is."""
+    """A stage that takes what comes from outside as it is: a file of the user's, a model."""
 
     memory = Memory(1500)
     time = Time(10, 20)

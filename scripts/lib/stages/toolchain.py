@@ -1,11 +1,7 @@
 """The tools of llama.cpp: its converter and its compiled programs."""
 
 from lib.record.artifact import Artifact
-from lib.stages.stage import (
-    Size,
-    Sizing,
-    Stage,
-)
+from lib.stages.stage import Size, Sizing, Stage
 
 
 class LlamaCppStage(Stage):
