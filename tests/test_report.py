@@ -495,7 +495,7 @@ def test_the_page_fits_the_screen_and_follows_its_colours(browser, sweep, width,
     assert wide <= width
     script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
     paper = browser.execute_script(script, "body", "backgroundColor")
-    plot = browser.execute_script(script, ".quality-plot .paper", "fill")
+    plot = browser.execute_script(script, ".quality-plot path", "fill")
     for colour in (paper, plot):
         red = int(re.search(r"\d+", colour).group())
         assert (red < 60) if dark else (red > 200)

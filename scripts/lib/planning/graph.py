@@ -26,6 +26,7 @@ from lib.stages.registry import FULL_WEIGHTS, family_of
 from lib.stages.shared import Shared
 
 REPORT = ("csv", "svg", "html")
+REPORT_TOOLS = ("pandas", "matplotlib", "textalloc")
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Graph:
             name,
             {"model": name, "weights": weights.path, "forms": described},
             inputs=inputs or {"model": weights},
-            tools={"pandas": package_version("pandas")},
+            tools={name: package_version(name) for name in REPORT_TOOLS},
             outputs=tuple(f"{here}/quality.{kind}" for kind in REPORT),
             describes=True,
         )
