@@ -309,6 +309,9 @@ def _finish(svg: str, title: str, forms: list[Form], points: list[Point], standa
             element = ElementTree.Element(f"{SVG}{tag}")
             element.text = text
             root.insert(0, element)
+    # A marker takes its colours from where it is used, so that the style sheet can change them.
+    for path in root.iterfind(f".//{SVG}defs/{SVG}path"):
+        path.set("style", re.sub(r"(fill|stroke): [^;]+;?", "", path.get("style", "")))
     groups = {group.get("id"): group for group in root.iter(f"{SVG}g")}
     for index, point in enumerate(points):
         form = point.form
