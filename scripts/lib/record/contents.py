@@ -9,8 +9,10 @@ import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+from lib.errors import UserError
 from lib.formats.model_files import model_files
 from lib.record.digests import sha256_of
 from lib.record.recipe import write_json
@@ -30,6 +32,7 @@ class Contents:
         """store: the cache's file. If it is missing or damaged, the cache is empty."""
         self.store = store
         self._changed = False
+        self._expected: dict[tuple[str, bool], None] = {}
         try:
             self._known: dict[str, list] = json.loads(store.read_text())
         except (OSError, ValueError):
@@ -42,11 +45,26 @@ class Contents:
     def directory(self, path: str, allow_pickle: bool = False) -> dict[str, str]:
         """{name: sha256 (hex)} of the files of a model directory that a step may read.
 
-        allow_pickle, and the UserErrors it raises: as `model_files`.
+        Directories that are expected are read with it, side by side. allow_pickle, and the
+        UserErrors it raises: as `model_files`.
         """
         files = model_files(Path(path), allow_pickle)
         names = [file.relative_to(path).as_posix() for file in files]
-        return dict(zip(names, self._many([str(file) for file in files]), strict=True))
+        also = self._expected_files()
+        sha256 = self._many([str(file) for file in [*files, *also]])
+        return dict(zip(names, sha256[: len(names)], strict=True))
+
+    def expect(self, path: str, allow_pickle: bool = False) -> None:
+        """Note that `directory` will be asked about this directory."""
+        self._expected[path, allow_pickle] = None
+
+    def _expected_files(self) -> list[Path]:
+        expected, self._expected = self._expected, {}
+        found: list[Path] = []
+        for path, allow_pickle in expected:
+            with suppress(UserError, OSError):  # `directory` will raise it
+                found += model_files(Path(path), allow_pickle)
+        return found
 
     def remembered(self, path: str, key: str, ask) -> str:
         """The answer of `ask()` about the file at `path`, asked again only if the file has changed.

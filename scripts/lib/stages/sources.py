@@ -71,8 +71,12 @@ def reference(artifact: Artifact) -> str:
 def source(shared: Any, reference: str, allow_pickle: bool) -> Artifact:
     """Declare a model from a directory or from the hub. reference: as the config writes it."""
 
+    local = reference_kind(reference) == "directory"
+    if local:
+        shared.contents.expect(reference, allow_pickle)
+
     def identity() -> dict[str, str]:
-        if reference_kind(reference) == "directory":
+        if local:
             return shared.contents.directory(reference, allow_pickle)
         return shared.lock.identity(reference)
 
