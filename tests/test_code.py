@@ -31,7 +31,7 @@ MADE_BY = {
     "exl2_measurement_file": [],
     "corpus": ["corpus.py"],
     "merge": ["merge_config.py", "merge.py"],
-    "convert": [],
+    "convert": ["convert.py"],
     "imatrix": ["imatrix_ranges.py", "lib/flags/imatrix.py"],
     "quantize": ["lib/flags/quantize.py"],
     "label": ["gguf_metadata.py"],
@@ -196,8 +196,9 @@ def test_moving_a_program_or_a_module_changes_nothing(copied):
         ("quantize.smk", '("--imatrix", path)', '("--imatrix", path + "")', {"quantize"}),
         ("quantize.smk", "--split-max-size", "--split-max-tensors", {"split"}),
         ("gguf.smk", "--outtype {params", "--verbose --outtype {params", {"convert"}),
-        ("gguf.smk", "--threads {threads}", "--threads 1", set()),  # of the check
+        ("gguf.smk", "_threads} \\\n            --json", "_threads} --json", set()),  # the check
         ("merge.smk", '"--cuda", ', "", {"merge"}),
+        ("quantize.smk", "{resources.tool_threads}", "{threads}", set()),
         ("merge.smk", "threads: MERGE.threads", "threads: 5", set()),
         ("imatrix.smk", "# On several GPUs", "# With several GPUs", set()),
     ],

@@ -131,8 +131,10 @@ def _arguments(section: str, rule: str) -> ast.Call:
 def _making(shell: str) -> str:
     """A shell text without the lines that decide no bytes.
 
-    Each command is on one line, and each run of white space is one blank.
+    Each command is on one line, and each run of white space is one blank. Where a number of threads
+    comes from decides nothing.
     """
+    shell = shell.replace("{resources.tool_threads}", "{threads}")
     lines = (" ".join(line.split()) for line in shell.replace("\\\n", " ").splitlines())
     return "\n".join(
         line for line in lines if line and line[0] != "#" and line.split()[0] not in NO_BYTES
