@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 from lib.config.load import load
 from lib.errors import program
 from lib.forecast import resources
+from lib.forecast.machine import Machine
 from lib.forecast.sizes import Sizes
 from lib.formats.merge_references import merge_references
 from lib.formats.weights import llama_weights
@@ -30,7 +31,6 @@ from lib.hub.lock import Lock
 from lib.planning.graph import Graph
 from lib.record.artifact import Artifact
 from lib.record.contents import Contents
-from lib.run.pattern import tokens_of
 from lib.stages.registry import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,8 +86,17 @@ def jobs_table(groups: dict[str, list[Artifact]], sizes: Sizes, models: int) -> 
         for artifact in group:
             read = sizes.read_by(artifact, STAGES[rule].reads)
             cards = resources.gpus(stage, read)
-            minutes = resources.runtime_min(stage, read, 1, tokens_of(artifact), cards > 0)
-            asked.append((resources.mem_mb(stage, read), minutes / 60, cards, stage.threads(read)))
+            minutes = resources.runtime_min(
+                stage, read, 1, resources.tokens_of(artifact), cards > 0
+            )
+            asked.append(
+                (
+                    resources.mem_mb(stage, read),
+                    minutes / 60,
+                    cards,
+                    Machine().threads(stage, read, 1),
+                )
+            )
         count = len(group) * models
         gpu = models * sum(hours * cards for _, hours, cards, _ in asked)
         core = models * sum(hours * threads for _, hours, _, threads in asked)

@@ -39,9 +39,12 @@ rule plan:
         "../envs/quantmill.yaml"
     params:
         config=lambda wildcards: config_file(session),
-        cores=workflow.cores or 1,
+        machine=machine.to_json(),
     shell:
-        "script ask_plan.py --config {params.config:q} --cores {params.cores} | tee {log:q}"
+        r"""
+        script ask_plan.py --config {params.config:q} \
+            --machine {params.machine:q} | tee {log:q}
+        """
 
 
 rule status:

@@ -22,17 +22,30 @@ if workflow.is_main_process:
 
     packages.insist(packages.PLANNING if with_conda else None)
 
+from lib.forecast.machine import Machine, gpu_memory_mb, keep_to, rules_on_gpu
 from lib.run.console import is_news
 from lib.run.pattern import Pattern
 from lib.run.session import Session
 
 # The conda environment's Python where there is one, else the one that runs Snakemake.
 python = "python" if with_conda else quote(sys.executable)
+on_gpu = rules_on_gpu(workflow.resource_settings.overwrite_resources or {})
 if workflow.resource_settings.nodes is not None:
     # Jobs go to a cluster: `cores: all` of profiles/default counts this host's cores, and Snakemake
     # (9.27.1) would apply that to the nodes.
     workflow.resource_settings.cores = sys.maxsize
     workflow.global_resources["_cores"] = Resource("_cores", sys.maxsize)
+    machine = Machine(None, on_gpu, nodes=workflow.nodes)
+elif not workflow.is_main_process:  # for one job of a cluster
+    machine = Machine(None, on_gpu)
+else:
+    # Steps share GPUs by their memory, unless the user has said how much of it they may use.
+    gpu_mb = workflow.global_resources.get("gpu_mb")
+    available = gpu_mb.value if gpu_mb else gpu_memory_mb() if on_gpu else None
+    if available:
+        workflow.global_resources["gpu_mb"] = Resource("gpu_mb", available)
+    machine = Machine(workflow.cores or 1, on_gpu, available)
+    keep_to(machine.cores)
 
 scripts = quote(f"{workflow.basedir}/scripts")
 snakemake_shell.prefix(
@@ -44,7 +57,9 @@ snakemake_shell.prefix(
 
 logger.addFilter(is_news)
 
-session = Session(config, lambda: workflow.dag_settings, workflow.is_main_process)
+session = Session(
+    config, lambda: workflow.dag_settings, workflow.is_main_process, machine
+)
 
 pattern = partial(Pattern, session)
 
@@ -64,23 +79,22 @@ def made_from(made, *roles):
 
 
 def needs(made):
-    """{resource: function} for `resources:`: mem_mb and disk_mb in MiB, runtime in minutes.
+    """{resource: function} for `resources:`: mem_mb, disk_mb and gpu_mb in MiB, runtime in minutes.
 
-    made: the rule's pattern. The stage, the size of the input and the attempt decide.
+    tool_threads: the threads of a tool for which a job's share of the cores is no limit. made: the
+    rule's pattern. The stage, the size of the input and the attempt decide.
     """
 
     def asked(name):
-        return lambda wildcards, attempt, rulename: made.need(
-            name, wildcards, attempt, has_gpu(rulename)
-        )
+        return lambda wildcards, attempt: made.need(name, wildcards, attempt)
 
-    return {name: asked(name) for name in ("mem_mb", "runtime", "disk_mb")}
+    names = ("mem_mb", "runtime", "disk_mb", "gpu_mb")
+    return {name: asked(name) for name in names} | {"tool_threads": tool_threads}
 
 
-def has_gpu(rule):
-    """Whether a profile (set-resources) gives jobs of a rule GPUs."""
-    given = workflow.resource_settings.overwrite_resources or {}
-    return rule in given and given[rule].get("gpu").raw not in (None, 0, "0")
+def tool_threads(wildcards, threads):
+    """All cores of the run; on a cluster, those of the job."""
+    return session.machine.cores or threads
 
 
 def stale(*columns):

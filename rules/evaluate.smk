@@ -37,7 +37,7 @@ rule base_logits:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        gpus {resources.gpu}
+        gpus {resources.gpu} {resources.gpu_mb}
         {input.tools:q}/bin/llama-perplexity \
             --model {input.gguf:q} \
             --file {input.corpus:q} \
@@ -64,6 +64,7 @@ rule evaluate:
         EVALUATION.log,
     benchmark:
         EVALUATION.benchmark
+    priority: EVALUATION.priority
     conda:
         "../envs/quantmill.yaml"
     threads: EVALUATION.threads
@@ -77,7 +78,7 @@ rule evaluate:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        gpus {resources.gpu}
+        gpus {resources.gpu} {resources.gpu_mb}
         until
             {input.tools:q}/bin/llama-perplexity \
                 --model {input.gguf:q} \

@@ -50,7 +50,7 @@ rule exl2_measure:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        gpus {resources.gpu}
+        gpus {resources.gpu} {resources.gpu_mb}
         script exl2_convert.py measure \
             --model {input.model:q} \
             {params.calibration:q} \
@@ -127,7 +127,7 @@ rule exl2_quantize:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        gpus {resources.gpu}
+        gpus {resources.gpu} {resources.gpu_mb}
         script exl2_convert.py quantize \
             --model {input.model:q} \
             --measurement {input.measurement:q} \
@@ -165,7 +165,7 @@ rule exl2_evaluate:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        gpus {resources.gpu}
+        gpus {resources.gpu} {resources.gpu_mb}
         script exl2_evaluate.py \
             --model {input.exl2:q} \
             --reference {input.model:q} \

@@ -34,13 +34,14 @@ rule convert:
         r"""
         begin {input.recipe:q} {log:q}
         gpus 0
-        "$QM_PYTHON" {input.tools:q}/convert_hf_to_gguf.py {input.model:q} \
+        script convert.py --threads {resources.tool_threads} \
+            {input.tools:q}/convert_hf_to_gguf.py {input.model:q} \
             --outtype {params.outtype:q} \
             --model-name {wildcards.model:q} \
             --outfile "$OUT"
         check check_gguf.py "$OUT" \
             --completion-tool {input.tools:q}/bin/llama-completion \
-            --threads {threads} \
+            --threads {resources.tool_threads} \
             --json "$STAGE/notes.json"
         commit
         """
@@ -84,7 +85,7 @@ rule source_gguf:
         fetch link_file.py {params.file:q} "$OUT"
         check check_gguf.py "$OUT" \
             --completion-tool {input.tools:q}/bin/llama-completion \
-            --threads {threads} \
+            --threads {resources.tool_threads} \
             --json "$STAGE/notes.json"
         commit
         """

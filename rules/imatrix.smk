@@ -26,6 +26,7 @@ rule imatrix:
         IMATRIX.benchmark
     wildcard_constraints:
         format="dat|gguf",
+    priority: IMATRIX.priority
     conda:
         "../envs/quantmill.yaml"
     threads: IMATRIX.threads
@@ -38,7 +39,7 @@ rule imatrix:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        gpus {resources.gpu}
+        gpus {resources.gpu} {resources.gpu_mb}
         tool=({input.tools:q}/bin/llama-imatrix)
         # On several GPUs: ranges of chunks side by side.
         if [ {resources.gpu} -gt 1 ]; then

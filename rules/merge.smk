@@ -38,7 +38,7 @@ rule merge:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        gpus {resources.gpu}
+        gpus {resources.gpu} {resources.gpu_mb}
         script merge_config.py {input.recipe:q} "$STAGE"
         script merge.py \
             --config "$STAGE/merge.yaml" \

@@ -50,7 +50,7 @@ rule quantize:
         {input.tools:q}/bin/llama-quantize \
             {params.imatrix:q} \
             {params.flags:q} \
-            {input.gguf:q} "$OUT" {params.type:q} {threads}
+            {input.gguf:q} "$OUT" {params.type:q} {resources.tool_threads}
         commit
         """
 

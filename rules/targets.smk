@@ -59,8 +59,7 @@ rule reports:
 
 
 onstart:
-    local = workflow.local_exec
-    lifecycle.begin(session, workflow.cores if local else 8 * workflow.nodes, local)
+    lifecycle.begin(session, workflow.local_exec)
 
 
 onsuccess:

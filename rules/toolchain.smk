@@ -19,12 +19,15 @@ rule llama_cpp:
         LLAMA_CPP.log,
     benchmark:
         LLAMA_CPP.benchmark
+    priority: LLAMA_CPP.priority
     conda:
         "../envs/quantmill.yaml"
     threads: LLAMA_CPP.threads
+    resources:
+        **needs(LLAMA_CPP),
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        script install_llama_cpp.py --recipe {input.recipe:q} --output "$OUT" --jobs {threads}
+        script install_llama_cpp.py --recipe {input.recipe:q} --output "$OUT" --jobs {resources.tool_threads}
         commit
         """

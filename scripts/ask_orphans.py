@@ -21,7 +21,7 @@ from lib.run.session import Session
 from lib.units import count, human
 
 SHOWN, SHOWN_OTHERS = 200, 20
-JOURNALS = (("logs", ".log"), ("benchmarks", ".tsv"))
+JOURNALS = (("logs", ".log"), ("benchmarks", ".tsv"), ("benchmarks", ".cpu"))
 
 
 @dataclass

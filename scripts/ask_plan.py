@@ -4,6 +4,7 @@ import textwrap
 from pathlib import PurePosixPath
 
 from lib.errors import program
+from lib.forecast.machine import Machine
 from lib.forecast.outlook import Outlook, forecast
 from lib.formats.fallbacks import Fallbacks, sentence
 from lib.planning.publishing import license_note
@@ -14,12 +15,15 @@ from lib.stages.registry import STAGES
 from lib.units import count, human
 
 MARKS = {"tensors": "", "dry run": "", "made": "", "lock": "~", "last time": "", "guess": "~"}
+START_S = 4  # of Snakemake, before the first job and after the last
 SHOWN = 100  # lines of the table, beyond which models are one line each
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--cores", type=int, required=True, help="threads that the build may use")
+    options.add_argument(
+        "--machine", required=True, help="JSON [cores, [rules on a GPU], MiB of GPU memory, nodes]"
+    )
     arguments = options.parse_args()
     session = open_session(arguments.config)
     building = session.plan.builds(chosen(session))
@@ -29,8 +33,9 @@ def main() -> None:
             "Nothing is to be built: everything that the config declares is there as it is wanted."
         )
         return
-    outlook = forecast(session.graph, building, arguments.cores)
-    said = [*table(outlook), "", *totals(outlook, arguments.cores), *fallbacks(outlook)]
+    machine = Machine.read(arguments.machine)
+    outlook = forecast(session.graph, building, machine)
+    said = [*table(outlook), "", *totals(outlook), *times(outlook, machine), *fallbacks(outlook)]
     said += licenses(session, outlook)
     print("\n".join(said))
     if not outlook.fits:
@@ -47,8 +52,7 @@ def table(outlook: Outlook) -> list[str]:
     for place, group in groups.items():
         if len(outlook.artifacts) > SHOWN and place != "shared":
             size = human(sum(outlook.sizes[artifact.path].bytes for artifact in group))
-            time = duration(spent(outlook, group))
-            rows.append((place, count(len(group), "file"), size, time))
+            rows.append((place, count(len(group), "file"), size, spent(outlook, group)))
         else:
             rows += [(place, "", "", ""), *(row(outlook, artifact) for artifact in group)]
     return columns([("what will be made", "step", "size", "time"), *rows], right=(2, 3), indent="")
@@ -61,12 +65,12 @@ def row(outlook: Outlook, artifact: Artifact) -> tuple[str, ...]:
     if not size.bytes and STAGES[artifact.rule].links(artifact):
         text = "links" if artifact.directory and artifact.links else "link"
     name = f"  {short(artifact)}" + ("  *" if artifact.temporary else "")
-    return name, artifact.rule, text, duration(outlook.seconds[artifact.path])
+    return name, artifact.rule, text, spent(outlook, [artifact])
 
 
-def totals(outlook: Outlook, cores: int) -> list[str]:
-    """The lines below the table: the sums of files, disk and time."""
-    sizes, peak = outlook.sizes.values(), outlook.peak
+def totals(outlook: Outlook) -> list[str]:
+    """The lines below the table: the sums of files and disk."""
+    sizes, peak = outlook.sizes.values(), outlook.course
     about = " (~: not known exactly)" if any(MARKS[size.source] for size in sizes) else ""
     lines = [f"{count(len(sizes), 'artifact')}, {human(sum(size.bytes for size in sizes))}{about}"]
     temporary = [
@@ -80,24 +84,30 @@ def totals(outlook: Outlook, cores: int) -> list[str]:
     fits = "it fits" if outlook.fits else "IT DOES NOT FIT"
     lines += [f"disk  {human(peak.bytes)} more than now at the fullest, while {peak.at} is made;"]
     lines += [f"      {end}; {human(outlook.free)} are free: {fits}"]
-    unknown = sorted(
-        {artifact.rule for artifact in outlook.artifacts if outlook.seconds[artifact.path] is None}
-    )
-    known = [seconds for seconds in outlook.seconds.values() if seconds is not None]
-    if unknown:
-        lines += wrapped(
-            ["time  no earlier run of these tells: " + unknown[0], *unknown[1:]], "", 98
-        )
-        if known:
-            lines.append(
-                f"      {duration(sum(known))} for the rest, one after the other, "
-                "going by earlier runs"
-            )
-    else:
-        lines.append(
-            f"time  about {duration(outlook.peak.seconds)} on {cores} cores, going by earlier runs"
-        )
     return lines
+
+
+def times(outlook: Outlook, machine: Machine) -> list[str]:
+    """The lines on time: of the whole build, and of the steps that decide it."""
+    course, cores = outlook.course, count(machine.all_cores, "core")
+    guessed = {a.rule for a in outlook.artifacts if not outlook.work[a.path].known}
+    told = "going by earlier runs"
+    if guessed:
+        rest = "" if len(guessed) == len({a.rule for a in outlook.artifacts}) else ", the rest by"
+        told = f"~: by rates measured elsewhere{rest}{' earlier runs' if rest else ''}"
+    lines = [f"time  about {duration(START_S + course.seconds)} on {cores} ({told})"]
+    steps = [step for step in course.critical if step[1] >= course.seconds / 50]
+    named = [f"{_named(outlook, path)} {duration(seconds)}" for path, seconds in steps]
+    lines += wrapped([f"      of which, one after the other: {named[0]}", *named[1:]], "", 98)
+    path, seconds = max(course.critical, key=lambda step: step[1])
+    width = outlook.work[path].width
+    if seconds >= course.seconds / 3 and width < machine.all_cores / 2:
+        lines.append(f"      {_named(outlook, path)} decides it, and uses {width:.1f} of {cores}")
+    return lines
+
+
+def _named(outlook: Outlook, path: str) -> str:
+    return next(short(artifact) for artifact in outlook.artifacts if artifact.path == path)
 
 
 def fallbacks(outlook: Outlook) -> list[str]:
@@ -124,16 +134,15 @@ def noted(label: str, model: str, text: str) -> list[str]:
     return textwrap.wrap(line, width=98, subsequent_indent=" " * 6, break_on_hyphens=False)
 
 
-def spent(outlook: Outlook, group: list[Artifact]) -> float | None:
-    """Seconds that a group takes, one after the other; None if one of them is not known."""
-    seconds = [outlook.seconds[artifact.path] for artifact in group]
-    return None if None in seconds else sum(seconds)
+def spent(outlook: Outlook, group: list[Artifact]) -> str:
+    """The time that a group takes, one after the other, in words; ~ if rates alone tell it."""
+    work = [outlook.work[artifact.path] for artifact in group]
+    mark = "" if all(part.known for part in work) else "~"
+    return mark + duration(sum(part.seconds for part in work))
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds in words: "62 min", "1 h 45 min"; "-" if they are not known."""
-    if seconds is None:
-        return "-"
+def duration(seconds: float) -> str:
+    """Seconds in words: "62 min", "1 h 45 min"."""
     if seconds < 100:
         return f"{max(1, seconds):.0f} s"
     minutes = round(seconds / 60)

@@ -3,6 +3,7 @@
     step.py hold WANTED             prints the file to hold while the artifact is built
     step.py begin WANTED            holds it through file descriptor 9, checks that the inputs are
                                     what the wanted recipe says, prints shell assignments
+    step.py measure WANTED          hashes what was made while it is checked, for `commit`
     step.py commit WANTED SECONDS   hashes what was made, renames it into place, and writes its
                                     record last; SECONDS is how long the step took
 
@@ -24,11 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it 
 from lib.errors import UserError, program
 from lib.planning import handoff
 from lib.record import recipe as recipes
-from lib.record.digests import sha256_of
-from lib.record.layout import SNAKEMAKE_MARK, building_directory, hold_file
+from lib.record.digests import flushed_digests
+from lib.record.layout import SNAKEMAKE_MARK, building_directory, cpu_file, hold_file
 from lib.record.wanted import WantedRecipe
 from lib.units import human
 
+MEASURED = ".measured.json"
 HOLD_FD = 9
 RETRY = 75  # the exit status that asks step.sh to open the hold's file again
 
@@ -42,6 +44,11 @@ def main() -> None:
         print(hold_file(here))
     elif verb == "begin":
         begin(wanted, here, wanted_path)
+    elif verb == "measure" and not wanted.links:
+        attempt = Path(os.environ["STAGE"])
+        files = [file for path in wanted.outputs for file in files_of(attempt / Path(path).name)]
+        found = {str(file): [stamp(file), sha] for file, sha in digests(attempt, files).items()}
+        (attempt / MEASURED).write_text(json.dumps(found))
     elif verb == "commit":
         commit(wanted, float(rest[0]))
         handoff.set_back(wanted_path)
@@ -146,7 +153,7 @@ def commit(wanted: WantedRecipe, seconds: float) -> None:
         if not os.path.lexists(made):
             raise UserError(f"{path}: the step ended well but made no such file")
         record = recipes.Record(path, wanted.recipe, wanted.digest, 0, "", inputs=inputs)
-        measure(made, record, wanted.links)
+        measure(made, record, wanted.links, attempt)
         if notes.exists():
             record.notes |= json.loads(notes.read_text())
         records.append((made, record))
@@ -154,21 +161,36 @@ def commit(wanted: WantedRecipe, seconds: float) -> None:
         put(made, Path(record.artifact))
     for _, record in records:
         recipes.write(record)
+    note_cpu(wanted.artifact, attempt)
     shutil.rmtree(attempt.parent)
     size = sum(record.bytes for _, record in records)
     say(f"built   {wanted.artifact}  {human(size)}, {seconds:.0f} s")
 
 
-def measure(made: Path, record: recipes.Record, links: bool) -> None:
+def note_cpu(artifact: str, attempt: Path) -> None:
+    """Write the core seconds of the step's programs beside Snakemake's benchmark, for forecasts.
+
+    Snakemake samples them every 30 s and does not see what ends in between.
+    """
+    children = (attempt / ".times").read_text().splitlines()[1]  # "1m2.345s 0m0.678s"
+    parts = (part.rstrip("s").split("m") for part in children.replace(",", ".").split())
+    spent = sum(60 * int(minutes) + float(seconds) for minutes, seconds in parts)
+    path = cpu_file(artifact)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{spent:.2f}\n")
+
+
+def measure(made: Path, record: recipes.Record, links: bool, attempt: Path) -> None:
     """Fill in the record's bytes, sha256 and, for a directory, files. Links are not hashed.
 
-    made: what was built. Raises UserError if it is empty.
+    made: what was built. attempt: the directory in which. Raises UserError if it is empty.
     """
     if made.is_dir():
-        for path in sorted(made.rglob("*")):
-            if path.is_file() and path.name != SNAKEMAKE_MARK:
-                sha = "" if links else sha256_of(path, flush=True)
-                record.files[path.relative_to(made).as_posix()] = [path.stat().st_size, sha]
+        files = files_of(made)
+        found = {} if links else digests(attempt, files)
+        for path in files:
+            name = path.relative_to(made).as_posix()
+            record.files[name] = [path.stat().st_size, found.get(path, "")]
         if not record.files:
             raise UserError(f"{record.artifact}: the step ended well but made an empty directory")
         record.bytes = sum(size for size, _ in record.files.values())
@@ -180,9 +202,39 @@ def measure(made: Path, record: recipes.Record, links: bool) -> None:
         record.notes["link"] = True
     else:
         record.bytes = made.stat().st_size
-        record.sha256 = sha256_of(made, flush=True)
+        record.sha256 = digests(attempt, [made])[made]
         if not record.bytes:
             raise UserError(f"{record.artifact}: the step ended well but made an empty file")
+
+
+def files_of(made: Path) -> list[Path]:
+    """The files of an output, which is a file or a directory."""
+    if not made.is_dir():
+        return [made]
+    found = (path for path in sorted(made.rglob("*")) if path.name != SNAKEMAKE_MARK)
+    return [path for path in found if path.is_file()]
+
+
+def digests(attempt: Path, files: list[Path]) -> dict[Path, str]:
+    """{file: its sha256 (hex)}; those that `measure` has hashed are not read again.
+
+    attempt: the directory in which the step works.
+    """
+    try:
+        known = json.loads((attempt / MEASURED).read_text())
+    except FileNotFoundError:
+        known = {}
+    found = {
+        file: known[str(file)][1] for file in files if stamp(file) == known.get(str(file), [0])[0]
+    }
+    left = [file for file in files if file not in found]
+    return found | dict(zip(left, flushed_digests(left), strict=True))
+
+
+def stamp(file: Path) -> list[int]:
+    """What changes when a file does: size, mtime, ctime and inode."""
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def put(made: Path, path: Path) -> None:

@@ -9,7 +9,8 @@
 #   script NAME ARGS    runs a program of scripts/ that makes the artifact. Its code is part of the
 #                       recipe.
 #   check NAME ARGS     runs a program that only judges or describes the artifact (notes.json). It
-#                       decides no bytes, so its code is not part of the recipe.
+#                       decides no bytes, so its code is not part of the recipe. The artifact must
+#                       be finished: it is hashed meanwhile.
 #   fetch NAME ARGS     runs a program that brings a file whose sha256 is in the recipe. Its code is
 #                       not part of the recipe either.
 #   again               in the body of an `until` loop: try once more if the status was 75, 20 times
@@ -43,6 +44,8 @@ begin() {
 }
 
 commit() {
+    [ -z "${QM_MEASURING:-}" ] || wait "$QM_MEASURING" || true # then commit hashes it itself
+    times >"$STAGE/.times"
     "$QM_PYTHON" -I "$QM_SCRIPTS/step.py" commit "$QM_WANTED" "$SECONDS" 2>&8
     QM_WANTED=
 }
@@ -52,6 +55,11 @@ script() {
 }
 
 check() {
+    # What is checked is finished: if it is large, it is hashed meanwhile.
+    if [ -z "${QM_MEASURING:-}" ] && [ -n "$(find "$OUT" -type f -size +65536k 2>&-)" ]; then
+        "$QM_PYTHON" -I "$QM_SCRIPTS/step.py" measure "$QM_WANTED" &
+        QM_MEASURING=$!
+    fi
     script "$@"
 }
 
@@ -68,6 +76,7 @@ again() {
 _ended() {
     local status=$?
     [ -n "$QM_WANTED" ] || exit $status
+    [ -z "${QM_MEASURING:-}" ] || kill "$QM_MEASURING" 2>/dev/null || true
     rm -rf "$(dirname "$STAGE")" # the file in it is still held
     {
         printf 'FAILED  %s, after %s s. The end of %s:\n' "$OUT_NAME" "$SECONDS" "$QM_LOG"

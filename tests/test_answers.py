@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from lib.forecast.schedule import Job, peak
+from lib.forecast.schedule import Job, simulate
 from project import ROOT, Project, snakemake
 from tiny_models import make_llama
 
@@ -299,13 +299,13 @@ def test_the_peak_counts_temporary_files_until_their_last_consumer():
         return [Job(f"{name}-bf16", 100, temporary=True, reads=500), *quants]
 
     jobs = [*model("a"), *model("b")]
-    one = peak(jobs, cores=1)
+    one = simulate(jobs, cores=1)
     # One model after the other: never two conversions at once.
     assert one.bytes == 3 * 10 + 100 + 3 * 10
     assert one.after == 60
-    assert peak(jobs, cores=8).bytes == 200 + 60
+    assert simulate(jobs, cores=8).bytes == 200 + 60
     kept = [Job(j.path, j.bytes, inputs=j.inputs, reads=j.reads) for j in jobs]
-    assert peak(kept, cores=1).bytes == 260
+    assert simulate(kept, cores=1).bytes == 260
 
 
 @pytest.mark.slow

@@ -2,12 +2,15 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lib.forecast.schedule import Job, Peak, peak
+from lib.forecast import resources
+from lib.forecast.machine import Machine
+from lib.forecast.schedule import Course, Job, simulate
 from lib.forecast.sizes import Sizes
-from lib.forecast.times import Times
+from lib.forecast.times import Times, Work
 from lib.planning.graph import Graph
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
@@ -25,21 +28,21 @@ class Outlook:
     """The forecast of a build.
 
     artifacts: in the order of the build. predicted: the object that computed the sizes. sizes,
-    seconds: by path; a time is None if no earlier run tells it. peak: the most that the build adds
-    to the disk. free: bytes that are free on the disk now.
+    work: by path. course: how long the build takes and what it adds to the disk. free: bytes that
+    are free on the disk now.
     """
 
     artifacts: list[Artifact]
     predicted: Sizes
     sizes: dict[str, Size]
-    seconds: dict[str, float | None]
-    peak: Peak
+    work: dict[str, Work]
+    course: Course
     free: int
 
     @property
     def fits(self) -> bool:
         """Whether the peak, with a reserve of 3%, fits into the free space."""
-        return self.peak.bytes * (1 + RESERVE) <= self.free
+        return self.course.bytes * (1 + RESERVE) <= self.free
 
     def refusal(self, reclaim: list[str]) -> str:
         """The message for a build that does not fit: the figures, and a line for each remedy.
@@ -47,9 +50,9 @@ class Outlook:
         reclaim: the config's `reclaim`; what is in it already is no remedy.
         """
         lines = [
-            f"This build does not fit the disk: it needs {human(self.peak.bytes)} at its fullest, "
-            f"and {human(self.free)} are free.",
-            f"  at its fullest: while {self.peak.at} is made",
+            f"This build does not fit the disk: it needs {human(self.course.bytes)} at its "
+            f"fullest, and {human(self.free)} are free.",
+            f"  at its fullest: while {self.course.at} is made",
         ]
         remedies = {
             "snakemake plan": "shows the files and their sizes",
@@ -62,37 +65,37 @@ class Outlook:
         return "\n".join(lines + [f"  {what:<30} {why}" for what, why in remedies.items()])
 
 
-def forecast(graph: Graph, building: Iterable[Artifact], cores: int) -> Outlook:
-    """Forecast the build of these artifacts, which are in the order of the build.
-
-    cores: threads that may run at once.
-    """
+def forecast(graph: Graph, building: Iterable[Artifact], machine: Machine) -> Outlook:
+    """Forecast the build of these artifacts, which are in the order of the build."""
     artifacts = list(building)
     paths = {artifact.path for artifact in artifacts}
     sizes = Sizes(graph, graph.lock)
-    times = Times(graph, sizes)
+    times = Times(graph, sizes, machine)
     found = {artifact.path: _output(artifact, sizes) for artifact in artifacts}
-    seconds = {artifact.path: times.seconds(artifact) for artifact in artifacts}
+    work = {artifact.path: times.of(artifact) for artifact in artifacts}
+    kinds = Counter(artifact.rule for artifact in artifacts)
     jobs = []
     for artifact in artifacts:
         stage = STAGES[artifact.rule]
-        size, reads = found[artifact.path].bytes, sizes.read_by(artifact)
-        guess = max(1.0, (size + reads) / 100e6)
+        reads, weights = sizes.read_by(artifact), sizes.read_by(artifact, stage.reads)
         jobs.append(
             Job(
                 artifact.path,
-                size,
+                found[artifact.path].bytes,
                 replaces=_on_disk(artifact),
                 scratch=round(reads * stage.scratch),
                 reads=reads,
                 inputs=tuple(up.path for up in artifact.inputs.values() if up.path in paths),
                 temporary=artifact.temporary,
-                threads=stage.threads(sizes.read_by(artifact, stage.reads)),
-                seconds=seconds[artifact.path] or guess,
+                priority=stage.priority,
+                threads=machine.threads(stage, weights, kinds[artifact.rule]),
+                gpu_mb=resources.gpu_mb(stage, weights) if machine.has_gpu(stage) else 0,
+                width=work[artifact.path].width,
+                seconds=work[artifact.path].seconds,
             )
         )
-    free = shutil.disk_usage(".").free
-    return Outlook(artifacts, sizes, found, seconds, peak(jobs, cores), free)
+    course = simulate(jobs, machine.all_cores, machine.gpu_mb)
+    return Outlook(artifacts, sizes, found, work, course, shutil.disk_usage(".").free)
 
 
 def _output(artifact: Artifact, sizes: Sizes) -> Size:

@@ -10,6 +10,7 @@ A second attempt gets twice the memory and time of the first, a third four times
 seldom wrong by a few per cent only, and each attempt waits in the queue again.
 """
 
+from lib.record.artifact import Artifact
 from lib.stages.stage import Stage
 
 MIB = 2**20
@@ -51,14 +52,28 @@ def disk_mb(stage: Stage, size: int = 0) -> int:
     return max(100, round(stage.output * (size or UNKNOWN_BYTES) / MIB))
 
 
-def gpus(stage: Stage, size: int = 0, gpu_mb: int = 80_000) -> int:
-    """GPUs of `gpu_mb` MiB for one job; 0 for a stage that never uses one.
+def tokens_of(artifact: Artifact) -> int:
+    """Tokens that a step runs a model over: chunks x context; 0 if the config does not say."""
+    options = artifact.options
+    return (options.get("chunks") or 0) * (options.get("context") or 0)
+
+
+def gpu_mb(stage: Stage, size: int = 0) -> int:
+    """MiB of GPU memory for one job that runs on a GPU, by which steps share one.
+
+    The whole model: 15% above the weights for context and buffers, and 1500 MiB. A layer after the
+    other: 6000 MiB (a conversion of 3.4 GB peaked at 5500) and a tenth of the weights.
+    """
+    weights = (size or UNKNOWN_BYTES) / MIB
+    return round(1.15 * weights + 1500 if stage.gpu == "whole" else 0.1 * weights + 6000)
+
+
+def gpus(stage: Stage, size: int = 0, card_mb: int = 80_000) -> int:
+    """GPUs of `card_mb` MiB for one job; 0 for a stage that never uses one.
 
     A step that works layer by layer gets one GPU: a card of 24 GB is enough for a 70B model. Call
-    this only for steps that are offloaded; the stage does not know that. Context and buffers get
-    15% above the weights, and 1500 MiB.
+    this only for steps that are offloaded; the stage does not know that.
     """
     if stage.gpu != "whole":
         return 1 if stage.gpu else 0
-    need = 1.15 * (size or UNKNOWN_BYTES) / MIB + 1500
-    return min(MAX_GPUS, max(1, -(-int(need) // gpu_mb)))
+    return min(MAX_GPUS, max(1, -(-gpu_mb(stage, size) // card_mb)))

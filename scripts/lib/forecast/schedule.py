@@ -1,11 +1,11 @@
-"""Simulate a build on a number of cores, to know how full the disk becomes.
+"""Simulate a build on a machine, to know how long it takes and how full the disk becomes.
 
 Jobs start in the order of Snakemake's greedy scheduler (9.27.1), which profiles/default asks for.
-Of the jobs that can start, it takes first those that read the largest temporary files, because
-these can be deleted afterwards; then those with the largest input.
+Of the jobs that can start, it takes first those of the highest priority; of these, those that read
+the largest temporary files, because these can be deleted afterwards; then those with the largest
+input. Jobs that run at the same time and can use more cores than there are share them.
 """
 
-import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -17,7 +17,9 @@ class Job:
     bytes: the size of the artifact. replaces: the size of its old version, which is deleted at the
     end of the job. scratch: temporary files while the job runs. reads: the size of all inputs.
     inputs: paths of the inputs that are built in the same run. temporary: the artifact is deleted
-    when its last consumer is done. waiting: inputs that are not built yet; `peak` sets it.
+    when its last consumer is done. threads, gpu_mb: what the job counts for, by which Snakemake
+    starts jobs; gpu_mb in MiB. width: cores that its tools can use. seconds: of the job, if it has
+    these. waiting: inputs that are not built yet; `simulate` sets it.
     """
 
     path: str
@@ -27,27 +29,36 @@ class Job:
     reads: int = 0
     inputs: tuple[str, ...] = ()
     temporary: bool = False
+    priority: int = 0
     threads: int = 1
+    gpu_mb: int = 0
+    width: float = 1.0
     seconds: float = 1.0
     waiting: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
-class Peak:
-    """The peak use of the disk in a build.
+class Course:
+    """The course of a simulated build.
 
     bytes: the most that the build adds to what is on the disk now. at: path of the artifact whose
     job started at that moment. after: bytes that are added at the end. seconds: of the whole build.
+    critical: the critical path, (path of an artifact, seconds of its job): each job starts at the
+    end of the one before, for which it had to wait. The last one ends the build.
     """
 
     bytes: int
     at: str
     after: int
     seconds: float
+    critical: tuple[tuple[str, float], ...] = ()
 
 
-def peak(jobs: Iterable[Job], cores: int) -> Peak:
-    """Simulate the build of these jobs. cores: threads that may run at once."""
+def simulate(jobs: Iterable[Job], cores: int, gpu_mb: int | None = None) -> Course:
+    """Simulate the build of these jobs.
+
+    cores: threads that may run at once. gpu_mb: MiB of GPU memory; None: no limit.
+    """
     known = {job.path: job for job in jobs}
     consumers: dict[str, set[str]] = {path: set() for path in known}
     for job in known.values():
@@ -56,25 +67,32 @@ def peak(jobs: Iterable[Job], cores: int) -> Peak:
             consumers[up].add(job.path)
     needed = {path: set(users) for path, users in consumers.items()}
     ready = [job for job in known.values() if not job.waiting]
-    running: list[tuple[float, str]] = []
-    free, now, used = max(1, cores), 0.0, 0
-    most, at = 0, ""
-    while ready or running:
+    left: dict[str, float] = {}  # of the jobs that run, the part that is still to be done
+    began: dict[str, tuple[float, str]] = {}  # when a job began, and at the end of which other job
+    cores, gpu_mb = max(1, cores), float("inf") if gpu_mb is None else gpu_mb
+    free, free_mb, now, used = cores, gpu_mb, 0.0, 0
+    most, at, path = 0, "", ""
+    while ready or left:
         ready.sort(key=lambda job: _reward(job, known))
-        while ready:
-            job = ready[-1]
-            threads = min(job.threads, max(1, cores))
-            if threads > free:
-                break
-            ready.pop()
-            free -= threads
+        for job in [*reversed(ready)]:
+            threads, memory = min(job.threads, cores), min(job.gpu_mb, gpu_mb)
+            if threads > free or memory > free_mb:
+                continue
+            ready.remove(job)
+            free, free_mb = free - threads, free_mb - memory
             used += job.bytes + job.scratch
             if used > most:
                 most, at = used, job.path
-            heapq.heappush(running, (now + job.seconds, job.path))
-        now, path = heapq.heappop(running)
+            left[job.path], began[job.path] = 1.0, (now, path)
+        speeds = _speeds([known[path] for path in left], cores)
+        step, path = min((left[path] / speed, path) for path, speed in speeds.items())
+        now += step
+        for other, speed in speeds.items():
+            left[other] -= step * speed
+        del left[path]
         job = known[path]
-        free += min(job.threads, max(1, cores))
+        free += min(job.threads, cores)
+        free_mb += min(job.gpu_mb, gpu_mb)
         used -= job.scratch + job.replaces
         for up in job.inputs:
             if up in known:
@@ -85,9 +103,32 @@ def peak(jobs: Iterable[Job], cores: int) -> Peak:
             known[user].waiting.discard(path)
             if not known[user].waiting:
                 ready.append(known[user])
-    return Peak(most, at, used, now)
+    return Course(most, at, used, now, _critical(path, now, began))
 
 
-def _reward(job: Job, known: dict[str, Job]) -> tuple[int, int]:
+def _speeds(running: list[Job], cores: int) -> dict[str, float]:
+    """{path: the part of the job that is done in a second}. None gets more cores than it can use,
+    and what one leaves goes to the others in equal parts."""
+    speeds, free = {}, float(cores)
+    for number, job in enumerate(sorted(running, key=lambda job: job.width)):
+        got = min(job.width, free / (len(running) - number))
+        free -= got
+        speeds[job.path] = got / job.width / max(job.seconds, 1e-3)
+    return speeds
+
+
+def _critical(
+    last: str, end: float, began: dict[str, tuple[float, str]]
+) -> tuple[tuple[str, float], ...]:
+    """Go back from the job that ended last; each began at the end of the one before."""
+    found = []
+    while last:
+        start, before = began[last]
+        found.append((last, end - start))
+        last, end = before, start
+    return tuple(reversed(found))
+
+
+def _reward(job: Job, known: dict[str, Job]) -> tuple[int, int, int]:
     temporary = sum(known[up].bytes for up in job.inputs if up in known and known[up].temporary)
-    return temporary, job.reads
+    return job.priority, temporary, job.reads

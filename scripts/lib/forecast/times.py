@@ -1,40 +1,89 @@
-"""Predict how long a step takes, from Snakemake's measurements of earlier runs (benchmarks/)."""
+"""Predict how long a step takes, from earlier runs (benchmarks/), else from measured rates."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from lib.forecast.machine import NODE_CORES, Machine
+from lib.forecast.resources import TOKENS_PER_S, tokens_of
 from lib.forecast.sizes import Sizes
 from lib.planning.graph import Graph
 from lib.record.artifact import Artifact
+from lib.record.layout import cpu_file
+from lib.stages.registry import STAGES
+
+CPU_CORES = 8  # for which TOKENS_PER_S is
+
+
+class Work(NamedTuple):
+    """The work of a step.
+
+    seconds: of the step alone on the machine. width: cores that it then uses. known: whether an
+    earlier run of such a step tells it.
+    """
+
+    seconds: float
+    width: float
+    known: bool
 
 
 @dataclass
 class Times:
-    """The time of a step, from earlier runs and in proportion to the bytes that they read.
+    """The work of steps, from earlier runs and in proportion to the bytes that they read.
 
     Runs of the same rule and quant type count; if there are none, all runs of the rule.
     """
 
     graph: Graph
     sizes: Sizes
-    _found: dict[tuple[str, str], list[tuple[float, int]]] | None = field(default=None)
+    machine: Machine
+    _found: dict[tuple[str, str], list[tuple[float, float, int]]] | None = field(default=None)
 
-    def seconds(self, artifact: Artifact) -> float | None:
-        """Seconds of the artifact's step; None if there was no earlier run of its rule."""
+    def of(self, artifact: Artifact) -> Work:
+        """The work of the artifact's step."""
         if self._found is None:
             self._found = {}
             self._read()
         runs = self._found.get(_kind(artifact)) or self._found.get((artifact.rule, ""))
+        reads = self.sizes.read_by(artifact)
         if not runs:
-            return None
+            return self._work(artifact, *self._guess(artifact, reads), known=False)
         # Starting a tool takes time whatever it reads, so a small run says nothing on the time of a
         # byte.
-        seconds, read = map(sum, zip(*runs, strict=True))
-        reads = self.sizes.read_by(artifact)
-        return max(
-            seconds / len(runs) if reads * len(runs) >= read else 0.5,
-            seconds * reads / read if read else 0.0,
-        )
+        seconds, cpu, read = map(sum, zip(*runs, strict=True))
+        scale = reads / read if read else 0.0
+        if reads * len(runs) >= read:
+            scale = max(scale, 1 / len(runs))
+        return self._work(artifact, max(0.5, seconds * scale), cpu * scale, known=True)
+
+    def _work(self, artifact: Artifact, seconds: float, cpu: float, known: bool) -> Work:
+        """seconds: of the step on the cores that it had. cpu: its core seconds."""
+        cores = self.machine.cores or NODE_CORES
+        if STAGES[artifact.rule].takes_all:
+            # It had a share of the cores, and alone it has them all.
+            return Work(max(0.5, cpu / cores), float(cores), known)
+        return Work(seconds, min(cores, max(0.1, cpu / seconds)), known)
+
+    def _guess(self, artifact: Artifact, reads: int) -> tuple[float, float]:
+        """(seconds, core seconds) by the rates that the stage declares."""
+        stage, cores = STAGES[artifact.rule], self.machine.cores or NODE_CORES
+        cpu = stage.start_s + stage.core_seconds(artifact) * reads / 1e9
+        threads = min(cores, self.machine.threads(stage, reads, 1))
+        if not stage.tokens:
+            return cpu / threads if stage.fixed_threads is None else cpu, cpu
+        tokens = (tokens_of(artifact) or stage.tokens) * self._billions(artifact)
+        if self.machine.has_gpu(stage):
+            seconds = cpu + tokens / TOKENS_PER_S["gpu"]
+            return seconds, seconds
+        cpu += tokens / TOKENS_PER_S["cpu"] * CPU_CORES
+        return cpu / threads, cpu
+
+    def _billions(self, artifact: Artifact) -> float:
+        """Billions of weights of the model that a step runs, by its unquantized size."""
+        model = artifact
+        while up := model.inputs.get("gguf") or model.inputs.get("model"):
+            model = up
+        return self.sizes.now(model).bytes / 2e9
 
     def _read(self) -> None:
         for artifact in self.graph:
@@ -43,11 +92,12 @@ class Times:
                 with Path(path).open(encoding="utf-8") as file:
                     header, row = (line.rstrip("\n").split("\t") for line in file.readlines()[:2])
                 seconds = float(row[header.index("s")])
+                cpu = float(cpu_file(artifact.path).read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
             read = self.sizes.read_by(artifact)
             for kind in {_kind(artifact), (artifact.rule, "")}:
-                self._found.setdefault(kind, []).append((seconds, read))
+                self._found.setdefault(kind, []).append((seconds, cpu, read))
 
 
 def _kind(artifact: Artifact) -> tuple[str, str]:

@@ -10,6 +10,11 @@ SNAKEMAKE_MARK = ".snakemake_timestamp"  # Snakemake puts it into directory() ou
 _SUFFIX = ".building"
 
 
+def cpu_file(artifact: str) -> Path:
+    """The file with the core seconds of the step that made an artifact, beside its benchmark."""
+    return Path(f"benchmarks/{artifact.removeprefix('results/')}.cpu")
+
+
 def building_directory(artifact: str) -> Path:
     """The directory in which a step builds an artifact: `.NAME.building`, beside the artifact."""
     path = Path(artifact)

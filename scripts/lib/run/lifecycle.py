@@ -19,11 +19,11 @@ PREFLIGHT = Path(__file__).parents[2] / "ask_preflight.py"
 
 
 @plainly
-def begin(session: Session, cores: int, local: bool) -> None:
+def begin(session: Session, local: bool) -> None:
     """Before the first job: hold the directory, run the preflight, and check the free disk.
 
-    cores: threads that may run at once. local: whether the jobs run on this machine. Ends Snakemake
-    with a message if the build should not start.
+    local: whether the jobs run on this machine. Ends Snakemake with a message if the build should
+    not start.
     """
     if session.asked_only(ANSWERS):
         return
@@ -36,7 +36,7 @@ def begin(session: Session, cores: int, local: bool) -> None:
         from lib.forecast.outlook import forecast
 
         building = session.plan.builds(session.building.values())
-        outlook = forecast(session.graph, building, cores)
+        outlook = forecast(session.graph, building, session.machine)
         if not outlook.fits:
             raise UserError(outlook.refusal(session.config.reclaim))
 

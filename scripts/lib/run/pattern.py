@@ -55,21 +55,29 @@ class Pattern:
         return lambda wildcards: spell(self.made(wildcards).options)
 
     def threads(self, wildcards) -> int:
-        """Threads of a job, by its stage and the size of its inputs."""
+        """Threads that a job counts for, by its stage, the size of its inputs and the machine."""
         artifact = self.made(wildcards)
-        return STAGES[artifact.rule].threads(_read_by(artifact))
+        stage, jobs = STAGES[artifact.rule], self._session.jobs(artifact.rule)
+        return self._session.machine.threads(stage, _read_by(artifact), jobs)
 
-    def need(self, resource: str, wildcards, attempt: int, gpu: bool) -> int:
-        """A resource of a job: `mem_mb` and `disk_mb` in MiB, `runtime` in minutes.
+    def priority(self, wildcards) -> int:
+        """The job's priority: of those that can start, the highest start first."""
+        return STAGES[self.made(wildcards).rule].priority
 
-        attempt: 1 for the first; later ones get more. gpu: whether the job runs on a GPU.
+    def need(self, resource: str, wildcards, attempt: int) -> int:
+        """A resource of a job: `mem_mb`, `disk_mb` and `gpu_mb` in MiB, `runtime` in minutes.
+
+        attempt: 1 for the first; later ones get more.
         """
         artifact = self.made(wildcards)
         stage, size = STAGES[artifact.rule], _read_by(artifact)
+        gpu = self._session.machine.has_gpu(stage)
+        if resource == "gpu_mb":
+            return resources.gpu_mb(stage, size) if gpu else 0
         if resource == "mem_mb":
             return resources.mem_mb(stage, size, attempt)
         if resource == "runtime":
-            return resources.runtime_min(stage, size, attempt, tokens_of(artifact), gpu)
+            return resources.runtime_min(stage, size, attempt, resources.tokens_of(artifact), gpu)
         return resources.disk_mb(stage, size)
 
 
@@ -78,9 +86,3 @@ def _read_by(artifact: Artifact) -> int:
     counted = artifact.inputs_in(STAGES[artifact.rule].reads)
     records = (recipes.read(up.path) for up in counted)
     return sum(record.bytes for record in records if record)
-
-
-def tokens_of(artifact: Artifact) -> int:
-    """Tokens that a step runs a model over: chunks x context; 0 if the config does not say."""
-    options = artifact.options
-    return (options.get("chunks") or 0) * (options.get("context") or 0)

@@ -12,6 +12,7 @@ from pathlib import Path
 from lib.config.load import load
 from lib.config.schema import Config, Options
 from lib.errors import UserError, plainly
+from lib.forecast.machine import Machine
 from lib.hub.lock import Lock, lock_missing
 from lib.hub.references import hub_sources
 from lib.planning import handoff
@@ -21,6 +22,7 @@ from lib.record.artifact import Artifact
 from lib.record.contents import Contents
 from lib.stages.registry import STAGES
 
+ALONE = Machine(1)
 # Targets that answer a question: they build nothing and may be asked while a build runs.
 ANSWERS = {"why", "plan", "verify", "orphans", "status", "lock", "preflight", "publish_plan"}
 # `accept` holds the directory itself, and gives the hold back to make reports anew.
@@ -31,16 +33,17 @@ class Session:
     """The config, the graph and the plan of this run."""
 
     @plainly
-    def __init__(self, raw: dict, settings: Callable, main: bool):
+    def __init__(self, raw: dict, settings: Callable, main: bool, machine: Machine = ALONE):
         """Read the config, and lock the hub references that are not locked yet.
 
         raw: the config as Snakemake has it. settings(): Snakemake's DAG settings, which are not
         known yet while the Snakefile is read. main: whether this is Snakemake's main process.
+        machine: what the steps may use.
         """
         self.config: Config
         self.options: Options
         self.config, self.options = load(raw, Path.cwd())
-        self.raw, self._settings, self.main = raw, settings, main
+        self.raw, self._settings, self.main, self.machine = raw, settings, main, machine
         self.building: dict[str, Artifact] = {}  # what this run was asked for and has to build
         self.contents = Contents()
         if main:
@@ -72,6 +75,10 @@ class Session:
         if settings.forcetargets:
             named |= set(settings.targets)
         return settings.forceall or artifact.rule in named or not named.isdisjoint(artifact.outputs)
+
+    def jobs(self, rule: str) -> int:
+        """How many artifacts of a rule this run has to build, as far as Snakemake has met them."""
+        return sum(artifact.rule == rule for artifact in self.building.values())
 
     def find(self, path: str) -> Artifact:
         """The artifact of a path that a rule's pattern matched. Raises UserError if it is none."""

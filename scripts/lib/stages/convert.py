@@ -20,6 +20,8 @@ class ConvertStage(Stage):
 
     rule = "convert"
     column = "gguf"
+    takes_all = True
+    start_s, cpu_s_per_gb = 6.0, 10.0
     is_long = is_weights = True
     # The converter maps its input lazily and writes tensor by tensor; a tensor exists as bf16,
     # float32 and output (1.4 GB in all at 268 MB, measured). 5% covers a layer's experts, which are
@@ -47,6 +49,7 @@ class SourceGgufStage(Stage):
 
     rule = "source_gguf"
     column = ConvertStage.column
+    takes_all = True
     is_weights = True
     memory, time, output = ConvertStage.memory, ConvertStage.time, ConvertStage.output
 

@@ -44,6 +44,7 @@ class EvaluateStage(BaseLogitsStage):
     measures = True
     reads = ("gguf",)  # and not the base logits, which it reads once, batch by batch
     bytes_per_weight = 0.5  # it also reads 2-bit files
+    priority = 1
     typical = 1_000
 
     def size(self, artifact: Artifact, sizes: Sizing) -> None:

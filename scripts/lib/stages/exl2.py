@@ -98,6 +98,7 @@ class Exl2MeasureStage(Stage):
     output = 0.1
     gpu = "layer"
     on_gpu = True
+    priority = 1
     typical = 1_000_000
 
 
@@ -116,6 +117,7 @@ class Exl2QuantizeStage(Exl2MeasureStage):
     time = Time(20, 8)
     # Every quantized layer in the work directory, then again as the output.
     output = scratch = 1.1
+    priority = 0
     typical = 0
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
@@ -126,8 +128,10 @@ class Exl2QuantizeStage(Exl2MeasureStage):
             return locked_size(model, sizes, bits)
         tensors = sizes.tensors(model)
         embedding = math.prod(tensors.get("token_embd.weight", (0,)))
-        head = math.prod(tensors["output.weight"]) if "output.weight" in tensors else 0
-        body = weights.parameters - embedding - head
+        # Where the head is tied to the embedding, exllamav2 writes a quantized copy of it.
+        tied = "output.weight" not in tensors
+        head = embedding if tied else math.prod(tensors["output.weight"])
+        body = weights.parameters - embedding - (0 if tied else head)
         total = 16 * embedding + artifact.options["head_bits"] * head + bits * body
         return Size(round(total / 8) + weights.side_files, "tensors")
 

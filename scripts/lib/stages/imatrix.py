@@ -59,6 +59,7 @@ class ComputeImatrixStage(Stage):
     tokens = 100_000  # 200 chunks of 512
     gpu = "whole"
     fixed_threads = None
+    priority = 1
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """For each matrix of the layers, 4 bytes a column and 34 bytes more."""

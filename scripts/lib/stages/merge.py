@@ -20,6 +20,7 @@ class MergeStage(Stage):
     rule = "merge"
     column = "merge"
     is_long = is_weights = makes_model = True
+    start_s, cpu_s_per_gb = 9.0, 4.0
     fixed_threads = 4  # the same for every size: torch's order of summation depends on it
     # mergekit reads lazily, tensor by tensor, but in every model at once, as float32 with a task
     # vector each, and keeps up to 5 GB of finished tensors for their shard (ties of three models of

@@ -113,6 +113,11 @@ class Stage:
     bytes_per_weight = 2.0
     """The fewest bytes per weight that its input may have. The number of weights, and with it the
     time of its tokens, is computed from this."""
+    start_s = 1.0
+    """Seconds that its tools take whatever they read, on a fast disk."""
+    cpu_s_per_gb = 1.0
+    """Core seconds for a GB that it reads, as measured (docs/speed.md); those of a model's tokens
+    are added (`tokens`). Forecasts need them where no earlier run tells."""
     gpu = ""
     """How much of a model it keeps on the GPUs: "" nothing, "layer" one layer, "whole" all."""
     on_gpu = False
@@ -121,17 +126,31 @@ class Stage:
     """Bytes of its output if no formula gives them and none was made before; 0: unknown."""
 
     fixed_threads: int | None = 1
-    """Threads of one job; None: they follow from what it reads (`threads`)."""
+    """Threads of one job; None: a share of the run's cores (`threads`)."""
+    takes_all = False
+    """Whether its tool gets all cores of the run, whatever share of them the job counts for. Only
+    for tools whose threads wait for nothing: several of them side by side share the cores without
+    loss, and the last one has all of them."""
+    priority = 0
+    """Jobs of a higher priority start first. For steps that others wait for and that write next to
+    nothing: the disk is no fuller for it."""
     makes_model = False
     """Whether its artifact is a model directory, whose size follows from its tensors."""
 
-    def threads(self, size: int) -> int:
-        """Threads of one job. If they are not fixed: 1 below 1 GB, 4 below 20 GB, else 8.
+    def threads(self, size: int, cores: int, jobs: int) -> int:
+        """Threads of one job: the fixed number, else a share of the run's cores.
 
-        Two small quants side by side are done sooner than one after the other with two threads.
+        cores: of the run. jobs: how many jobs of its kind the run has. Small models are done side
+        by side, because two small quants side by side are done sooner than one after the other
+        with two threads. Of those that read 1 GB or more, 4 are done side by side, and of those
+        that read 20 GB or more, 2.
         """
-        by_size = 1 if size < 1e9 else 4 if size < 2e10 else 8
-        return self.fixed_threads or by_size
+        most = jobs if size < 1e9 else min(jobs, 4 if size < 2e10 else 2)
+        return self.fixed_threads or max(1, cores // max(1, most))
+
+    def core_seconds(self, artifact: Artifact) -> float:
+        """Core seconds for a GB that it reads, if no earlier run tells."""
+        return self.cpu_s_per_gb
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """The predicted size of the output; None if it cannot be predicted."""

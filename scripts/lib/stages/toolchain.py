@@ -8,7 +8,10 @@ class LlamaCppStage(Stage):
     """Compile llama.cpp, once a machine."""
 
     rule = "llama_cpp"
-    fixed_threads = 16  # of the compiler
+    # It counts for one core, so that it never waits, and compiles on all of them.
+    takes_all = True
+    start_s = 600.0
+    priority = 2
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size:
         """0: its files are links into the cache that all checkouts share."""
