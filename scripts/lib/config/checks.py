@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lib.formats.corpora import fault
 from lib.formats.merge_references import (
     MODEL_NAME,
     TOKENIZER_WORDS,
+    as_mapping,
     merge_references,
     reference_kind,
 )
@@ -43,8 +44,8 @@ class Checks:
 
     def __init__(self, config: Config, raw: Mapping[str, Any], workdir: Path) -> None:
         self.config = config
-        self.corpora = _mapping(raw.get("corpora"))
-        self.models = _mapping(raw.get("models"))
+        self.corpora = as_mapping(raw.get("corpora"))
+        self.models = as_mapping(raw.get("models"))
         self.no_models = raw.get("models") in (None, {})
         self.workdir = str(workdir)
         self.found: list[tuple[KeyPath, str]] = []
@@ -141,7 +142,7 @@ class Checks:
         for family in WITH_SECTIONS.values():
             if name in family.own_corpora:
                 self.add(at, f"the name stands for {family.own_corpora[name]}; choose another")
-        raw = _mapping(self.corpora[name])
+        raw = as_mapping(self.corpora[name])
         given = {key for key in Corpus.model_fields if raw.get(key) is not None}
         origins = [key for key in ("path", "url", "hub") if key in given]
         if len(origins) != 1:
@@ -165,13 +166,13 @@ class Checks:
         """Report the name of a text that `corpora` does not have."""
         if name not in self.corpora:
             known = [key for key in self.corpora if isinstance(key, str)]
-            near = suggestion(name, known)
-            self.add(at, f"{show(name)} is not in corpora{near} (there are: {_listed(known)})")
+            near, listed = suggestion(name, known), ", ".join(known) or "none"
+            self.add(at, f"{show(name)} is not in corpora{near} (there are: {listed})")
 
     # models
 
     def _model(self, at: KeyPath, name: str, model: Model) -> None:
-        raw = _mapping(self.models[name])
+        raw = as_mapping(self.models[name])
         if name in TOKENIZER_WORDS:
             self.add(at, f"{name} is a word of mergekit's tokenizer_source; choose another name")
         given = [key for key in ("merge", "source") if raw.get(key) is not None]
@@ -260,10 +261,8 @@ class Checks:
             self.add(at, f"{show(text)} is neither {wanted}{near if merges else ''}")
 
     def _merge(self, at: KeyPath, merge: Mapping[str, Any]) -> None:
-        for where, message, words in check_merge(merge):
-            near = suggestion(where[-1] if "no key" in message else _at(merge, where), words)
-            listed = f" (known: {', '.join(words)})" if words else ""
-            self.add((*at, *where), f"{message}{near}{listed}")
+        for where, message in check_merge(merge):
+            self.add((*at, *where), message)
         for reference in merge_references(merge):
             here = (*at, *reference.where)
             if len(reference.parts) > 2:
@@ -278,9 +277,21 @@ class Checks:
             for name, model in self.config.models.items()
             if model.merge is not None
         }
-        for cycle in _find_cycles(parents):
-            around = " -> ".join([*cycle, cycle[0]])
-            self.add(("models", cycle[0], "merge"), f"the merges go round in a circle: {around}")
+        done: set[str] = set()
+
+        def follow(trail: list[str]) -> None:
+            for part in parents.get(trail[-1], ()):
+                if part in trail:
+                    around = " -> ".join([*trail[trail.index(part) :], part])
+                    message = f"the merges go round in a circle: {around}"
+                    self.add(("models", part, "merge"), message)
+                elif part not in done:
+                    follow([*trail, part])
+            done.add(trail[-1])
+
+        for name in parents:
+            if name not in done:
+                follow([name])
 
     # forms
 
@@ -304,19 +315,13 @@ class Checks:
         seen |= {name}
         if model.own_gguf:
             return model.own_gguf.experts
-        if model.merge is None:
-            texts = [model.source or ""]
-        else:
-            texts = [reference.parts[0] for reference in merge_references(model.merge)]
-        for text in texts:
-            count = None
-            if reference_kind(text) == "directory":
-                count = _count_experts(self._place(f"{text}/config.json"))
-            elif text in self.models:
-                count = self.experts(text, seen)
-            if count is not None:
-                return count
-        return None
+        counts = (
+            _count_experts(self._place(f"{part}/config.json"))
+            if reference_kind(part) == "directory"
+            else self.experts(part, seen)
+            for part in filter(None, model.parts())
+        )
+        return next((count for count in counts if count is not None), None)
 
     def _publish(self, at: KeyPath, raw: Mapping[str, Any], model: Model) -> None:
         publish = model.publish
@@ -354,44 +359,10 @@ def is_gguf_file(source: str) -> bool:
     return source.endswith(".gguf") and reference_kind(source) == "directory"
 
 
-def _mapping(value: Any) -> Any:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _listed(words: list[str]) -> str:
-    return ", ".join(words) or "none"
-
-
 def is_demo(path: str) -> bool:
     """Whether a path is in the directory in which a run makes the demo's models and texts."""
     plain = os.path.normpath(path)
     return plain == demo.PLACE or plain.startswith(demo.PLACE + os.sep)
-
-
-def _at(value: Any, where: KeyPath) -> Any:
-    for key in where:
-        value = value[key]
-    return value
-
-
-def _find_cycles(parents: Mapping[str, list[str]]) -> Iterator[list[str]]:
-    """The circles of a graph, each once, beginning with its first node in the graph's order."""
-    done: set[str] = set()
-    for start in parents:
-        if start in done:
-            continue
-        trail = [start]
-        stack = [iter(parents[start])]
-        while stack:
-            following = next(stack[-1], None)
-            if following is None:
-                done.add(trail.pop())
-                stack.pop()
-            elif following in trail:
-                yield trail[trail.index(following) :]
-            elif following not in done and following in parents:
-                trail.append(following)
-                stack.append(iter(parents[following]))
 
 
 def _count_experts(path: str) -> int | None:

@@ -5,48 +5,27 @@ step with mergekit's own models and registry (0.1.5).
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lib.formats.merge_references import Where, as_mapping, as_sequence
+from lib.keys.values import suggestion
+
+Mistake = tuple[Where, str]  # (key path, message)
 
 # Merge methods, and whether each must be given a base_model.
-METHODS: dict[str, bool] = {
-    "arcee_fusion": True,
-    "breadcrumbs": True,
-    "breadcrumbs_ties": True,
-    "dare_linear": True,
-    "dare_ties": True,
-    "della": True,
-    "della_linear": True,
-    "karcher": False,
-    "linear": False,
-    "model_stock": True,
-    "multislerp": False,
-    "nearswap": True,
-    "nuslerp": False,
-    "passthrough": False,
-    "ram": True,
-    "ramplus_tl": True,
-    "sce": True,
-    "slerp": True,
-    "task_arithmetic": True,
-    "ties": True,
-}
+METHODS = {
+    "arcee_fusion": True, "breadcrumbs": True, "breadcrumbs_ties": True, "dare_linear": True,
+    "dare_ties": True, "della": True, "della_linear": True, "karcher": False, "linear": False,
+    "model_stock": True, "multislerp": False, "nearswap": True, "nuslerp": False,
+    "passthrough": False, "ram": True, "ramplus_tl": True, "sce": True, "slerp": True,
+    "task_arithmetic": True, "ties": True,
+}  # fmt: skip
 # Keys of mergekit's models. mergekit itself ignores a key that it does not know.
 MERGE_KEYS = (
-    "merge_method",
-    "base_model",
-    "models",
-    "slices",
-    "modules",
-    "parameters",
-    "dtype",
-    "out_dtype",
-    "tokenizer_source",
-    "tokenizer",
-    "chat_template",
-)
+    "merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype",
+    "tokenizer_source", "tokenizer", "chat_template",
+)  # fmt: skip
 MODEL_KEYS = ("model", "parameters")
 SLICE_KEYS = ("sources", "base_model", "residual_weight", "parameters")
 SOURCE_KEYS = ("model", "layer_range", "parameters")
@@ -57,69 +36,64 @@ CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
 PLAIN = str | int | float | bool | None
 
 
-def check_merge(merge: Mapping[str, Any]) -> list[tuple[Where, str, tuple[str, ...]]]:
+def check_merge(merge: Mapping[str, Any]) -> Iterator[Mistake]:
     """Find mistakes that mergekit would report late or not at all.
 
-    Returns (key path, message, words) of each; words: the known values, if the mistake is a value
-    that is not among them. References to models are not checked here.
+    References to models are not checked here.
     """
-    return [*_check(merge), *_check_values(merge, ())]
-
-
-def _check(merge: Mapping[str, Any]) -> Iterator[tuple[Where, str, tuple[str, ...]]]:
     yield from _check_keys(merge, (), MERGE_KEYS)
     method = merge.get("merge_method")
     if method is None:
-        yield (), "merge_method is missing", ()
+        yield (), "merge_method is missing"
     elif not isinstance(method, str) or method not in METHODS:
-        yield ("merge_method",), f"{method!r} is no merge method of mergekit", tuple(METHODS)
+        message = f"{method!r} is no merge method of mergekit"
+        yield ("merge_method",), _with_known(message, method, METHODS)
     elif METHODS[method] and not merge.get("base_model"):
         in_slices = [
             as_mapping(entry).get("base_model") for entry in as_sequence(merge.get("slices"))
         ]
         if not merge.get("modules") and not (in_slices and all(in_slices)):
-            yield (), f"merge_method {method} needs a base_model", ()
+            yield (), f"merge_method {method} needs a base_model"
     given = [key for key in ("models", "slices", "modules") if merge.get(key)]
     if len(given) != 1:
         got = " and ".join(given) or "none of them"
-        yield (), f"exactly one of models, slices and modules must be given, not {got}", ()
+        yield (), f"exactly one of models, slices and modules must be given, not {got}"
     if merge.get("tokenizer") and merge.get("tokenizer_source"):
-        yield (), "tokenizer and tokenizer_source exclude each other", ()
+        yield (), "tokenizer and tokenizer_source exclude each other"
     for key in ("dtype", "out_dtype"):
         name = merge.get(key)
         if name is not None and str(name).removeprefix("torch.") not in DTYPES:
-            yield (key,), f"{name!r} is no data type of mergekit", DTYPES
+            yield (key,), _with_known(f"{name!r} is no data type of mergekit", name, DTYPES)
     template = merge.get("chat_template")
     if template is not None and template not in CHAT_TEMPLATES and "{" not in str(template):
         message = f"{template!r} is neither a jinja template nor the name of one"
-        yield ("chat_template",), message, CHAT_TEMPLATES
+        yield ("chat_template",), _with_known(message, template, CHAT_TEMPLATES)
     yield from _check_inputs(merge, ())
     if merge.get("modules") and not isinstance(merge["modules"], Mapping):
-        yield ("modules",), "must be a mapping of modules", ()
+        yield ("modules",), "must be a mapping of modules"
     for name, module in as_mapping(merge.get("modules")).items():
         yield from _check_keys(module, ("modules", name), MODULE_KEYS)
         yield from _check_inputs(as_mapping(module), ("modules", name))
     if merge.get("tokenizer") is not None:
         yield from _check_keys(merge["tokenizer"], ("tokenizer",), TOKENIZER_KEYS)
+    yield from _check_values(merge, ())
 
 
-def _check_values(value: Any, where: Where) -> Iterator[tuple[Where, str, tuple[str, ...]]]:
+def _check_values(value: Any, where: Where) -> Iterator[Mistake]:
     """Report values that are no plain data: YAML's dates and infinite numbers are not."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             if not isinstance(key, str):
-                yield (*where, key), f"the key {key!r} is not text; write it in quotes", ()
+                yield (*where, key), f"the key {key!r} is not text; write it in quotes"
             yield from _check_values(entry, (*where, key))
     elif isinstance(value, list | tuple):
         for index, entry in enumerate(value):
             yield from _check_values(entry, (*where, index))
     elif not isinstance(value, PLAIN) or (isinstance(value, float) and not math.isfinite(value)):
-        yield where, f"{value!r} is not text, a finite number, true or false", ()
+        yield where, f"{value!r} is not text, a finite number, true or false"
 
 
-def _check_inputs(
-    part: Mapping[str, Any], where: Where
-) -> Iterator[tuple[Where, str, tuple[str, ...]]]:
+def _check_inputs(part: Mapping[str, Any], where: Where) -> Iterator[Mistake]:
     yield from _check_list(part.get("models"), (*where, "models"), MODEL_KEYS, "model")
     yield from _check_list(part.get("slices"), (*where, "slices"), SLICE_KEYS, "sources")
     for index, entry in enumerate(as_sequence(part.get("slices"))):
@@ -129,24 +103,27 @@ def _check_inputs(
 
 def _check_list(
     value: Any, where: Where, known: tuple[str, ...], required: str
-) -> Iterator[tuple[Where, str, tuple[str, ...]]]:
+) -> Iterator[Mistake]:
     if value is None:
         return
     if not isinstance(value, list | tuple):
-        yield where, f"must be a list of mappings with {required}", ()
+        yield where, f"must be a list of mappings with {required}"
         return
     for index, entry in enumerate(value):
         yield from _check_keys(entry, (*where, index), known)
         if isinstance(entry, Mapping) and not entry.get(required):
-            yield (*where, index), f"{required} is missing", ()
+            yield (*where, index), f"{required} is missing"
 
 
-def _check_keys(
-    value: Any, where: Where, known: tuple[str, ...]
-) -> Iterator[tuple[Where, str, tuple[str, ...]]]:
+def _check_keys(value: Any, where: Where, known: tuple[str, ...]) -> Iterator[Mistake]:
     if not isinstance(value, Mapping):
-        yield where, f"must be a mapping with keys of {', '.join(known)}", ()
+        yield where, f"must be a mapping with keys of {', '.join(known)}"
         return
     for key in value:
         if key not in known:
-            yield (*where, key), f"mergekit has no key {key!r} here", known
+            yield (*where, key), _with_known(f"mergekit has no key {key!r} here", key, known)
+
+
+def _with_known(message: str, got: Any, known: Iterable[str]) -> str:
+    """The message with the known word that is near to `got`, if there is one, and all of them."""
+    return f"{message}{suggestion(got, known)} (known: {', '.join(known)})"
