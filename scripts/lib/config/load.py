@@ -1,5 +1,6 @@
 """Read the config: `load` returns a validated Config, or raises one error with all mistakes."""
 
+import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,7 +121,7 @@ def _parse(model: type[Section], raw: dict[str, Any], problems: Problems) -> Any
         faults = error.errors(include_url=False)
     for fault in faults:
         problems.add(*_explain(model, fault, _key_path(fault)))
-    rest = _plain(raw)
+    rest = copy.deepcopy(raw)
     # A section may be invalid without the key that was left out: then the section is left out too,
     # and so on upwards.
     for _ in range(8):
@@ -137,15 +138,6 @@ def _parse(model: type[Section], raw: dict[str, Any], problems: Problems) -> Any
 def _key_path(fault: Mapping[str, Any]) -> KeyPath:
     path = tuple(key for key in fault["loc"] if key not in (*TAGS, "[key]"))
     return (*path[:-1], fault["input"]) if fault["type"] in WRONG_KEY else path
-
-
-def _plain(value: Any) -> Any:
-    """A copy that can be changed, of dicts and lists alone."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return value
 
 
 def _leave_out(tree: dict[str, Any], path: KeyPath) -> None:
