@@ -13,21 +13,14 @@ def leaves(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
     names: those of the config. Returns [(directory or hub reference, whether pickles are allowed)].
     """
     found: list[tuple[str, bool]] = []
-    seen: set[str] = set()
-
-    def visit(name: str) -> None:
-        if name in seen:
-            return
-        seen.add(name)
+    todo = list(names)
+    for name in todo:  # which grows meanwhile
         model = config.models[name]
         for part in model.parts():
-            if part in config.models:
-                visit(part)
-            else:
+            if part not in config.models:
                 found.append((part, model.allow_pickle))
-
-    for name in names:
-        visit(name)
+            elif part not in todo:
+                todo.append(part)
     return list(dict.fromkeys(found))
 
 
