@@ -5,7 +5,6 @@ of config/README.md from them. A family's section is declared in its own module 
 single values are read is in lib/keys; what concerns several keys at once is checked in checks.py.
 """
 
-from functools import partial
 from typing import Any, Literal, get_origin
 
 from pydantic import Field, PrivateAttr, create_model
@@ -31,10 +30,10 @@ from lib.stages.family import Family
 from lib.stages.registry import FAMILIES
 
 Cuda = Literal["auto", "on", "off"]
-Reclaimable = Literal["safetensors", "bf16"]
+Reclaimed = Literal["safetensors", "bf16"]
 WITH_SECTIONS = {name: family for name, family in FAMILIES.items() if family.section}
 PUBLISHED = {name: family for name, family in FAMILIES.items() if family.repository_says}
-SKIPPABLE = tuple(WITH_SECTIONS)
+Skippable = Literal[tuple(WITH_SECTIONS)]
 BY_FORM = [name for name, family in FAMILIES.items() if family.repository_by_form]
 
 
@@ -211,7 +210,7 @@ class Config(Section):
     sections = frozenset({"llama_cpp", "corpora", "models"})
 
     llama_cpp: LlamaCpp = Field(default_factory=LlamaCpp, description="Which llama.cpp is used.")
-    reclaim: Read(list[Reclaimable], values.to_reclaim, Reclaimable | list[Reclaimable]) = Field(
+    reclaim: Read(list[Choice(Reclaimed)], values.to_list, Reclaimed | list[Reclaimed]) = Field(
         [],
         description="Intermediates to delete once nothing needs them: `safetensors` (merges), "
         "`bf16` (conversions). Base logits always are.",
@@ -228,11 +227,7 @@ class Options(Section):
     """What `--config key=value` may say for one run; none of it changes what is stale."""
 
     model: Words = Field([], description="Only these models: a name, or several with commas.")
-    skip: Read(
-        list[str],
-        partial(values.to_known_words, known=SKIPPABLE),
-        list[Literal[SKIPPABLE]] | str,
-    ) = Field(
+    skip: Read(list[Choice(Skippable)], values.to_words, list[Skippable] | str) = Field(
         [],
         description="Leave out these families: one, or several with commas. On machines "
         "without CUDA, for instance.",

@@ -13,7 +13,6 @@ from typing import Any
 from lib.formats.quants import QUANT_TYPES, TENSOR_BITS, canonical
 
 Scalar = bool | int | float | str
-RECLAIMABLE = ("bf16", "safetensors")
 # For all keys that hold a path. A config must mean the same to everybody who runs it.
 TILDE = "~ is not expanded here; write the path in full"
 
@@ -98,11 +97,6 @@ def to_words(value: Any) -> list[str]:
     if isinstance(value, str):
         value = value.split(",")
     return [str(word).strip() for word in to_list(value) if str(word).strip()]
-
-
-def to_known_words(value: Any, known: tuple[str, ...]) -> list[str]:
-    """As `to_words`. Each word must be one of `known`; it is returned in lower case."""
-    return [to_choice(word, known) for word in to_words(value)]
 
 
 def to_size(value: Any) -> str:
@@ -213,11 +207,6 @@ def to_override_kv(value: Any) -> list[str]:
 def to_layers(value: Any) -> list[int]:
     """Numbers of layers, from 0; sorted, each once."""
     return sorted({to_number(entry, 0, None, whole=True) for entry in to_list(value)})
-
-
-def to_reclaim(value: Any) -> list[str]:
-    """Words of RECLAIMABLE, which name intermediate artifacts to delete; sorted, each once."""
-    return sorted({to_choice(entry, RECLAIMABLE) for entry in to_list(value)})
 
 
 def to_max_kld(value: Any) -> dict[str, float]:
