@@ -16,48 +16,22 @@ from lib.formats.quants import QUANT_TYPES, TENSOR_BITS, canonical
 ATTN_V = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 # A tensor with one of these in its name keeps its type.
 KEPT = (
-    "_norm.weight",
-    "ffn_gate_inp.weight",
-    "altup",
-    "laurel",
-    "per_layer_model_proj",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-    "time_mix_",
-    "attn_rel_b.weight",
-    "position_embd",
-    ".patch_embd",
-)
+    "_norm.weight", "ffn_gate_inp.weight", "altup", "laurel", "per_layer_model_proj", "ssm_conv1d",
+    "shortconv.conv.weight", "time_mix_", "attn_rel_b.weight", "position_embd", ".patch_embd",
+)  # fmt: skip
 # Quantized types with blocks of 32 weights, or as BLOCKS says; and floats. All others have 256.
 SMALL_BLOCKS = (
-    "f32",
-    "f16",
-    "bf16",
-    "q1_0",
-    "q2_0",
-    "q4_0",
-    "q4_1",
-    "q5_0",
-    "q5_1",
-    "q8_0",
-    "mxfp4",
-    "nvfp4",
+    "f32", "f16", "bf16", "q1_0", "q2_0", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "mxfp4", "nvfp4",
     "iq4_nl",
-)
+)  # fmt: skip
 # {type of SMALL_BLOCKS: weights in a block}, where that is not 32.
 BLOCKS = {"q1_0": 128, "q2_0": 64, "nvfp4": 64}
 # {type: its replacement for rows that it does not fit}. For all others it is iq4_nl; for rows that
 # are not a multiple of 32 it is f16.
 FALLBACK = {
-    "q2_0": "q4_0",
-    "q2_k": "q4_0",
-    "q3_k": "q4_0",
-    "tq1_0": "q4_0",
-    "tq2_0": "q4_0",
-    "q4_k": "q5_0",
-    "q5_k": "q5_1",
-    "q6_k": "q8_0",
-}
+    "q2_0": "q4_0", "q2_k": "q4_0", "q3_k": "q4_0", "tq1_0": "q4_0", "tq2_0": "q4_0",
+    "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0",
+}  # fmt: skip
 TINY = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M"}
 # {quant: the type of its token embeddings}, where that is not the quant's usual type.
 EMBEDDING = {
@@ -309,16 +283,9 @@ class _Chooser:
             }  # fmt: skip
             return "q5_k" if type_ in larger | TINY else kind
         kinds = {
-            "Q2_K": "q3_k",
-            "IQ3_XXS": "iq3_s",
-            "Q3_K_M": "q4_k",
-            "Q3_K_L": "q5_k",
-            "IQ3_M": "q4_k",
-            "IQ1_S": "iq2_xxs",
-            "IQ1_M": "iq2_xxs",
-            "IQ2_S": "iq3_s",
-            "IQ2_M": "iq3_s",
-        }
+            "Q2_K": "q3_k", "IQ3_XXS": "iq3_s", "Q3_K_M": "q4_k", "Q3_K_L": "q5_k", "IQ3_M": "q4_k",
+            "IQ1_S": "iq2_xxs", "IQ1_M": "iq2_xxs", "IQ2_S": "iq3_s", "IQ2_M": "iq3_s",
+        }  # fmt: skip
         return kinds.get(type_, kind)
 
 

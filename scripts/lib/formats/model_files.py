@@ -12,26 +12,11 @@ from lib.errors import UserError
 
 # Files besides the weights that mergekit, llama.cpp's converter and exllamav2 read.
 SIDE_FILES = (
-    "config*.json",
-    "generation_config.json",
-    "adapter_config.json",
-    "hf_quant_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer*.json",
-    "tokenizer*.model*",
-    "*.model",
-    "*.tiktoken",
-    "tekken.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*.json",
-    "vocab*.txt",
-    "rwkv_vocab*.txt",
-    "merges.txt",
-    "chat_template*.json",
-    "*.jinja",
-)
+    "config*.json", "generation_config.json", "adapter_config.json", "hf_quant_config.json",
+    "preprocessor_config.json", "processor_config.json", "tokenizer*.json", "tokenizer*.model*",
+    "*.model", "*.tiktoken", "tekken.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab*.json", "vocab*.txt", "rwkv_vocab*.txt", "merges.txt", "chat_template*.json", "*.jinja",
+)  # fmt: skip
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # Only pickles of these names are weights to mergekit and to the converter. Others are optimizer
 # states and the like.

@@ -10,35 +10,14 @@ from dataclasses import dataclass
 # --tensor-type and similar flags accept these names, in any case. Types that ggml uses only for
 # computing (q8_1, q8_K, i8 …) are left out: llama-quantize accepts their names and then fails.
 TENSOR_BITS: dict[str, float] = {
-    "f32": 32.0,
-    "f16": 16.0,
-    "bf16": 16.0,
-    "q1_0": 1.125,
-    "q2_0": 2.25,
-    "q4_0": 4.5,
-    "q4_1": 5.0,
-    "q5_0": 5.5,
-    "q5_1": 6.0,
-    "q8_0": 8.5,
-    "mxfp4": 4.25,
-    "nvfp4": 4.5,
-    "q2_k": 2.625,
-    "q3_k": 3.4375,
-    "q4_k": 4.5,
-    "q5_k": 5.5,
-    "q6_k": 6.5625,
-    "iq1_s": 1.5625,
-    "iq1_m": 1.75,
-    "iq2_xxs": 2.0625,
-    "iq2_xs": 2.3125,
-    "iq2_s": 2.5625,
-    "iq3_xxs": 3.0625,
-    "iq3_s": 3.4375,
-    "iq4_nl": 4.5,
-    "iq4_xs": 4.25,
-    "tq1_0": 1.6875,
-    "tq2_0": 2.0625,
-}
+    "f32": 32.0, "f16": 16.0, "bf16": 16.0,
+    "q1_0": 1.125, "q2_0": 2.25, "q4_0": 4.5, "q4_1": 5.0, "q5_0": 5.5, "q5_1": 6.0, "q8_0": 8.5,
+    "mxfp4": 4.25, "nvfp4": 4.5,
+    "q2_k": 2.625, "q3_k": 3.4375, "q4_k": 4.5, "q5_k": 5.5, "q6_k": 6.5625,
+    "iq1_s": 1.5625, "iq1_m": 1.75, "iq2_xxs": 2.0625, "iq2_xs": 2.3125, "iq2_s": 2.5625,
+    "iq3_xxs": 3.0625, "iq3_s": 3.4375, "iq4_nl": 4.5, "iq4_xs": 4.25,
+    "tq1_0": 1.6875, "tq2_0": 2.0625,
+}  # fmt: skip
 
 # llama-quantize refuses these types without an imatrix (tensor_requires_imatrix in
 # llama-quant.cpp), except for the token embeddings and the output tensor.
