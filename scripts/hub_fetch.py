@@ -59,7 +59,7 @@ def download(entry: Locked, names: list[str]) -> None:
 def check(path: Path, wanted: File) -> str | None:
     """What is wrong with a file's size or sha256, in words; None if nothing is.
 
-    A wrong file is deleted, and so are the blobs in the cache that its links lead to.
+    A wrong file is deleted from the cache.
     """
     size = path.stat().st_size
     if size == wanted.size:
@@ -69,12 +69,7 @@ def check(path: Path, wanted: File) -> str | None:
         found = f"sha256 {digest}, but the lock says {wanted.sha256}"
     else:
         found = f"{size} bytes, but the lock says {wanted.size}"
-    link = path
-    while link.is_symlink():
-        target = link.parent / link.readlink()
-        link.unlink()
-        link = target
-    link.unlink()
+    hub.forget(path)
     return f"{found}; removed from the cache, run again to download it anew"
 
 

@@ -61,13 +61,11 @@ def lock_reference(source: HubSource, old: Locked | None, api: HfApi) -> Locked:
     listing = hub.listing(api, ref.repo, info.sha, source.kind)
 
     def fetch(name: str) -> bytes:
-        path = hub.persist(
-            lambda: hf_hub_download(ref.repo, name, repo_type=source.kind, revision=info.sha)
-        )
-        content = Path(path).read_bytes()
+        where = {"repo_type": source.kind, "revision": info.sha}
+        path = Path(hub.persist(lambda: hf_hub_download(ref.repo, name, **where)))
+        content = path.read_bytes()
         if not listing[name].lfs and git_hash(content) != listing[name].blob_id:
-            Path(path).resolve().unlink()
-            Path(path).unlink()
+            hub.forget(path)
             raise UserError(f"{name} came with other bytes than the hub promises; run again")
         return content
 

@@ -10,18 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, cached_assets_path, constants, try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, cached_assets_path, constants, errors, try_to_load_from_cache
 from huggingface_hub.hf_api import RepoFile
 
 from lib.hub.lock import Locked
@@ -39,13 +28,13 @@ def login(api: HfApi) -> str:
     """Who is logged in, in words for a message: "logged in as NAME", or why nobody is."""
     try:
         return f"logged in as {api.whoami(cache=True)['name']}"
-    except LocalTokenNotFoundError:
+    except errors.LocalTokenNotFoundError:
         return "not logged in (`hf auth login` or HF_TOKEN)"
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         if error.response.status_code == 401:
             return "the hub does not accept this token (`hf auth login` for a new one)"
         return "login unknown, the hub did not say"
-    except (HTTPError, OfflineModeIsEnabled):
+    except (errors.HTTPError, errors.OfflineModeIsEnabled):
         return "login unknown, the hub cannot be reached"
 
 
@@ -56,26 +45,26 @@ def explain(error: Exception, repo: str, kind: str, api: HfApi, write: bool = Fa
     write: whether the request was to write to the repository; else it was to read it.
     """
     name = f"{kind} {repo}"
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    if isinstance(error, GatedRepoError):
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+    if isinstance(error, errors.GatedRepoError):
         return f"{name}: gated; {login(api)}; ask for access at {page(repo, kind)}"
-    if write and (status in (401, 403) or isinstance(error, RepositoryNotFoundError)):
+    if write and (status in (401, 403) or isinstance(error, errors.RepositoryNotFoundError)):
         return f"{name}: no right to write there; {login(api)}"
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, errors.RevisionNotFoundError):
         return f"{name}: there is no such revision; see {page(repo, kind)}/tree/main"
-    if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
+    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
         return (
             f"{name}: not there, or private and without rights for this login; {login(api)}; "
             f"see {page(repo, kind)}"
         )
-    if isinstance(error, OfflineModeIsEnabled):
+    if isinstance(error, errors.OfflineModeIsEnabled):
         return f"{name}: HF_HUB_OFFLINE is set, and what is needed is not in the cache"
-    if isinstance(error, LocalEntryNotFoundError) or unanswered(error):
+    if isinstance(error, errors.LocalEntryNotFoundError) or unanswered(error):
         cause = error.__cause__ or error
-        if isinstance(cause, OfflineModeIsEnabled):
+        if isinstance(cause, errors.OfflineModeIsEnabled):
             return explain(cause, repo, kind, api)
         return f"{name}: {constants.ENDPOINT} cannot be reached ({one_line(cause)})"
-    if isinstance(error, EntryNotFoundError):
+    if isinstance(error, errors.EntryNotFoundError):
         return f"{name}: a file is not there ({one_line(error)})"
     return f"{name}: {one_line(error)}"
 
@@ -91,15 +80,15 @@ def unanswered(error: Exception) -> bool:
     The classes are huggingface_hub's own, because it has changed the library below before (httpx,
     httpx2).
     """
-    return isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
+    return isinstance(error, errors.HTTPError) and not isinstance(error, errors.HfHubHTTPError)
 
 
 def transient(error: Exception) -> bool:
     """Whether the same call may succeed a little later."""
-    if isinstance(error, LocalEntryNotFoundError | RuntimeError):  # both wrap the real error
+    if isinstance(error, errors.LocalEntryNotFoundError | RuntimeError):  # both wrap the real error
         cause = error.__cause__
         return isinstance(cause, Exception) and transient(cause)
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, errors.HfHubHTTPError):
         return error.response.status_code in TRANSIENT_STATUS
     # http_get raises this if a body ends early although the connection closes cleanly.
     cut_off = isinstance(error, OSError) and "Consistency check failed" in str(error)
@@ -140,3 +129,9 @@ def cached(entry: Locked, name: str) -> Path | None:
 def cached_url(sha256: str) -> Path:
     """Where the content of a URL lies in the cache, if it is there. sha256: of it, hex."""
     return cached_assets_path("quantmill", "url") / sha256
+
+
+def forget(path: Path) -> None:
+    """Delete a file of the cache, and the blob that it is a link to."""
+    path.resolve().unlink()
+    path.unlink(missing_ok=True)
