@@ -31,19 +31,16 @@ from lib.hub.hubref import parse
 from lib.hub.lock import LOCK_FILE, HubSource
 from lib.hub.references import leaves
 from lib.record.tools import CONVERTER, bundled_tree, own_tool
-from lib.run.answers import open_session, parser
+from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
 from lib.stages.checked import Inspector, Row
 from lib.units import count
 
 # What must be equal for tensors to be merged one with another.
 SHAPE = (
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
+    "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
     "num_hidden_layers",
-)
+)  # fmt: skip
 # What models call the number of their layers in config.json.
 LAYERS = ("num_hidden_layers", "n_layers", "n_layer")
 
@@ -74,9 +71,10 @@ class Preflight(Inspector):
         """All rows of the table. The checks that ask the hub run in parallel."""
         # Sorted: of a model that is wanted with pickles and without, the former stays.
         sources = dict(sorted(leaves(self.whole, self.names)))
+        texts = set().union(*(model.corpora() for model in self.chosen.values()))
         checks: list[Callable[[], Row]] = [
             *(partial(self.source, reference, pickle) for reference, pickle in sources.items()),
-            *(partial(self.corpus, name) for name in self.used_corpora()),
+            *(partial(self.corpus, name) for name in self.whole.corpora if name in texts),
             *(partial(self.target, name) for name in self.targets()),
         ]
         with ThreadPoolExecutor(8) as pool:
@@ -87,11 +85,6 @@ class Preflight(Inspector):
             for family in model.families():
                 rows += family.preflight(self, name, model)
         return rows
-
-    def used_corpora(self) -> list[str]:
-        """The names of the corpora that the models use, in the config's order."""
-        used = set().union(*(model.corpora() for model in self.chosen.values()))
-        return [name for name in self.whole.corpora if name in used]
 
     def targets(self) -> list[str]:
         """The repositories that the models are published to, as org/name, each once."""
@@ -215,10 +208,8 @@ class Preflight(Inspector):
     def partners(self, name: str) -> Iterator[Row]:
         """Rows: whether the models of a merge have the same shape and the same vocabulary."""
         model, merge = self.models[name], self.models[name].merge
-        if merge is None:
-            return
         first, *rest = model.parts()
-        base = self.config(first)
+        base = self.config(first) if merge else None
         if base is None:
             return
         adapters = {part for ref in merge_references(merge) for part in ref.parts[1:]}
@@ -311,16 +302,6 @@ def converter_architectures(wanted: LlamaCpp) -> set[str] | None:
     return None
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as lines in columns; problems last, where they are seen."""
-    order = ("ok", "note", "problem")
-    rows = sorted(rows, key=lambda row: order.index(row.state))
-    width = max((len(row.subject) for row in rows), default=0)
-    return "\n".join(
-        f"{row.state:8} {row.subject:{width}}  {' '.join(row.text.split())}" for row in rows
-    )
-
-
 def main() -> None:
     options = parser(__doc__)
     options.add_argument(
@@ -341,7 +322,10 @@ def main() -> None:
         raise UserError(f"--models: {', '.join(unknown)} is no model of this config")
     cuda = None if arguments.cluster else shutil.which("nvidia-smi") is not None
     rows = Preflight(session, names, cuda, not arguments.no_publish).run()
-    print(table(rows))
+    order = ("ok", "note", "problem")  # problems last, where they are seen
+    rows.sort(key=lambda row: order.index(row.state))
+    cells = ((row.state, row.subject, " ".join(row.text.split())) for row in rows)
+    print("\n".join(columns(cells, indent="")))
     if problems := sum(row.state == "problem" for row in rows):
         raise UserError(count(problems, "problem"))
 

@@ -245,8 +245,7 @@ def numbers(value: object, key: str = "") -> Iterator[tuple[str, float]]:
 
 def card_problems(target: Target) -> Iterator[str]:
     """Reasons against a repository's card: it is missing, or lacks facts or names of files."""
-    on_main = (branch.items for branch in target.branches if branch.name == "main")
-    main = {item.name: item for items in on_main for item in items}
+    main = {item.name: item for b in target.branches if b.name == "main" for item in b.items}
     card = main.get(CARD)
     if card is None:
         yield f"{target.repo}: no {CARD} on main"
@@ -286,9 +285,9 @@ def table(targets: list[Target]) -> list[str]:
         for branch in target.branches:
             new = "" if branch.exists or target.is_private is None else " (new branch)"
             lines.append(f"  {branch.name}{new}")
-            for item in branch.items:
-                lines.append(f"    {item.action:8}{human(item.size):>10}  {item.name}")
-            lines += [f"    {'left':8}{'':>10}  {name}" for name in branch.others]
+            rows = [(item.action, human(item.size), item.name) for item in branch.items]
+            rows += [("left", "", name) for name in branch.others]
+            lines += [f"    {action:8}{size:>10}  {name}" for action, size, name in rows]
     items = [item for target in targets for item in target.changes]
     kept = sum(len(b.items) for t in targets for b in t.branches) - len(items)
     total = human(sum(item.size for item in items))
