@@ -42,18 +42,11 @@ def table(forms: list[Form]) -> pandas.DataFrame:
     Bytes, bits per weight, nats per token, fractions. Measured figures have six decimals, because
     llama-perplexity prints no more.
     """
-    rows = []
-    for form in forms:
-        measured = (*form.kld, *form.perplexity, *form.same_top)
-        bits = _rounded(form.bits_per_weight, 4)
-        rows.append(
-            (form.name, form.file, form.bytes, bits, *(_rounded(part, 6) for part in measured))
-        )
-    return pandas.DataFrame(rows, columns=list(COLUMNS))
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits) + 0.0  # no -0.0
+    names = [(form.name, form.file, form.bytes) for form in forms]
+    measured = [(f.bits_per_weight, *f.kld, *f.perplexity, *f.same_top) for f in forms]
+    figures = pandas.DataFrame(measured, columns=COLUMNS[3:], dtype=float)
+    rounded = figures.round(6).round({"bits_per_weight": 4}) + 0.0  # no -0.0
+    return pandas.DataFrame(names, columns=COLUMNS[:3]).join(rounded)
 
 
 def column(figures: list[Figure], most: int, factor: float = 1.0) -> list[dict[str, str] | None]:
