@@ -20,37 +20,36 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
+from safetensors.numpy import save_file
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 from lib.errors import UserError, program
 from lib.record import recipe as recipes
+from lib.record.artifact import in_order
 from lib.run.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1")
+TEXTS = ("calibration", "evaluation")
 # A plain Snakefile: a rule for each stage, whose inputs a function gives.
 PLAIN = """
 import json
 MADE_FROM = json.load(open("made_from.json"))
 rule all:
     input: list(MADE_FROM)
-""" + "".join(
-    f"""
-rule {rule}:
-    output: "{pattern}"
-    input: lambda wildcards: MADE_FROM["{pattern}".format(**dict(wildcards.items()))]
-    shell: "touch {{output}}"
+for pattern in (
+    "results/{model}/safetensors", "results/{model}/gguf/{name}.gguf",
+    "results/{model}/imatrix.dat", "results/{model}/evaluation/base.kld",
+    "results/{model}/evaluation/{form}.json", "results/{model}/report/quality.csv",
+    "results/{model}/README.md",
+):
+    rule:
+        output: pattern
+        input: lambda wildcards, pattern=pattern: MADE_FROM[pattern.format_map(vars(wildcards))]
+        shell: "touch {output}"
 """
-    for rule, pattern in {
-        "merge": "results/{model}/safetensors",
-        "gguf": "results/{model}/gguf/{name}.gguf",
-        "imatrix": "results/{model}/imatrix.dat",
-        "base_logits": "results/{model}/evaluation/base.kld",
-        "evaluate": "results/{model}/evaluation/{form}.json",
-        "report": "results/{model}/report/quality.csv",
-        "card": "results/{model}/README.md",
-    }.items()
-)
 MEASURE = """
 import json, resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
@@ -66,22 +65,15 @@ def config(models: int, quants: int) -> dict:
     Each has `quants` quants, an imatrix and evaluations.
     """
     names = [{"name": f"q{i:03d}", "type": TYPES[i % len(TYPES)]} for i in range(quants)]
-    merge = {
-        "merge_method": "linear",
-        "models": [
-            {"model": "./models/a", "parameters": {"weight": 0.3}},
-            {"model": "./models/b", "parameters": {"weight": 0.7}},
-        ],
-        "dtype": "bfloat16",
-    }
+    parts = [
+        {"model": "./models/a", "parameters": {"weight": 0.3}},
+        {"model": "./models/b", "parameters": {"weight": 0.7}},
+    ]
     return {
-        "corpora": {
-            "calibration": {"path": "calibration.txt"},
-            "evaluation": {"path": "evaluation.txt"},
-        },
+        "corpora": {name: {"path": f"{name}.txt"} for name in TEXTS},
         "models": {
             f"model-{i:03d}": {
-                "merge": merge,
+                "merge": {"merge_method": "linear", "models": parts, "dtype": "bfloat16"},
                 "random_seed": i,
                 "gguf": {"imatrix": {"chunks": 10 + i}, "quants": names},
                 "evaluate": {},
@@ -97,48 +89,30 @@ def write_sources() -> None:
         directory = Path("models", name)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
-        header = json.dumps({"x": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
-        (directory / "model.safetensors").write_bytes(
-            len(header).to_bytes(8, "little") + header + b"1234"
-        )
-    for name in ("calibration", "evaluation"):
+        save_file({"x": numpy.zeros(2, numpy.float16)}, directory / "model.safetensors")
+    for name in TEXTS:
         Path(f"{name}.txt").write_text(f"{name}\n" * 100)
 
 
 def pretend_built(session: Session) -> int:
     """Write each artifact and its record as if it had been built; the number of artifacts."""
-    done: dict[str, recipes.Record] = {}
-
-    def build(artifact) -> recipes.Record:
-        if artifact.path in done:
-            return done[artifact.path]
-        inputs = {role: build(up).sha256 for role, up in artifact.inputs.items()}
-        for up in artifact.uses.values():
-            build(up)
+    os.fsync = lambda _: None  # thousands of records, each flushed to the disk, take minutes
+    artifacts, shas = in_order(session.graph), {}
+    for artifact in artifacts:
+        inputs = {role: shas[up.path] for role, up in artifact.inputs.items()}
         for path in artifact.outputs:
             text = f"{path} {artifact.digest}".encode()
             size, sha = len(text), hashlib.sha256(text).hexdigest()
-            record = recipes.Record(
-                path, artifact.recipe, artifact.digest, size, sha, inputs=inputs
-            )
-            file = Path(path)
-            if artifact.directory:
-                file, record.files = file / "file", {"file": [size, sha]}
+            file = Path(path, "file") if artifact.directory else Path(path)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(text)
-            # Not durably, as lib/record/recipe.py does it: thousands of fsync take minutes.
-            data = {
-                "quantmill": recipes.SCHEMA,
-                **{f: getattr(record, f) for f in record.__slots__},
-            }
-            Path(recipes.path_of(path)).write_text(json.dumps(data, indent=1, sort_keys=True))
-            done.setdefault(artifact.path, record)
-        return done[artifact.path]
-
-    for artifact in session.graph:
-        build(artifact)
+            files = {"file": [size, sha]} if artifact.directory else {}
+            recipes.write(
+                recipes.Record(path, artifact.recipe, artifact.digest, size, sha, files, inputs)
+            )
+            shas[path] = sha
     session.contents.save()
-    return len(done)
+    return len(artifacts)
 
 
 def write_others(session: Session) -> None:
