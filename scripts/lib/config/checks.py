@@ -20,6 +20,7 @@ from lib.formats.merge_references import (
     reference_kind,
 )
 from lib.formats.model_files import model_files
+from lib.formats.weights import EXPERT_COUNTS
 from lib.keys.values import TILDE, show, suggestion
 from lib.record.contents import STORE, Contents
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, own_tool
@@ -30,8 +31,6 @@ from lib.stages.quantize import INVALID
 KeyPath = tuple[Any, ...]
 SHARD_NAME = re.compile(r"-\d{5}-of-\d{5}$")
 SUFFIXES = (".txt", ".parquet")
-# Keys of a model's config.json that count its experts.
-EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 LONGEST_NAME = 96
 
 
@@ -99,16 +98,13 @@ class Checks:
                 self.add(at, f"{show(path)} {wrong}; name a file with text in it")
 
     def _llama_cpp(self, section: LlamaCpp) -> None:
+        at, place = ("llama_cpp", "path"), self._place(section.path)
         if section.path.startswith("~"):
-            self.add(("llama_cpp", "path"), f"{show(section.path)}: {TILDE}")
-        elif not os.path.isdir(self._place(section.path)):
-            message = f"no directory {show(section.path)} in {self.workdir}"
-            self.add(("llama_cpp", "path"), message)
-        else:
-            tools = (*LLAMA_TOOLS, CONVERTER)
-            missing = [tool for tool in tools if own_tool(self._place(section.path), tool) is None]
-            if missing:
-                self.add(("llama_cpp", "path"), f"{section.path} has no {', '.join(missing)}")
+            self.add(at, f"{show(section.path)}: {TILDE}")
+        elif not os.path.isdir(place):
+            self.add(at, f"no directory {show(section.path)} in {self.workdir}")
+        elif missing := [tool for tool in (*LLAMA_TOOLS, CONVERTER) if not own_tool(place, tool)]:
+            self.add(at, f"{section.path} has no {', '.join(missing)}")
         for key in ("cuda", "portable"):
             if key in section.model_fields_set:
                 message = "has no effect together with path, which is built already"

@@ -14,6 +14,8 @@ from lib.formats.safetensors import read_header
 
 # {mergekit's dtype or out_dtype: bytes of a weight}
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+# Keys of a model's config.json that count its experts.
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True)
@@ -63,20 +65,12 @@ def read_weights(directory: Path) -> Weights:
         tensors.pop("lm_head.weight", None)
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 1
     heads = config.get("num_attention_heads") or 1
-    experts = (
-        config.get("num_local_experts")
-        or config.get("num_experts")
-        or config.get("n_routed_experts")
-        or 0
-    )
+    experts = max(config.get(key) or 0 for key in EXPERT_COUNTS)
     sharing = heads // (config.get("num_key_value_heads") or heads)
     shape = Shape(layers, sharing, experts, str(config.get("model_type") or "llama"))
     parameters = sum(map(math.prod, tensors.values())) or 1
-    side = sum(
-        f.stat().st_size
-        for f in directory.iterdir()
-        if f.suffix in (".json", ".model", ".jinja", ".txt")
-    )
+    beside = [f for f in directory.iterdir() if f.suffix in (".json", ".model", ".jinja", ".txt")]
+    side = sum(file.stat().st_size for file in beside)
     return Weights(tensors, shape, size / parameters, _tokenizer_bytes(directory, config), side)
 
 
