@@ -59,7 +59,13 @@ def report(session: Session) -> list[str]:
         users = users_of(stale + on_the_way)
         texts = [f"    {artifact.path}{users.get(artifact, '')}" for artifact in on_the_way]
         lines += ["", "not there, and needed on the way:", *first(texts, SHOWN, "    ")]
-    return [*lines, "", *next_run(plan, stale)]
+    lines += [
+        "",
+        "`snakemake --cores all` builds this; `snakemake plan` says how large and how long.",
+    ]
+    if any(plan.verdict(artifact).damaged for artifact in stale):
+        lines.append("What is damaged is replaced: move it away first if the change was meant.")
+    return lines
 
 
 def users_of(artifacts: list[Artifact]) -> dict[Artifact, str]:
@@ -77,14 +83,6 @@ def users_of(artifacts: list[Artifact]) -> dict[Artifact, str]:
 def named(artifact: Artifact, beside: Artifact) -> str:
     """An artifact's path, without results/MODEL/ if another artifact is of the same model."""
     return short(artifact) if artifact.model == beside.model else artifact.path
-
-
-def next_run(plan: Plan, stale: list[Artifact]) -> list[str]:
-    """The lines that say what the next run does about it."""
-    lines = ["`snakemake --cores all` builds this; `snakemake plan` says how large and how long."]
-    if any(plan.verdict(artifact).damaged for artifact in stale):
-        lines.append("What is damaged is replaced: move it away first if the change was meant.")
-    return lines
 
 
 def each(session: Session) -> list[str]:

@@ -51,11 +51,10 @@ def describe(wanted: WantedRecipe) -> dict:
 
 def versions(records: Iterable[Record]) -> dict[str, str]:
     """{tool: version} by which the artifacts were really made; "A and B" for several versions."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}  # each version once
     for record in records:
         for tool, version in record.recipe["tools"].items():
-            known = found.setdefault(tool, [])
-            known += [version] if version not in known else []
+            found.setdefault(tool, {})[version] = None
     return {tool: " and ".join(known) for tool, known in found.items()}
 
 

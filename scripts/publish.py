@@ -96,10 +96,9 @@ def read(manifest: dict) -> tuple[list[Target], list[str]]:
     problems: list[str] = []
     targets = []
     for repo in manifest["repos"]:
-        names = sorted(repo["branches"], key=lambda name: (name == "main", name))
-        branches = []
-        for name in names:
-            limit, files = repo["max_file_size"], repo["branches"][name]
+        limit, branches = repo["max_file_size"], []
+        for name in sorted(repo["branches"], key=lambda name: (name == "main", name)):
+            files = repo["branches"][name]
             found = [item for file in files for item in items(file, limit, problems)]
             if name == "main":
                 wanted = repo["recipes"].items()
