@@ -145,18 +145,16 @@ def _leave_out(tree: dict[str, Any], path: KeyPath) -> None:
     if not path:
         tree.clear()
         return
-    value: Any = tree
     for depth, key in enumerate(path[:-1]):
-        following = value.get(key) if isinstance(value, dict) else None
-        if isinstance(following, list):
-            if key == "quants":  # their numbers are part of what is reported
-                following[path[depth + 1]] = {"type": "COPY", "name": INVALID}
-            else:
-                del value[key]
+        following = tree.get(key)
+        if key == "quants" and isinstance(following, list):  # which are reported by number
+            following[path[depth + 1]] = {"type": "COPY", "name": INVALID}
             return
-        value = following
-    if isinstance(value, dict):
-        value.pop(path[-1], None)
+        if not isinstance(following, dict):  # a list, or an entry that stands for a list of one
+            tree.pop(key, None)
+            return
+        tree = following
+    tree.pop(path[-1], None)
 
 
 def _explain(model: type[Section], fault: Mapping[str, Any], path: KeyPath) -> tuple[KeyPath, str]:

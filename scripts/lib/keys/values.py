@@ -15,6 +15,7 @@ from lib.formats.quants import QUANT_TYPES, TENSOR_BITS, canonical
 Scalar = bool | int | float | str
 # For all keys that hold a path. A config must mean the same to everybody who runs it.
 TILDE = "~ is not expanded here; write the path in full"
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def show(value: Any) -> str:
@@ -127,7 +128,7 @@ def to_repository(value: Any, by_form: Iterable[str] = ()) -> str:
 
     by_form: the families that allow {form} in the name; only the error's message names them.
     """
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", value):
+    if isinstance(value, str) and REPOSITORY.fullmatch(value):
         return value
     allowed = f"; {{form}} is for {' and '.join(by_form)} alone"
     hint = allowed if by_form and "{form}" in str(value) else ""
@@ -136,15 +137,13 @@ def to_repository(value: Any, by_form: Iterable[str] = ()) -> str:
 
 def to_repository_by_form(value: Any) -> str:
     """A repository on the hub. `{form}` in its name means one repository for each form."""
-    if not isinstance(value, str) or not re.search("[{}]", value):
+    if not isinstance(value, str):
         return to_repository(value)
     for word in re.findall(r"\{[^{}]*\}|[{}]", value):
         if word != "{form}":
             raise ValueError(f"{show(value)}: only {{form}} may stand there, not {word}")
-    try:
-        to_repository(value.replace("{form}", "form"))
-    except ValueError:
-        raise ValueError(f"{show(value)} is not a repository on the hub: org/name") from None
+    if not REPOSITORY.fullmatch(value.replace("{form}", "form")):
+        raise ValueError(f"{show(value)} is not a repository on the hub: org/name")
     if "{form}" in value.partition("/")[0]:
         raise ValueError(f"{show(value)}: {{form}} belongs into the name, after the /")
     return value
