@@ -35,13 +35,8 @@ from lib.stages.registry import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = {
-    "layers": 80,
-    "hidden": 8192,
-    "ffn": 28672,
-    "vocabulary": 128256,
-    "heads": 64,
-    "kv_heads": 8,
-}
+    "layers": 80, "hidden": 8192, "ffn": 28672, "vocabulary": 128256, "heads": 64, "kv_heads": 8,
+}  # fmt: skip
 CONFIG = {
     "model_type": "llama",
     "num_hidden_layers": SHAPE["layers"],
@@ -84,7 +79,7 @@ def jobs_table(groups: dict[str, list[Artifact]], sizes: Sizes, models: int) -> 
     for rule, group in groups.items():
         stage, asked = STAGES[rule], []
         for artifact in group:
-            read = sizes.read_by(artifact, STAGES[rule].reads)
+            read = sizes.read_by(artifact, stage.reads)
             cards = resources.gpus(stage, read)
             minutes = resources.runtime_min(
                 stage, read, 1, resources.tokens_of(artifact), cards > 0
