@@ -21,7 +21,6 @@ class MergeStage(Stage):
     column = "merge"
     is_long = is_weights = makes_model = True
     start_s, cpu_s_per_gb = 9.0, 4.0
-    fixed_threads = 4  # the same for every size: torch's order of summation depends on it
     # mergekit reads lazily, tensor by tensor, but in every model at once, as float32 with a task
     # vector each, and keeps up to 5 GB of finished tensors for their shard (ties of three models of
     # 1.5 GB: 4.4 GB, measured).
@@ -29,6 +28,13 @@ class MergeStage(Stage):
     # ties, three models, two busy cores: 12 MB/s (measured); most methods are faster.
     time = Time(20, 15)
     output = 1.0  # of n models it is 1/n of the input, of a stacked one up to all of it
+
+    def threads(self, size: int, cores: int, jobs: int) -> int:
+        """4, which scripts/merge.py gives torch whatever the machine; on few cores half of them.
+
+        Reading and writing take most of the time, so that two merges go side by side well.
+        """
+        return min(4, max(1, cores // 2))
 
     def weights(self, artifact: Artifact, sizes: Sizing) -> Weights | None:
         """The first model's tensors in the merge's dtype; with `slices`, the stacked layers."""

@@ -1,0 +1,292 @@
+"""Compare a whole build by Quantmill with the same tool calls in a script, by make and Snakemake.
+
+    python dev/bench.py --ready DIR [--configfile FILE] [--cores 2] [--rounds 1] [--gpu]
+
+DIR is a working directory in which resources/ is built (tools and sources). Everything else is
+built in the new directories DIR-script (one call after the other), DIR-make (`make -j CORES`),
+DIR-snakemake (a plain Snakefile, a rule for each file) and DIR-quantmill, in turn. Prints a
+Markdown table: wall time and core time in seconds, the most that the disk held more than before,
+and what all processes read and wrote (through the system's cache, so a file that is read twice
+counts twice), in GB.
+"""
+
+import argparse
+import copy
+import os
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+from lib.config.load import load
+from lib.errors import UserError, program
+from lib.flags.context import context_flags
+from lib.flags.imatrix import imatrix_flags
+from lib.flags.quantize import quantize_flags
+from lib.formats.merge_references import substitute_references
+from lib.hub.lock import Lock
+from lib.planning.graph import Graph
+from lib.record.artifact import in_order
+from lib.record.contents import Contents
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = "resources/llama.cpp/bin"
+
+# What was said on the command line: every step below is typed for it.
+said = argparse.Namespace()
+SMOKE = ["-n", "24", "-no-cnv", "--temp", "0", "--no-warmup", "--simple-io", "--check-tensors"]
+
+
+def merge(out: str, up: dict[str, str], options: dict) -> list[str]:
+    """The command of a merge: mergekit, on a configuration that is written here."""
+    places = {role.removeprefix("model "): f"./{path}" for role, path in up.items()}
+    file = f"{out.replace('/', '-')}.yaml"
+    Path(file).write_text(yaml.safe_dump(substitute_references(options["merge"], places)))
+    typed = ["mergekit-yaml", file, out, "--random-seed", "42"]
+    return [shlex.join([*typed, *(["--cuda", "--low-cpu-memory"] if said.gpu else [])])]
+
+
+def convert(out: str, up: dict[str, str], options: dict) -> list[str]:
+    """The commands of a conversion: llama.cpp's converter, then a few tokens from its GGUF."""
+    kind = ["--outtype", options["outtype"], "--model-name", options["model_name"]]
+    typed = [sys.executable, "resources/llama.cpp/convert_hf_to_gguf.py", up["model"], *kind]
+    return [shlex.join([*typed, "--outfile", out]), *smoke(out)]
+
+
+def imatrix(out: str, up: dict[str, str], options: dict) -> list[str]:
+    """The command of an importance matrix: llama-imatrix."""
+    flags = [*imatrix_flags(options), "--output-format", "dat", "-o", out]
+    return [runs("llama-imatrix", "-m", up["gguf"], "-f", up["corpus"], *flags)]
+
+
+def quantize(out: str, up: dict[str, str], options: dict) -> list[str]:
+    """The command of a quant: llama-quantize, with all cores."""
+    matrix = ["--imatrix", up["imatrix"]] if "imatrix" in up else []
+    flags = [*matrix, *quantize_flags(options)]
+    words = [*flags, up["gguf"], out, options["type"], str(said.cores)]
+    return [tool("llama-quantize", *words)]
+
+
+def split(out: str, up: dict[str, str], options: dict) -> list[str]:
+    """The commands of shards: make their directory, run llama-gguf-split."""
+    size, prefix = options["split_max_size"], f"{out}/{Path(up['gguf']).stem}"
+    typed = tool("llama-gguf-split", "--split", "--split-max-size", size, up["gguf"], prefix)
+    return [f"mkdir -p {shlex.quote(out)}", typed]
+
+
+def base_logits(out: str, up: dict[str, str], options: dict) -> list[str]:
+    """The command of base logits: llama-perplexity on the unquantized model."""
+    flags = [*context_flags(options), "-f", up["corpus"], "--kl-divergence-base", out]
+    return [runs("llama-perplexity", "-m", up["gguf"], *flags)]
+
+
+def evaluate(out: str, up: dict[str, str], options: dict) -> list[str]:
+    """The commands of an evaluation: llama-perplexity, then a few tokens from the form."""
+    flags = ["-c", str(options["context"]), "--kl-divergence-base", up["base"], "--kl-divergence"]
+    measured = runs("llama-perplexity", "-m", up["gguf"], *flags)
+    return [f"{measured} > {shlex.quote(out)}", *smoke(up["gguf"])]
+
+
+def tool(name: str, *words: str) -> str:
+    """The command line of one of llama.cpp's tools, quoted for a shell."""
+    return shlex.join([f"{TOOLS}/{name}", *words])
+
+
+def runs(name: str, *words: str) -> str:
+    """The command line of a tool that runs a model: on the GPU, or on so many threads."""
+    where = ["-ngl", "99"] if said.gpu else ["-t", str(said.threads)]
+    return tool(name, *where, *words)
+
+
+def smoke(gguf: str) -> list[str]:
+    """The command that loads a GGUF file and generates a few tokens, if the others check too."""
+    return [tool("llama-completion", "-m", gguf, *SMOKE)] if said.checks else []
+
+
+# By rule, the functions above: (path of the artifact, {role: path of an input}, options) ->
+# command lines. Reports and cards have none.
+STEPS = {
+    step.__name__: step
+    for step in (merge, convert, imatrix, quantize, split, base_logits, evaluate)
+}
+
+
+class Step(NamedTuple):
+    """How one artifact is made without Quantmill: its path, its inputs' paths, command lines."""
+
+    path: str
+    inputs: list[str]
+    directory: bool
+    commands: list[str]
+
+
+def steps(graph: Graph) -> list[Step]:
+    """The steps of all artifacts of a config that a tool makes, each after its inputs."""
+    found: list[Step] = []
+    for artifact in in_order(graph):
+        if typed := STEPS.get(artifact.rule):
+            up = {role: made_from.path for role, made_from in artifact.inputs.items()}
+            commands = [f"mkdir -p {shlex.quote(str(Path(artifact.path).parent))}"]
+            for line in typed(artifact.path, up, artifact.options):
+                commands.append(line if line.startswith("mkdir") else f"{line} </dev/null")
+            inputs = [path for path in up.values() if not path.startswith("resources/")]
+            found.append(Step(artifact.path, inputs, artifact.directory, commands))
+    return found
+
+
+def script(found: list[Step]) -> list[str]:
+    """Write a shell script, one call after the other. Returns the command that builds."""
+    lines = [line for step in found for line in step.commands]
+    Path("build.sh").write_text("\n".join(["set -e", *lines]))
+    return ["bash", "build.sh"]
+
+
+def make(found: list[Step]) -> list[str]:
+    """Write a makefile. Returns the command that builds."""
+    lines = [f"all: {' '.join(step.path for step in found)}"]
+    for step in found:
+        lines.append(f"{step.path}: {' '.join(step.inputs)}")
+        lines += ["\t" + line.replace("$", "$$") for line in step.commands]
+    Path("Makefile").write_text("\n".join(lines) + "\n")
+    return ["make", "-j", str(said.cores)]
+
+
+def snakemake(found: list[Step]) -> list[str]:
+    """Write a Snakefile without Quantmill. Returns the command that builds."""
+    rules = [f"rule all:\n    input: {[step.path for step in found]!r}\n"]
+    for step in found:
+        output = f"directory({step.path!r})" if step.directory else repr(step.path)
+        commands = "\n".join(step.commands).replace("{", "{{").replace("}", "}}")
+        rules.append(
+            f"rule:\n    input: {step.inputs!r}\n    output: {output}\n    shell: {commands!r}\n"
+        )
+    Path("Snakefile").write_text("\n".join(rules))
+    return [sys.executable, "-m", "snakemake", "--cores", str(said.cores), "--quiet", "all"]
+
+
+BASELINES = {kind.__name__: kind for kind in (script, make, snakemake)}
+
+
+def quantmill(configfile: Path) -> list[str]:
+    """The command by which Quantmill builds."""
+    build = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile")]
+    build += ["--cores", str(said.cores), "--configfile", str(configfile.resolve())]
+    return [*build, *(["--profile", str(ROOT / "profiles/gpu")] if said.gpu else [])]
+
+
+class Spent(NamedTuple):
+    """What a build took: seconds of wall time, core seconds, bytes."""
+
+    wall: float
+    cpu: float
+    disk: int
+    read: int
+    written: int
+
+
+def timed(command: list[str], directory: Path) -> Spent:
+    """Run a command in a directory. Its output goes into DIRECTORY.log.
+
+    Raises UserError if the command fails.
+    """
+    log, counts = directory.with_suffix(".log"), directory.with_suffix(".io")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_WAIT_POLICY": "PASSIVE"}
+    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    free, least = shutil.disk_usage(directory).free, sys.maxsize
+    # A shell's count includes all processes that it has waited for, and their children.
+    counting = '"$@" && cat /proc/$$/io >"$0"'
+    with open(log, "a") as file:
+        running = subprocess.Popen(
+            ["bash", "-c", counting, counts, *command],
+            cwd=directory,
+            stdout=file,
+            stderr=file,
+            env=environment,
+        )
+        while running.poll() is None:
+            least = min(least, shutil.disk_usage(directory).free)
+            time.sleep(0.1)
+    wall, after = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if running.returncode:
+        raise UserError(f"{command[0]} failed; see {log}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    io = dict(line.split(": ") for line in counts.read_text().splitlines())
+    return Spent(wall, cpu, free - least, int(io["rchar"]), int(io["wchar"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--ready", type=Path, required=True, help="working directory with resources/"
+    )
+    parser.add_argument(
+        "--configfile",
+        type=Path,
+        default=ROOT / "config/config.yaml",
+        help="config, YAML with the keys of config/README.md (default: the embedded one)",
+    )
+    parser.add_argument("--cores", type=int, default=2, help="of each build (default: 2)")
+    parser.add_argument("--threads", type=int, default=1, help="of a tool that runs a model")
+    parser.add_argument("--gpu", action="store_true", help="merge and run models on the GPU")
+    parser.add_argument("--no-checks", dest="checks", action="store_false", help="of GGUFs, but")
+    parser.add_argument("--rounds", type=int, default=1, help="of all builds (default: 1)")
+    parser.add_argument(
+        "--against", nargs="*", choices=BASELINES, default=["script"], help="default: script"
+    )
+    parser.add_argument("--add", metavar="TYPE", help="then add this quant to the first model")
+    parser.parse_args(namespace=said)
+    ready, kinds = said.ready.resolve(), [*said.against, "quantmill"]
+    text = said.configfile.read_text()
+    rows: dict[tuple[str, str], list[Spent]] = {}
+    for _ in range(said.rounds):
+        for kind in kinds:
+            place = ready.with_name(f"{ready.name}-{kind}")
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            for path in ready.iterdir():
+                if path.name == "resources":
+                    shutil.copytree(path, place / path.name, symlinks=True)
+                elif path.name not in ("results", ".snakemake", "logs", "benchmarks"):
+                    (place / path.name).symlink_to(path)
+            os.chdir(place)
+            raw = yaml.safe_load(text)
+            before: set[str] = set()
+            for what in filter(None, ("everything", said.add and f"{said.add} added")):
+                if what != "everything":
+                    first = next(m for m in raw["models"].values() if m.get("gguf"))
+                    first["gguf"]["quants"].append(said.add)
+                config = place.with_suffix(".yaml")
+                config.write_text(yaml.safe_dump(raw, sort_keys=False))
+                if kind == "quantmill":
+                    command = quantmill(config)
+                else:
+                    graph = Graph(load(copy.deepcopy(raw), place)[0], Contents(), Lock())
+                    found = [step for step in steps(graph) if step.path not in before]
+                    before |= {step.path for step in found}
+                    command = BASELINES[kind](found)
+                os.sync()
+                rows.setdefault((what, kind), []).append(timed(command, place))
+    print("| build | by | wall, s | cores, s | disk, GB | read, GB | written, GB | wall, ratio |")
+    print("| --- | --- | --: | --: | --: | --: | --: | --: |")
+    for (what, kind), spent in rows.items():
+        mean = Spent(*(sum(column) / len(spent) for column in zip(*spent, strict=True)))
+        pairs = zip(rows[what, "quantmill"], spent, strict=True)
+        ratios = [mill.wall / other.wall for mill, other in pairs]
+        ratio = f"{sum(ratios) / len(ratios):.2f}" if kind != "quantmill" else ""
+        sizes = " | ".join(f"{part / 1e9:.2f}" for part in mean[2:])
+        print(f"| {what} | {kind} | {mean.wall:.1f} | {mean.cpu:.1f} | {sizes} | {ratio} |")
+
+
+if __name__ == "__main__":
+    program(main)
