@@ -25,14 +25,15 @@ train() {
         sed -n '1p;$p'
 }
 
-# make_models STEPS STEPS: texts, a base model of so many steps and two finetunes of it, in $work.
+# make_models STEPS STEPS [LAYERS FFN]: texts, a base model of so many steps and two finetunes of it,
+# in $work.
 make_models() {
     "$python" "$root/scripts/demo_text.py" --output text
     "$python" -c "
 import pandas, re
 parts = re.split(r'\n\s*\n', open('text/calibration.txt', encoding='utf-8').read())
 pandas.DataFrame({'text': parts}).to_parquet('text/calibration.parquet')"
-    train base --output models/base --hidden 2048 --layers 6 --ffn 5632 --heads 16 --kv-heads 8 \
+    train base --output models/base --hidden 2048 --layers "${3:-6}" --ffn "${4:-5632}" --heads 16 --kv-heads 8 \
         --vocab 8192 --steps "$1"
     for domain in code prose; do
         train finetune --base models/base --domain $domain --output models/$domain --steps "$2"
