@@ -61,11 +61,11 @@ def complete(
             raise UserError(f"{model}: NaN or Inf in its tensor {invalid[0]}{more}")
         if done.returncode != 0 and (reason := _reason(done.stderr)):
             raise UserError(f"{model}: {tool.name} cannot load or run it: {reason}")
-        if done.returncode == 0 and LAST_LINES.search(done.stderr) and done.stdout.strip():
+        text = done.stdout.removesuffix("\n\n")  # the tool's own; a model may write newlines alone
+        if done.returncode == 0 and LAST_LINES.search(done.stderr) and text:
             break
     if done.returncode != 0:
         raise UserError(f"{model}: {tool.name} ends with status {done.returncode}")
-    text = done.stdout.removesuffix("\n\n")
     if not text:
         raise UserError(f"{model}: it wrote no text in {tokens} tokens after {prompt!r}")
     return text

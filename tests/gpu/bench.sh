@@ -16,7 +16,7 @@ if [ ! -e "$here/prepared" ]; then
     phase "llama.cpp, and three models of 1.7B"
     (mill resources/llama.cpp >"$here/compile.log" && echo "compiled after $SECONDS s") &
     compile=$!
-    make_models 20 5 27 8192
+    [ -e models/prose/model.safetensors ] || make_models 20 5 27 8192
     wait $compile || { tail -n 5 "$here/compile.log" && fail "llama.cpp"; }
     phase "sources"
     mill resources/models/models--{base-8cc7c1,code-639698,prose-84b588} resources/corpora/{calibration,evaluation}.txt
