@@ -97,6 +97,7 @@ rule evaluate:
         check check_gguf.py {input.gguf:q} \
             --completion-tool {input.tools:q}/bin/llama-completion \
             --threads {threads} \
+            --gpu-layers {params.gpu_layers} \
             --json "$STAGE/notes.json"
         commit
         """
