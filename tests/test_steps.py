@@ -429,3 +429,89 @@ def test_a_text_too_short_to_score_is_explained(made, tools, tmp_path):
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)  # its status is 0
     line = fails("check_base_logits.py", tmp_path / "base.kld", "--context", 128)
     assert "shorter than 256 tokens" in line
+
+
+def test_the_converter_writes_the_same_bytes_when_tensors_are_computed_ahead(made, tmp_path):
+    from lib.record.tools import bundled_tree
+
+    converter = bundled_tree() / "convert_hf_to_gguf.py"
+    common = ["--outfile", tmp_path / "ahead.gguf", "--outtype", "bf16", "--model-name", "Tiny"]
+    command = [sys.executable, SCRIPTS / "convert.py", "--threads", "3", converter, "model"]
+    done = subprocess.run([*command, *common], cwd=made, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ahead.gguf").read_bytes() == (made / "model.gguf").read_bytes()
+
+
+def test_the_converters_own_mistakes_keep_their_message(made, tmp_path):
+    from lib.record.tools import bundled_tree
+
+    command = [sys.executable, SCRIPTS / "convert.py", "--threads", "1"]
+    command += [bundled_tree() / "convert_hf_to_gguf.py", tmp_path / "none", "--outfile", "x"]
+    done = subprocess.run(command, cwd=made, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "none" in done.stderr + done.stdout
+
+
+def test_only_so_many_bytes_are_computed_ahead(monkeypatch):
+    """With all of a large mixture's tensors in memory a machine has none left."""
+    import numpy
+    from gguf import LazyNumpyTensor
+
+    import convert
+
+    begun: list[int] = []
+
+    def compute(number: int) -> numpy.ndarray:
+        begun.append(number)
+        return numpy.full(100, number, numpy.uint8)
+
+    meta = LazyNumpyTensor.meta_with_dtype_and_shape(numpy.uint8, (100,))
+    tensors = [LazyNumpyTensor(meta=meta, args=(n,), func=compute) for n in range(6)]
+    monkeypatch.setattr(convert, "AHEAD", 250)
+    arrays = convert.computed(tensors, 4)
+    assert next(arrays)[0] == 0
+    assert len(begun) <= 2  # of 100 bytes, where 250 may wait
+    assert [array[0] for array in arrays] == [1, 2, 3, 4, 5]
+
+
+def test_what_was_hashed_while_it_was_checked_is_hashed_again_only_if_it_has_changed(tmp_path):
+    import step
+    from lib.record.digests import sha256_of
+
+    made = tmp_path / "made.gguf"
+    made.write_bytes(b"as it was checked")
+    known = {str(made): [step.stamp(made), "f" * 64]}
+    (tmp_path / step.MEASURED).write_text(json.dumps(known))
+    assert step.digests(tmp_path, [made]) == {made: "f" * 64}
+    made.write_bytes(b"changed afterwards")
+    assert step.digests(tmp_path, [made]) == {made: sha256_of(made)}
+
+
+def test_a_disk_that_does_not_take_the_bytes_fails_the_step(tmp_path, monkeypatch):
+    from lib.record import digests
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(digests, "LARGE", 10)
+    for size in (5, 50):
+        file = tmp_path / "file"
+        file.write_bytes(b"0" * size)
+        with pytest.raises(OSError, match="No space left"):
+            digests.flushed_digests([file])
+
+
+def test_the_sources_of_all_models_are_read_together(tmp_path, monkeypatch):
+    from lib.record import contents
+
+    for name in ("a", "b"):
+        a_model(tmp_path / name, "model.safetensors")
+    known = contents.Contents(tmp_path / "contents.json")
+    for name in ("a", "b", "gone"):
+        known.expect(str(tmp_path / name))
+    first = known.directory(str(tmp_path / "a"))
+    monkeypatch.setattr(contents, "sha256_of", None)
+    assert known.directory(str(tmp_path / "b")).keys() == first.keys()
+    with pytest.raises(UserError):
+        known.directory(str(tmp_path / "gone"))
