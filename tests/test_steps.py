@@ -506,7 +506,7 @@ def test_the_sources_of_all_models_are_read_together(tmp_path, monkeypatch):
     from lib.record import contents
 
     for name in ("a", "b"):
-        a_model(tmp_path / name, "model.safetensors")
+        a_model(tmp_path / name, "config.json", "model.safetensors")
     known = contents.Contents(tmp_path / "contents.json")
     for name in ("a", "b", "gone"):
         known.expect(str(tmp_path / name))
