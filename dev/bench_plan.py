@@ -219,12 +219,17 @@ def main() -> None:
     if "quantmill" in arguments.tools:
         profile = ["--workflow-profile", str(ROOT / "profiles/default")]
         file, whole = f"results/{name}/gguf/{name}-q001.gguf", ["--configfile", "bench.yaml"]
+        everything = ["--configfile", str(here / "bench.yaml")]
+        Path("fresh").mkdir()
+        for path in ("models", *(f"{text}.txt" for text in TEXTS)):
+            Path("fresh", path).symlink_to(here / path)
         commands = {
             "an empty Snakefile": [*snakemake, *profile, "--snakefile", "empty.smk"],
             "Quantmill, nothing to be done": [*mine, *whole],
             "Quantmill, one quant added": [*mine, "--configfile", "added.yaml"],
             "Quantmill, one model of the config": [*mine, *whole, "--config", f"model={name}"],
             "Quantmill, one file": [*mine, file, *whole],
+            "Quantmill, everything stale": [*mine, *everything, "--directory", "fresh"],
         }
         measure(commands, here, arguments.repeat)
     write_others(session)
@@ -244,6 +249,9 @@ def main() -> None:
         for words in before:
             subprocess.run(words, cwd="others", check=True, capture_output=True)
         measure({f"{name}, nothing to be done": command}, here / "others", 1)
+        if name == "snakemake":
+            everything = {"snakemake, everything stale": [*command, "--forceall"]}
+            measure(everything, here / "others", 1)
 
 
 if __name__ == "__main__":

@@ -81,20 +81,19 @@ def made_from(made, *roles):
 def needs(made):
     """{resource: function} for `resources:`: mem_mb, disk_mb and gpu_mb in MiB, runtime in minutes.
 
-    tool_threads: the threads of a tool for which a job's share of the cores is no limit. made: the
-    rule's pattern. The stage, the size of the input and the attempt decide.
+    tool_threads: the threads of a tool for which a job's share of the cores is no limit: all cores
+    of the run, on a cluster those of the job. made: the rule's pattern. The stage, the size of the
+    input and the attempt decide.
     """
 
     def asked(name):
         return lambda wildcards, attempt: made.need(name, wildcards, attempt)
 
-    names = ("mem_mb", "runtime", "disk_mb", "gpu_mb")
-    return {name: asked(name) for name in names} | {"tool_threads": tool_threads}
-
-
-def tool_threads(wildcards, threads):
-    """All cores of the run; on a cluster, those of the job."""
-    return session.machine.cores or threads
+    found = {name: asked(name) for name in ("mem_mb", "runtime", "disk_mb")}
+    # A constant costs a large plan nothing, a function a second.
+    found["gpu_mb"] = asked("gpu_mb") if machine.gpu_rules else 0
+    found["tool_threads"] = machine.cores or (lambda wildcards, threads: threads)
+    return found
 
 
 def stale(*columns):

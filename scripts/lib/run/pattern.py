@@ -57,7 +57,7 @@ class Pattern:
     def threads(self, wildcards) -> int:
         """Threads that a job counts for, by its stage, the size of its inputs and the machine."""
         artifact = self.made(wildcards)
-        stage, jobs = STAGES[artifact.rule], self._session.jobs(artifact.rule)
+        stage, jobs = STAGES[artifact.rule], self._session.jobs[artifact.rule]
         return self._session.machine.threads(stage, _read_by(artifact), jobs)
 
     def priority(self, wildcards) -> int:

@@ -5,6 +5,7 @@ made to run the stale steps; lifecycle.py has what happens before the first job 
 """
 
 import gc
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +46,7 @@ class Session:
         self.config, self.options = load(raw, Path.cwd())
         self.raw, self._settings, self.main, self.machine = raw, settings, main, machine
         self.building: dict[str, Artifact] = {}  # what this run was asked for and has to build
+        self.jobs: Counter[str] = Counter()  # of these, by rule, as far as Snakemake has met them
         self.contents = Contents()
         if main:
             lock_missing(hub_sources(self.config, self.options.models()), Path())
@@ -76,10 +78,6 @@ class Session:
             named |= set(settings.targets)
         return settings.forceall or artifact.rule in named or not named.isdisjoint(artifact.outputs)
 
-    def jobs(self, rule: str) -> int:
-        """How many artifacts of a rule this run has to build, as far as Snakemake has met them."""
-        return sum(artifact.rule == rule for artifact in self.building.values())
-
     def find(self, path: str) -> Artifact:
         """The artifact of a path that a rule's pattern matched. Raises UserError if it is none."""
         artifact = self.graph.find(path)
@@ -100,6 +98,7 @@ class Session:
         """The path of a stale artifact's wanted recipe; the main process also writes the file."""
         if self.main:
             self.contents.save()
+            self.jobs[artifact.rule] += artifact.path not in self.building
             self.building[artifact.path] = artifact
             return handoff.leave(artifact)
         return str(handoff.path_of(artifact))
