@@ -42,8 +42,9 @@ def test_where_the_gpu_works_the_cores_are_left_to_others():
 
 
 def test_a_clusters_job_asks_for_the_same_in_every_process():
-    assert Machine().threads(STAGES["quantize"], 3 * GB, 1) == 8
-    assert Machine().threads(STAGES["quantize"], 3 * GB, 200) == 8
+    assert Machine().threads(STAGES["quantize"], 3 * GB, 1) == 4
+    assert Machine().threads(STAGES["quantize"], 3 * GB, 200) == 4
+    assert Machine().threads(STAGES["quantize"], 140 * GB, 200) == 8
 
 
 def test_a_machine_is_the_same_after_json():

@@ -15,7 +15,7 @@ phase "three models to merge"
 cd "$work"
 make_models 100 20
 
-phase "build, with --resources gpu=2, imatrix and base logits on both GPUs"
+phase "build, with imatrix and base logits on both GPUs"
 "$python" -c "import exllamav2" >"$here/extension.log" 2>&1
 apps=gpu_uuid,pid,process_name,used_memory
 (while sleep 1; do
@@ -24,7 +24,7 @@ apps=gpu_uuid,pid,process_name,used_memory
     nvidia-smi --query-compute-apps=$apps --format=csv,noheader
 done >"$proof/gpus.txt") &
 watcher=$!
-mill --resources gpu=2 --set-resources merge:gpu=1 evaluate:gpu=1 imatrix:gpu=2 base_logits:gpu=2 ||
+mill --set-resources merge:gpu=1 evaluate:gpu=1 imatrix:gpu=2 base_logits:gpu=2 ||
     { tail -n 15 $(find "$work/logs" -newer "$config" -size +0) && exit 1; }
 kill $watcher
 grep "^--- chunks\|seconds per pass" "$work/logs/Proof-317M/imatrix.gguf.log"

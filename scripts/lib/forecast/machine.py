@@ -17,7 +17,7 @@ from typing import Any
 from lib.stages.stage import Stage
 
 # Cores of a common node of a cluster, on which a job is to find its share.
-NODE_CORES = 32
+NODE_CORES = 16
 MANY = 1000  # jobs of a kind, if their number is not known
 
 

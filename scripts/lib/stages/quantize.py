@@ -23,8 +23,9 @@ from lib.stages.convert import QUANTIZED_OUTTYPES, model_of, outtype_bits
 from lib.stages.stage import Memory, Size, Sizing, Stage, Time, locked_size
 
 TOOL = Path("resources/llama.cpp/bin/llama-quantize")
-# Core seconds for a GB of BF16, by the beginning of a type's name; b10605 on AVX-512.
-COSTS = {"Q4_K": 25, "Q5_K": 21, "Q6_K": 14, "Q3_K": 14, "Q2_K": 18, "IQ4": 91, "IQ": 123, "": 2}
+# Core seconds for a GB of BF16, with an imatrix, by the beginning of a type's name (docs/speed.md).
+COSTS = {"Q8": 5, "Q6_K": 28, "Q5_K": 65, "Q4_K": 75, "Q3_K": 50, "Q2_K": 60}
+COSTS |= {"IQ4": 150, "IQ3": 240, "IQ2": 300, "IQ1": 550, "": 25}
 # The name that replaces an invalid quant in the list, so that the others keep their numbers.
 INVALID = "\0"
 QuantType = Read(str, values.to_quant_type, {"type": "string", "examples": list(QUANT_TYPES)})
