@@ -19,7 +19,8 @@ def is_news(record: logging.LogRecord) -> bool:
     text = str(record.msg)
     # A program that answers a question has said itself what is wrong; its command line explains
     # nothing.
-    answered = text.startswith("RuleException") and "rules/answers.smk" in text
+    ended = text.startswith("RuleException") and "CalledProcessError in file" in text
+    answered = ended and "rules/answers.smk" in text
     return not (routine or answered or text.startswith("Select jobs to execute"))
 
 
