@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from lib.errors import UserError, program
-from lib.record.tools import CONVERTER, LLAMA_TOOLS, bundled_tree, own_tool
+from lib.record.tools import CONVERTER, LLAMA_TOOLS, bundled_tree, cache_directory, own_tool
 from lib.record.wanted import WantedRecipe
 
 # Nothing is downloaded: no server, no user interface, no TLS.
@@ -46,12 +46,6 @@ PREREQUISITES = {
 }
 # What the converter imports from its tree.
 CONVERTER_PARTS = (CONVERTER, "conversion", "gguf-py")
-
-
-def cache_directory() -> Path:
-    """The directory of the compiled tools that all checkouts of a user share."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("QUANTMILL_CACHE") or Path(home) / "quantmill")
 
 
 def wants_cuda(setting: str) -> bool:

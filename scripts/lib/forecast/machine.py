@@ -88,7 +88,9 @@ def keep_to(cores: int) -> None:
     import psutil  # of Snakemake
 
     busy = psutil.cpu_percent(interval=0.1, percpu=True)
-    os.sched_setaffinity(0, sorted(allowed, key=lambda cpu: busy[cpu])[:cores])
+    os.sched_setaffinity(
+        0, sorted(allowed, key=lambda cpu: busy[cpu] if cpu < len(busy) else 0.0)[:cores]
+    )
 
 
 def gpu_memory_mb() -> int | None:

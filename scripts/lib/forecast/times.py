@@ -67,7 +67,7 @@ class Times:
     def _guess(self, artifact: Artifact, reads: int) -> tuple[float, float]:
         """(seconds, core seconds) by the rates that the stage declares."""
         stage, cores = STAGES[artifact.rule], self.machine.cores or NODE_CORES
-        cpu = stage.start_s + stage.core_seconds(artifact) * reads / 1e9
+        cpu = stage.starts(artifact) + stage.core_seconds(artifact) * reads / 1e9
         threads = min(cores, self.machine.threads(stage, reads, 1))
         if not stage.tokens:
             return cpu / threads if stage.fixed_threads is None else cpu, cpu

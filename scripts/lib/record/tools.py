@@ -1,6 +1,7 @@
 """The versions of tools. A version may decide bytes, so it is in recipes; a tool's path is not."""
 
 import importlib.util
+import os
 import platform
 import re
 import subprocess
@@ -20,6 +21,12 @@ LLAMA_TOOLS = (
 )
 CONVERTER = "convert_hf_to_gguf.py"
 REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def cache_directory() -> Path:
+    """The directory of the compiled tools that all checkouts of a user share."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("QUANTMILL_CACHE") or Path(home) / "quantmill")
 
 
 @cache

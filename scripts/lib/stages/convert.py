@@ -20,7 +20,6 @@ class ConvertStage(Stage):
 
     rule = "convert"
     column = "gguf"
-    takes_all = True
     start_s, cpu_s_per_gb = 6.0, 10.0
     is_long = is_weights = True
     # The converter maps its input lazily and writes tensor by tensor; a tensor exists as bf16,
@@ -49,7 +48,6 @@ class SourceGgufStage(Stage):
 
     rule = "source_gguf"
     column = ConvertStage.column
-    takes_all = True
     is_weights = True
     memory, time, output = ConvertStage.memory, ConvertStage.time, ConvertStage.output
 

@@ -114,7 +114,7 @@ class Stage:
     """The fewest bytes per weight that its input may have. The number of weights, and with it the
     time of its tokens, is computed from this."""
     start_s = 1.0
-    """Seconds that its tools take whatever they read, on a fast disk."""
+    """Core seconds that its tools take whatever they read; on a fast disk as many seconds."""
     cpu_s_per_gb = 1.0
     """Core seconds for a GB that it reads, as measured (docs/speed.md); those of a model's tokens
     are added (`tokens`). Forecasts need them where no earlier run tells."""
@@ -147,6 +147,10 @@ class Stage:
         """
         most = jobs if size < 1e9 else min(jobs, 4 if size < 2e10 else 2)
         return self.fixed_threads or max(1, cores // max(1, most))
+
+    def starts(self, artifact: Artifact) -> float:
+        """Core seconds that its tools take whatever they read."""
+        return self.start_s
 
     def core_seconds(self, artifact: Artifact) -> float:
         """Core seconds for a GB that it reads, if no earlier run tells."""

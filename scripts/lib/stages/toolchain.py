@@ -1,6 +1,7 @@
 """The tools of llama.cpp: its converter and its compiled programs."""
 
 from lib.record.artifact import Artifact
+from lib.record.tools import cache_directory
 from lib.stages.stage import Size, Sizing, Stage
 
 
@@ -10,8 +11,12 @@ class LlamaCppStage(Stage):
     rule = "llama_cpp"
     # It counts for one core, so that it never waits, and compiles on all of them.
     takes_all = True
-    start_s = 600.0
     priority = 2
+
+    def starts(self, artifact: Artifact) -> float:
+        """Core seconds of the compiler, if no checkout on this machine has used it yet."""
+        (version,) = artifact.tools.values()
+        return 1.0 if [*cache_directory().glob(f"llama.cpp-{version}-*/complete")] else 600.0
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size:
         """0: its files are links into the cache that all checkouts share."""
