@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
-from lib.errors import program
+from lib.errors import UserError, program
 
 # Bytes of tensors that may wait, computed, for their turn. One tensor may be larger.
 AHEAD = 512 << 20
@@ -56,6 +56,8 @@ def main() -> None:
     parser.add_argument("converter", help="llama.cpp's convert_hf_to_gguf.py")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
     args = parser.parse_args()
+    if not os.path.isfile(args.converter):
+        raise UserError(f"{args.converter}: there is no such file")
     sys.path[0] = os.path.dirname(args.converter)
     import convert_hf_to_gguf  # before gguf: it takes the one that lies beside it
     import gguf

@@ -23,7 +23,7 @@ RECIPE = ("--recipe nowhere.json --output out", "nowhere.json")
 MISTAKES = {
     "accept.py": OWN_BUILD,
     "ask_orphans.py": QUESTION,
-    "ask_plan.py": ("--config nowhere.json --cores 1", "nowhere.json"),
+    "ask_plan.py": ("--config nowhere.json --machine [1,[]]", "nowhere.json"),
     "ask_preflight.py": QUESTION,
     "ask_status.py": QUESTION,
     "ask_verify.py": QUESTION,
@@ -36,6 +36,7 @@ MISTAKES = {
     "check_imatrix.py": ("--imatrix broken.json --model nowhere", "broken.json"),
     "check_measurement.py": ("--measurement broken.json --model model", "broken.json"),
     "check_shards.py": ("--whole nowhere --shards model", "nowhere"),
+    "convert.py": ("--threads 1 nowhere model", "nowhere"),
     "copy_file.py": ("broken.json " + RECIPE[0], "nowhere.json"),
     "corpus.py": ("nowhere --type .txt --output out", "nowhere"),
     "count_parameters.py": ("nowhere", "nowhere"),

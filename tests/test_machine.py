@@ -58,6 +58,7 @@ def test_a_profile_gives_rules_a_gpu_also_those_that_reuse_another():
             self.raw = raw
 
     given = {"merge_reclaimed": {"gpu": Given(1)}, "imatrix": {"gpu": Given(0)}}
+    given["evaluate"] = {"mem_mb": Given(9000)}
     assert rules_on_gpu(given) == {"merge"}
 
 

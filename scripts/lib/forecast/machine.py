@@ -71,7 +71,8 @@ def rules_on_gpu(given: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
 
     A rule that reuses another (`merge_reclaimed`) counts as that one.
     """
-    found = (rule for rule, named in given.items() if named["gpu"].raw not in (None, 0, "0"))
+    raw = {rule: getattr(named.get("gpu"), "raw", None) for rule, named in given.items()}
+    found = (rule for rule, gpus in raw.items() if gpus not in (None, 0, "0"))
     return frozenset(rule.removesuffix("_reclaimed") for rule in found)
 
 
