@@ -69,7 +69,8 @@ class Times:
     def _guess(self, artifact: Artifact, reads: int) -> tuple[float, float]:
         """(seconds, core seconds) by the rates that the stage declares."""
         stage, cores = STAGES[artifact.rule], self.machine.cores or NODE_CORES
-        cpu = stage.starts(artifact) + stage.core_seconds(artifact) * reads / 1e9
+        cost = stage.cost_of(artifact)
+        cpu = cost.start + cost.per_gb * reads / 1e9
         threads = min(cores, self.machine.threads(stage, reads, 1))
         if not stage.tokens:
             return cpu / threads if stage.fixed_threads is None else cpu, cpu

@@ -9,7 +9,7 @@ from lib.formats.mixture import Dims
 from lib.formats.weights import header_bytes, is_matrix
 from lib.record.artifact import Artifact
 from lib.stages.checked import Inspector, Row
-from lib.stages.stage import Memory, Size, Sizing, Stage, Time, locked_size
+from lib.stages.stage import Cost, Memory, Size, Sizing, Stage, Time, locked_size
 
 QUANTIZED_OUTTYPES = ("q8_0", "tq1_0", "tq2_0")
 OUTTYPE_BITS = {"f32": 32.0, "q8_0": 8.5}
@@ -20,7 +20,7 @@ class ConvertStage(Stage):
 
     rule = "convert"
     column = "gguf"
-    start_s, cpu_s_per_gb = 6.0, 10.0
+    cost = Cost(6, 10)
     is_long = is_weights = True
     # The converter maps its input lazily and writes tensor by tensor; a tensor exists as bf16,
     # float32 and output (1.4 GB in all at 268 MB, measured). 5% covers a layer's experts, which are

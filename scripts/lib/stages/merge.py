@@ -7,7 +7,7 @@ from lib.formats.mixture import Shape
 from lib.formats.weights import DTYPE_BYTES, Weights, layer_ranges, stacked
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
-from lib.stages.stage import Memory, Sizing, Stage, Time
+from lib.stages.stage import Cost, Memory, Sizing, Stage, Time
 
 TOOLS = ("mergekit", "torch", "transformers")
 # Methods of mergekit 0.1.5 whose result depends on random_seed: they drop or sample at random.
@@ -20,7 +20,7 @@ class MergeStage(Stage):
     rule = "merge"
     column = "merge"
     is_long = is_weights = makes_model = True
-    start_s, cpu_s_per_gb = 9.0, 4.0
+    cost = Cost(9, 4)
     # mergekit reads lazily, tensor by tensor, but in every model at once, as float32 with a task
     # vector each, and keeps up to 5 GB of finished tensors for their shard (ties of three models of
     # 1.5 GB: 4.4 GB, measured).

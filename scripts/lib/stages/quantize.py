@@ -20,7 +20,7 @@ from lib.keys.section import Flag, Read, Section, TensorType, Text, TextList, Te
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
 from lib.stages.convert import QUANTIZED_OUTTYPES, model_of, outtype_bits
-from lib.stages.stage import Memory, Size, Sizing, Stage, Time, locked_size
+from lib.stages.stage import Cost, Memory, Size, Sizing, Stage, Time, locked_size
 
 TOOL = Path("resources/llama.cpp/bin/llama-quantize")
 # Core seconds for a GB of BF16, with an imatrix, by the beginning of a type's name (docs/speed.md).
@@ -109,10 +109,10 @@ class QuantizeStage(Stage):
     fixed_threads = None
     takes_all = True
 
-    def core_seconds(self, artifact: Artifact) -> float:
-        """By the type: IQ types cost ten times a K-quant's time."""
+    def cost_of(self, artifact: Artifact) -> Cost:
+        """By the type: IQ types cost up to ten times a K-quant's time."""
         type_ = artifact.options["type"]
-        return next(cost for prefix, cost in COSTS.items() if type_.startswith(prefix))
+        return Cost(1, next(cost for prefix, cost in COSTS.items() if type_.startswith(prefix)))
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """From `llama-quantize --dry-run` if the input is on disk, else from the mixture."""

@@ -46,6 +46,15 @@ class Time(NamedTuple):
     """MB of input done in a second, including reads and writes on a shared file system."""
 
 
+class Cost(NamedTuple):
+    """Core seconds of a step, as measured (docs/speed.md): start + per_gb x GB of input."""
+
+    start: float = 1.0
+    """Core seconds that its tools take whatever they read."""
+    per_gb: float = 1.0
+    """Core seconds for 10^9 bytes."""
+
+
 @dataclass(frozen=True)
 class Size:
     """A size in bytes, and its source.
@@ -113,11 +122,8 @@ class Stage:
     bytes_per_weight = 2.0
     """The fewest bytes per weight that its input may have. The number of weights, and with it the
     time of its tokens, is computed from this."""
-    start_s = 1.0
-    """Core seconds that its tools take whatever they read; on a fast disk as many seconds."""
-    cpu_s_per_gb = 1.0
-    """Core seconds for a GB that it reads, as measured (docs/speed.md); those of a model's tokens
-    are added (`tokens`). Forecasts need them where no earlier run tells."""
+    cost = Cost()
+    """What it costs, if that is the same for all its artifacts (`cost_of`)."""
     gpu = ""
     """How much of a model it keeps on the GPUs: "" nothing, "layer" one layer, "whole" all."""
     on_gpu = False
@@ -148,13 +154,9 @@ class Stage:
         most = jobs if size < 1e9 else min(jobs, 4 if size < 2e10 else 2)
         return self.fixed_threads or max(1, cores // max(1, most))
 
-    def starts(self, artifact: Artifact) -> float:
-        """Core seconds that its tools take whatever they read."""
-        return self.start_s
-
-    def core_seconds(self, artifact: Artifact) -> float:
-        """Core seconds for a GB that it reads, if no earlier run tells."""
-        return self.cpu_s_per_gb
+    def cost_of(self, artifact: Artifact) -> Cost:
+        """What a step costs, if no earlier run tells; a model's tokens are added (`tokens`)."""
+        return self.cost
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """The predicted size of the output; None if it cannot be predicted."""

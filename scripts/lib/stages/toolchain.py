@@ -2,7 +2,7 @@
 
 from lib.record.artifact import Artifact
 from lib.record.tools import cache_directory
-from lib.stages.stage import Size, Sizing, Stage
+from lib.stages.stage import Cost, Size, Sizing, Stage
 
 
 class LlamaCppStage(Stage):
@@ -13,10 +13,11 @@ class LlamaCppStage(Stage):
     takes_all = True
     priority = 2
 
-    def starts(self, artifact: Artifact) -> float:
-        """Core seconds of the compiler, if no checkout on this machine has used it yet."""
+    def cost_of(self, artifact: Artifact) -> Cost:
+        """Those of the compiler, unless a checkout on this machine has used it already."""
         (version,) = artifact.tools.values()
-        return 1.0 if [*cache_directory().glob(f"llama.cpp-{version}-*/complete")] else 600.0
+        compiled = any(cache_directory().glob(f"llama.cpp-{version}-*/complete"))
+        return Cost(1 if compiled else 600)
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size:
         """0: its files are links into the cache that all checkouts share."""
