@@ -22,7 +22,7 @@ if workflow.is_main_process:
 
     packages.insist(packages.PLANNING if with_conda else None)
 
-from lib.forecast.machine import Machine, gpu_memory_mb, keep_to, rules_on_gpu
+from lib.forecast.machine import Machine, gpu_memory_mb, rules_on_gpu
 from lib.run.console import is_news
 from lib.run.pattern import Pattern
 from lib.run.session import Session
@@ -45,7 +45,6 @@ else:
     if available:
         workflow.global_resources["gpu_mb"] = Resource("gpu_mb", available)
     machine = Machine(workflow.cores or 1, on_gpu, available)
-    keep_to(machine.cores)
 
 scripts = quote(f"{workflow.basedir}/scripts")
 snakemake_shell.prefix(

@@ -47,8 +47,10 @@ def main() -> None:
     elif verb == "measure" and not wanted.links:
         attempt = Path(os.environ["STAGE"])
         files = [file for path in wanted.outputs for file in files_of(attempt / Path(path).name)]
-        found = {str(file): [stamp(file), sha] for file, sha in digests(attempt, files).items()}
-        (attempt / MEASURED).write_text(json.dumps(found))
+        before = {file: stamp(file) for file in files}
+        found = digests(attempt, files)
+        known = {str(file): [before[file], sha] for file, sha in found.items()}
+        (attempt / MEASURED).write_text(json.dumps(known))
     elif verb == "commit":
         commit(wanted, float(rest[0]))
         handoff.set_back(wanted_path)
@@ -222,11 +224,10 @@ def digests(attempt: Path, files: list[Path]) -> dict[Path, str]:
     """
     try:
         known = json.loads((attempt / MEASURED).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # it may have been killed
         known = {}
-    found = {
-        file: known[str(file)][1] for file in files if stamp(file) == known.get(str(file), [0])[0]
-    }
+    same = (file for file in files if known.get(str(file), [None])[0] == stamp(file))
+    found = {file: known[str(file)][1] for file in same}
     left = [file for file in files if file not in found]
     return found | dict(zip(left, flushed_digests(left), strict=True))
 

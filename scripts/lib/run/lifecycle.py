@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from lib.errors import UserError, plainly
+from lib.forecast.machine import keep_to
 from lib.planning.staleness import Plan
 from lib.run.console import summary
 from lib.run.hold import clear_abandoned, hold_directory
@@ -20,7 +21,7 @@ PREFLIGHT = Path(__file__).parents[2] / "ask_preflight.py"
 
 @plainly
 def begin(session: Session, local: bool) -> None:
-    """Before the first job: hold the directory, run the preflight, and check the free disk.
+    """Before the first job: hold the directory, run the preflight, check the disk, take the cores.
 
     local: whether the jobs run on this machine. Ends Snakemake with a message if the build should
     not start.
@@ -39,6 +40,8 @@ def begin(session: Session, local: bool) -> None:
         outlook = forecast(session.graph, building, session.machine)
         if not outlook.fits:
             raise UserError(outlook.refusal(session.config.reclaim))
+    if session.machine.cores:
+        keep_to(session.machine.cores)
 
 
 def preflight(session: Session, local: bool) -> None:

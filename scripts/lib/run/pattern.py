@@ -1,5 +1,6 @@
 """The artifacts of a rule: what the rule's sections need to know for given wildcards."""
 
+import sys
 from collections.abc import Callable
 
 from lib.errors import plainly
@@ -73,7 +74,9 @@ class Pattern:
         stage, size = STAGES[artifact.rule], _read_by(artifact)
         gpu = self._session.machine.has_gpu(stage)
         if resource == "gpu_mb":
-            return resources.gpu_mb(stage, size) if gpu else 0
+            # A step that is too large for the GPUs that are there is tried all the same.
+            most = self._session.machine.gpu_mb or sys.maxsize
+            return min(resources.gpu_mb(stage, size), most) if gpu else 0
         if resource == "mem_mb":
             return resources.mem_mb(stage, size, attempt)
         if resource == "runtime":
