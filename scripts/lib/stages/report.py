@@ -1,6 +1,6 @@
 """The report and the cards of a model. They describe other artifacts, and take seconds."""
 
-from lib.stages.stage import Memory, Stage
+from lib.stages.stage import Cost, Memory, Stage
 
 
 class ReportStage(Stage):
@@ -9,6 +9,7 @@ class ReportStage(Stage):
     rule = "report"
     column = "report"
     memory = Memory(1500)
+    cost = Cost(2, 0)  # of the forms it reads the records alone
     typical = 40_000
 
 
@@ -17,6 +18,7 @@ class CardStage(Stage):
 
     rule = "card"
     column = "report"
+    cost = ReportStage.cost
     typical = 4_000
 
 
