@@ -78,7 +78,7 @@ def made_from(made, *roles):
 
 
 def needs(made):
-    """{resource: number} for `resources:`: mem_mb, disk_mb and gpu_mb in MiB, runtime in minutes.
+    """{resource: function} for `resources:`: mem_mb, disk_mb and gpu_mb in MiB, runtime in minutes.
 
     tool_threads: the threads of a tool for which a job's share of the cores is no limit: all cores
     of the run, on a cluster those of the job. made: the rule's pattern. The stage, the size of the
@@ -88,11 +88,8 @@ def needs(made):
     def asked(name):
         return lambda wildcards, attempt: made.need(name, wildcards, attempt)
 
-    # A function costs a large plan a second or more, so what nobody asks for is left out: a machine
-    # without a scheduler has no limits but those of --resources.
-    names = ("mem_mb", "runtime", "disk_mb")
-    limits = names if machine.cores is None else workflow.global_resources
-    found = {name: asked(name) for name in names if name in limits}
+    found = {name: asked(name) for name in ("mem_mb", "runtime", "disk_mb")}
+    # A constant costs a large plan nothing, a function a second.
     found["gpu_mb"] = asked("gpu_mb") if machine.gpu_rules else 0
     found["tool_threads"] = machine.cores or (lambda wildcards, threads: threads)
     return found

@@ -8,10 +8,6 @@ import pytest
 from project import Project
 
 
-# On one machine jobs ask for what --resources limits, and for nothing else.
-LIMITS = ("--resources", "runtime=100000")
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """A project of which nothing is built."""
@@ -21,7 +17,7 @@ def project(tmp_path: Path) -> Project:
 def minutes(project: Project, rule: str, *arguments: str) -> int:
     """The time limit of Mix's job of a rule, in minutes."""
     target = {"imatrix": "results/Mix/imatrix.dat", "evaluate": "results/Mix/evaluation/Q8_0.json"}
-    said = project.run(target[rule], "--dry-run", "--quiet", "host", *LIMITS, *arguments)
+    said = project.run(target[rule], "--dry-run", "--quiet", "host", *arguments)
     (found,) = re.findall(rf"^rule {rule}:\n.*?runtime=(\d+)", said, re.M | re.S)
     return int(found)
 
@@ -35,12 +31,6 @@ def test_a_long_text_gets_a_longer_limit_and_a_gpu_a_shorter_one(project):
     assert limits[1] > 4 * limits[0]
     assert minutes(project, "imatrix", "--set-resources", "imatrix:gpu=1") < limits[1] / 4
     assert minutes(project, "imatrix", "--set-resources", "imatrix:gpu=0") == limits[1]
-
-
-def test_without_limits_a_job_asks_for_nothing_that_nobody_holds_it_to(project):
-    said = project.run("results/Mix/imatrix.dat", "--dry-run", "--quiet", "host")
-    assert "rule imatrix:" in said
-    assert not re.search(r"mem_mb|disk_mb|runtime", said)
 
 
 def test_an_evaluations_limit_follows_from_the_text_that_its_base_logits_have_read(project):
