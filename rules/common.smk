@@ -89,7 +89,7 @@ def needs(made):
         return lambda wildcards, attempt: made.need(name, wildcards, attempt)
 
     found = {name: asked(name) for name in ("mem_mb", "runtime", "disk_mb")}
-    # A constant costs a large plan nothing, a function a second.
+    # Constants where they can be: a function is called again and again for each job of a plan.
     found["gpu_mb"] = asked("gpu_mb") if machine.gpu_rules else 0
     found["tool_threads"] = machine.cores or (lambda wildcards, threads: threads)
     return found
