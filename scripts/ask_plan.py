@@ -97,17 +97,14 @@ def times(outlook: Outlook, machine: Machine) -> list[str]:
         told = f"~: by rates measured elsewhere{rest}{' earlier runs' if rest else ''}"
     lines = [f"time  about {duration(START_S + course.seconds)} on {cores} ({told})"]
     steps = [step for step in course.critical if step[1] >= course.seconds / 50]
-    named = [f"{_named(outlook, path)} {duration(seconds)}" for path, seconds in steps]
+    names = {artifact.path: short(artifact) for artifact in outlook.artifacts}
+    named = [f"{names[path]} {duration(seconds)}" for path, seconds in steps]
     lines += wrapped([f"      of which, one after the other: {named[0]}", *named[1:]], "", 98)
     path, seconds = max(course.critical, key=lambda step: step[1])
     width = outlook.work[path].width
     if seconds >= course.seconds / 3 and width < machine.all_cores / 2:
-        lines.append(f"      {_named(outlook, path)} decides it, and uses {width:.1f} of {cores}")
+        lines.append(f"      {names[path]} decides it, and uses {width:.1f} of {cores}")
     return lines
-
-
-def _named(outlook: Outlook, path: str) -> str:
-    return next(short(artifact) for artifact in outlook.artifacts if artifact.path == path)
 
 
 def fallbacks(outlook: Outlook) -> list[str]:

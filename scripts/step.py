@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it 
 from lib.errors import UserError, program
 from lib.planning import handoff
 from lib.record import recipe as recipes
-from lib.record.digests import flushed_digests
+from lib.record.digests import flushed_digests, stamp
 from lib.record.layout import SNAKEMAKE_MARK, building_directory, cpu_file, hold_file
 from lib.record.wanted import WantedRecipe
 from lib.units import human
@@ -230,12 +230,6 @@ def digests(attempt: Path, files: list[Path]) -> dict[Path, str]:
     found = {file: known[str(file)][1] for file in same}
     left = [file for file in files if file not in found]
     return found | dict(zip(left, flushed_digests(left), strict=True))
-
-
-def stamp(file: Path) -> list[int]:
-    """What changes when a file does: size, mtime, ctime and inode."""
-    stat = file.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def put(made: Path, path: Path) -> None:

@@ -74,16 +74,19 @@ def simulate(jobs: Iterable[Job], cores: int, gpu_mb: int | None = None) -> Cour
     most, at, path = 0, "", ""
     while ready or left:
         ready.sort(key=lambda job: _reward(job, known))
-        for job in [*reversed(ready)]:
+        passed_over = []
+        while ready and free:
+            job = ready.pop()
             threads, memory = min(job.threads, cores), min(job.gpu_mb, gpu_mb)
             if threads > free or memory > free_mb:
+                passed_over.append(job)
                 continue
-            ready.remove(job)
             free, free_mb = free - threads, free_mb - memory
             used += job.bytes + job.scratch
             if used > most:
                 most, at = used, job.path
             left[job.path], began[job.path] = 1.0, (now, path)
+        ready += passed_over
         speeds = _speeds([known[path] for path in left], cores)
         step, path = min((left[path] / speed, path) for path, speed in speeds.items())
         now += step
@@ -107,8 +110,10 @@ def simulate(jobs: Iterable[Job], cores: int, gpu_mb: int | None = None) -> Cour
 
 
 def _speeds(running: list[Job], cores: int) -> dict[str, float]:
-    """{path: the part of the job that is done in a second}. None gets more cores than it can use,
-    and what one leaves goes to the others in equal parts."""
+    """{path: the part of the job that is done in a second}.
+
+    None gets more cores than it can use, and what one leaves goes to the others in equal parts.
+    """
     speeds, free = {}, float(cores)
     for number, job in enumerate(sorted(running, key=lambda job: job.width)):
         got = min(job.width, free / (len(running) - number))

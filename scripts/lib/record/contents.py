@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lib.errors import UserError
 from lib.formats.model_files import model_files
-from lib.record.digests import sha256_of
+from lib.record.digests import sha256_of, stamp
 from lib.record.recipe import write_json
 
 STORE = Path("resources/contents.json")
@@ -71,10 +71,10 @@ class Contents:
 
         key: the name of the question, such as "version".
         """
-        entry, stamp = f"{path}#{key}", _stamp(path)
+        entry, now = f"{path}#{key}", stamp(path)
         known = self._known.get(entry)
-        if known is None or known[:4] != stamp:
-            self._known[entry] = known = [*stamp, ask()]
+        if known is None or known[:4] != now:
+            self._known[entry] = known = [*now, ask()]
             self._changed = True
         return known[4]
 
@@ -85,8 +85,8 @@ class Contents:
             self._changed = False
 
     def _many(self, paths: list[str]) -> list[str]:
-        stamps = {path: _stamp(path) for path in paths}
-        todo = [path for path, stamp in stamps.items() if self._known.get(path, [])[:4] != stamp]
+        stamps = {path: stamp(path) for path in paths}
+        todo = [path for path, now in stamps.items() if self._known.get(path, [])[:4] != now]
         size = sum(stamps[path][0] for path in todo)
         if size > WORTH_SAYING:
             print(
@@ -99,8 +99,3 @@ class Contents:
                     self._known[path] = [*stamps[path], sha256]
             self._changed = True
         return [self._known[path][4] for path in paths]
-
-
-def _stamp(path: str) -> list[int]:
-    stat = os.stat(path)
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]

@@ -17,6 +17,12 @@ def sha256_of(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stamp(path: str | os.PathLike) -> list[int]:
+    """What changes when a file is written or replaced: its size, mtime, ctime (ns) and inode."""
+    stat = os.stat(path)
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
 def flushed_digests(paths: Sequence[Path]) -> list[str]:
     """The sha256 (hex) of each of these files, when the bytes of all are on the disk.
 
