@@ -6,8 +6,10 @@ the largest temporary files, because these can be deleted afterwards; then those
 input. Jobs that run at the same time and can use more cores than there are share them.
 """
 
+from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 
 @dataclass
@@ -66,14 +68,15 @@ def simulate(jobs: Iterable[Job], cores: int, gpu_mb: int | None = None) -> Cour
         for up in job.waiting:
             consumers[up].add(job.path)
     needed = {path: set(users) for path, users in consumers.items()}
-    ready = [job for job in known.values() if not job.waiting]
+    reward = partial(_reward, known)
+    # In ascending order, so that the next one is the last.
+    ready = sorted((job for job in known.values() if not job.waiting), key=reward)
     left: dict[str, float] = {}  # of the jobs that run, the part that is still to be done
     began: dict[str, tuple[float, str]] = {}  # when a job began, and at the end of which other job
     cores, gpu_mb = max(1, cores), float("inf") if gpu_mb is None else gpu_mb
     free, free_mb, now, used = cores, gpu_mb, 0.0, 0
     most, at, path = 0, "", ""
     while ready or left:
-        ready.sort(key=lambda job: _reward(job, known))
         passed_over = []
         while ready and free:
             job = ready.pop()
@@ -86,7 +89,7 @@ def simulate(jobs: Iterable[Job], cores: int, gpu_mb: int | None = None) -> Cour
             if used > most:
                 most, at = used, job.path
             left[job.path], began[job.path] = 1.0, (now, path)
-        ready += passed_over
+        ready += reversed(passed_over)
         speeds = _speeds([known[path] for path in left], cores)
         step, path = min((left[path] / speed, path) for path, speed in speeds.items())
         now += step
@@ -105,7 +108,7 @@ def simulate(jobs: Iterable[Job], cores: int, gpu_mb: int | None = None) -> Cour
         for user in consumers[path]:
             known[user].waiting.discard(path)
             if not known[user].waiting:
-                ready.append(known[user])
+                insort(ready, known[user], key=reward)
     return Course(most, at, used, now, _critical(path, now, began))
 
 
@@ -134,6 +137,6 @@ def _critical(
     return tuple(reversed(found))
 
 
-def _reward(job: Job, known: dict[str, Job]) -> tuple[int, int, int]:
+def _reward(known: dict[str, Job], job: Job) -> tuple[int, int, int]:
     temporary = sum(known[up].bytes for up in job.inputs if up in known and known[up].temporary)
     return job.priority, temporary, job.reads
