@@ -18,6 +18,7 @@ from lib.stages.stage import Stage
 
 # Cores of a common node of a cluster, on which a job is to find its share.
 NODE_CORES = 16
+GPU_THREADS = 2
 MANY = 1000  # jobs of a kind, if their number is not known
 
 
@@ -57,13 +58,15 @@ class Machine:
     def threads(self, stage: Stage, size: int, jobs: int) -> int:
         """Threads that a job counts for. size: bytes that it reads. jobs: those of its kind.
 
-        Where the GPU does the work, 2: one waits for the GPU, and one does what is left.
+        Where the GPU does the work, 2: one waits for the GPU, and one does what is left. Those
+        that get all cores whatever they count for leave room for such a job beside them.
         """
         if self.has_gpu(stage) and stage.fixed_threads is None:
-            return min(2, self.cores or 2)
+            return min(GPU_THREADS, self.cores or GPU_THREADS)
         if self.cores is None:
             return stage.threads(size, NODE_CORES, MANY)
-        return stage.threads(size, self.cores, jobs)
+        room = GPU_THREADS if stage.takes_all and self.gpu_rules else 0
+        return stage.threads(size, max(1, self.cores - room), jobs)
 
 
 def rules_on_gpu(given: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:

@@ -148,7 +148,8 @@ class Graph:
                 said = card_options(self.config, self.lock, name, families, only)
                 cards[repository.card(name)] = said
         for path, said in cards.items():
-            inputs = {"report": report, **report.inputs}
+            # Not the report itself: the two are made side by side.
+            inputs = dict(report.inputs)
             # A repository's card counts the parts of each file; the model's own only says where
             # they are.
             if said is not local and LINES[said["families"][0]].has_shards:
