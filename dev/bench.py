@@ -1,6 +1,6 @@
 """Compare a whole build by Quantmill with the same tool calls in a script, by make and Snakemake.
 
-    python dev/bench.py --ready DIR [--configfile FILE] [--cores 2] [--rounds 1] [--gpu]
+    python dev/bench.py --ready DIR [--configfile FILE] [--cores 2] [--by script make quantmill]
 
 DIR is a working directory in which resources/ is built (tools and sources). Everything else is
 built in the new directories DIR-script (one call after the other), DIR-make (`make -j CORES`),
@@ -241,16 +241,17 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="merge and run models on the GPU")
     parser.add_argument("--no-checks", dest="checks", action="store_false", help="of GGUFs, but")
     parser.add_argument("--rounds", type=int, default=1, help="of all builds (default: 1)")
+    builders, usual = [*BASELINES, "quantmill"], ["script", "quantmill"]
     parser.add_argument(
-        "--against", nargs="*", choices=BASELINES, default=["script"], help="default: script"
+        "--by", nargs="+", choices=builders, default=usual, help="default: script quantmill"
     )
     parser.add_argument("--add", metavar="TYPE", help="then add this quant to the first model")
     parser.parse_args(namespace=said)
-    ready, kinds = said.ready.resolve(), [*said.against, "quantmill"]
+    ready = said.ready.resolve()
     text = said.configfile.read_text()
     rows: dict[tuple[str, str], list[Spent]] = {}
     for _ in range(said.rounds):
-        for kind in kinds:
+        for kind in said.by:
             place = ready.with_name(f"{ready.name}-{kind}")
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
@@ -285,9 +286,9 @@ def main() -> None:
     print("| --- | --- | --: | --: | --: | --: | --: | --: |")
     for (what, kind), spent in rows.items():
         mean = Spent(*(sum(column) / len(spent) for column in zip(*spent, strict=True)))
-        pairs = zip(rows[what, "quantmill"], spent, strict=True)
-        ratios = [mill.wall / other.wall for mill, other in pairs]
-        ratio = f"{sum(ratios) / len(ratios):.2f}" if kind != "quantmill" else ""
+        pairs = zip(rows.get((what, "quantmill"), ()), spent, strict=False)
+        ratios = [mill.wall / other.wall for mill, other in pairs if kind != "quantmill"]
+        ratio = f"{sum(ratios) / len(ratios):.2f}" if ratios else ""
         sizes = " | ".join(f"{part / 1e9:.2f}" for part in mean[2:])
         print(f"| {what} | {kind} | {mean.wall:.1f} | {mean.cpu:.1f} | {sizes} | {ratio} |")
 

@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it 
 from lib.errors import UserError, program
 from lib.planning import handoff
 from lib.record import recipe as recipes
-from lib.record.digests import flushed_digests, stamp
+from lib.record.digests import flushed_digests
 from lib.record.layout import SNAKEMAKE_MARK, building_directory, cpu_file, hold_file
+from lib.record.measured import remember, remembered, stamp
 from lib.record.wanted import WantedRecipe
 from lib.units import human
 
-MEASURED = ".measured.json"
 HOLD_FD = 9
 RETRY = 75  # the exit status that asks step.sh to open the hold's file again
 
@@ -48,9 +48,7 @@ def main() -> None:
         attempt = Path(os.environ["STAGE"])
         files = [file for path in wanted.outputs for file in files_of(attempt / Path(path).name)]
         before = {file: stamp(file) for file in files}
-        found = digests(attempt, files)
-        known = {str(file): [before[file], sha] for file, sha in found.items()}
-        (attempt / MEASURED).write_text(json.dumps(known))
+        remember(attempt, flushed_digests(files, remembered(attempt)), before)
     elif verb == "commit":
         commit(wanted, float(rest[0]))
         handoff.set_back(wanted_path)
@@ -189,7 +187,7 @@ def measure(made: Path, record: recipes.Record, links: bool, attempt: Path) -> N
     """
     if made.is_dir():
         files = files_of(made)
-        found = {} if links else digests(attempt, files)
+        found = {} if links else flushed_digests(files, remembered(attempt))
         for path in files:
             name = path.relative_to(made).as_posix()
             record.files[name] = [path.stat().st_size, found.get(path, "")]
@@ -204,7 +202,7 @@ def measure(made: Path, record: recipes.Record, links: bool, attempt: Path) -> N
         record.notes["link"] = True
     else:
         record.bytes = made.stat().st_size
-        record.sha256 = digests(attempt, [made])[made]
+        record.sha256 = flushed_digests([made], remembered(attempt))[made]
         if not record.bytes:
             raise UserError(f"{record.artifact}: the step ended well but made an empty file")
 
@@ -215,21 +213,6 @@ def files_of(made: Path) -> list[Path]:
         return [made]
     found = (path for path in sorted(made.rglob("*")) if path.name != SNAKEMAKE_MARK)
     return [path for path in found if path.is_file()]
-
-
-def digests(attempt: Path, files: list[Path]) -> dict[Path, str]:
-    """{file: its sha256 (hex)}; those that `measure` has hashed are not read again.
-
-    attempt: the directory in which the step works.
-    """
-    try:
-        known = json.loads((attempt / MEASURED).read_text())
-    except (FileNotFoundError, ValueError):  # it may have been killed
-        known = {}
-    same = (file for file in files if known.get(str(file), [None])[0] == stamp(file))
-    found = {file: known[str(file)][1] for file in same}
-    left = [file for file in files if file not in found]
-    return found | dict(zip(left, flushed_digests(left), strict=True))
 
 
 def put(made: Path, path: Path) -> None:

@@ -452,39 +452,72 @@ def test_the_converters_own_mistakes_keep_their_message(made, tmp_path):
     assert "none" in done.stderr + done.stdout
 
 
-def test_only_so_many_bytes_are_computed_ahead(monkeypatch):
-    """With all of a large mixture's tensors in memory a machine has none left."""
+def lazy_tensors(compute, count):
+    """Tensors of 100 bytes for gguf, each computed by compute(its number)."""
     import numpy
     from gguf import LazyNumpyTensor
 
+    meta = LazyNumpyTensor.meta_with_dtype_and_shape(numpy.uint8, (100,))
+    return [LazyNumpyTensor(meta=meta, args=(n,), func=compute) for n in range(count)]
+
+
+def test_only_so_many_bytes_are_computed_ahead(monkeypatch, tmp_path):
+    """With all of a large mixture's tensors in memory a machine has none left."""
+    import numpy
+
     import convert
 
-    begun: list[int] = []
-
     def compute(number: int) -> numpy.ndarray:
-        begun.append(number)
+        (tmp_path / str(number)).touch()  # in a process of its own
         return numpy.full(100, number, numpy.uint8)
 
-    meta = LazyNumpyTensor.meta_with_dtype_and_shape(numpy.uint8, (100,))
-    tensors = [LazyNumpyTensor(meta=meta, args=(n,), func=compute) for n in range(6)]
     monkeypatch.setattr(convert, "AHEAD", 250)
-    arrays = convert.computed(tensors, 4)
-    assert next(arrays)[0] == 0
-    assert len(begun) <= 2  # of 100 bytes, where 250 may wait
-    assert [array[0] for array in arrays] == [1, 2, 3, 4, 5]
+    monkeypatch.setattr(convert, "BATCH", 100)
+    data = convert.computed(lazy_tensors(compute, 6), 4)
+    assert bytes(next(data)) == bytes([0] * 100)
+    assert len(list(tmp_path.iterdir())) <= 2  # of 100 bytes, where 250 may wait
+    monkeypatch.setattr(convert, "BATCH", 220)  # two tensors a process from here on
+    assert [part[0] for part in data] == [1, 2, 3, 4, 5]
 
 
-def test_what_was_hashed_while_it_was_checked_is_hashed_again_only_if_it_has_changed(tmp_path):
-    import step
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [(lambda: os._exit(3), "has failed"), (lambda: os.kill(os.getpid(), 9), "too little memory")],
+    ids=["status", "killed"],
+)
+def test_a_tensor_that_is_not_computed_ends_the_conversion(end, words):
+    import convert
+
+    data = convert.computed(lazy_tensors(lambda number: end(), 2), 2)
+    with pytest.raises(convert.UserError, match=words):
+        next(data)
+
+
+def test_what_the_converter_writes_is_hashed_meanwhile(made, tmp_path):
     from lib.record.digests import sha256_of
+    from lib.record.measured import remembered
+    from lib.record.tools import bundled_tree
+
+    out = tmp_path / "model.gguf"
+    command = [sys.executable, SCRIPTS / "convert.py", "--threads", "2"]
+    command += [bundled_tree() / "convert_hf_to_gguf.py", "model", "--outfile", out]
+    environment = {**os.environ, "STAGE": str(tmp_path)}
+    subprocess.run(command, cwd=made, check=True, capture_output=True, env=environment)
+    assert remembered(tmp_path) == {out: sha256_of(out)}
+
+
+def test_what_was_hashed_before_is_hashed_again_only_if_it_has_changed(tmp_path):
+    from lib.record import measured
+    from lib.record.digests import flushed_digests, sha256_of
 
     made = tmp_path / "made.gguf"
     made.write_bytes(b"as it was checked")
-    known = {str(made): [step.stamp(made), "f" * 64]}
-    (tmp_path / step.MEASURED).write_text(json.dumps(known))
-    assert step.digests(tmp_path, [made]) == {made: "f" * 64}
+    measured.remember(tmp_path, {made: "f" * 64}, {made: measured.stamp(made)})
+    assert flushed_digests([made], measured.remembered(tmp_path)) == {made: "f" * 64}
     made.write_bytes(b"changed afterwards")
-    assert step.digests(tmp_path, [made]) == {made: sha256_of(made)}
+    assert flushed_digests([made], measured.remembered(tmp_path)) == {made: sha256_of(made)}
+    made.unlink()
+    assert measured.remembered(tmp_path) == {}
 
 
 def test_a_disk_that_does_not_take_the_bytes_fails_the_step(tmp_path, monkeypatch):
@@ -499,7 +532,7 @@ def test_a_disk_that_does_not_take_the_bytes_fails_the_step(tmp_path, monkeypatc
         file = tmp_path / "file"
         file.write_bytes(b"0" * size)
         with pytest.raises(OSError, match="No space left"):
-            digests.flushed_digests([file])
+            digests.flushed_digests([file], {})
 
 
 def test_the_sources_of_all_models_are_read_together(tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from lib.errors import UserError
 from lib.formats.model_files import model_files
-from lib.record.digests import sha256_of, stamp
+from lib.record.digests import sha256_of
+from lib.record.measured import stamp
 from lib.record.recipe import write_json
 
 STORE = Path("resources/contents.json")

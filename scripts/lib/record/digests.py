@@ -5,7 +5,7 @@ This is a module of its own because step.py, which runs twice for each step, mus
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 LARGE = 64 << 20  # bytes
@@ -17,29 +17,25 @@ def sha256_of(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def stamp(path: str | os.PathLike) -> list[int]:
-    """What changes when a file is written or replaced: its size, mtime, ctime (ns) and inode."""
-    stat = os.stat(path)
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-
-
-def flushed_digests(paths: Sequence[Path]) -> list[str]:
+def flushed_digests(paths: Sequence[Path], known: Mapping[Path, str]) -> dict[Path, str]:
     """The sha256 (hex) of each of these files, when the bytes of all are on the disk.
 
-    Large ones are read side by side, and while the disk writes them. Raises OSError.
+    known: of some files, which are not read. Large ones are read side by side, and while the disk
+    writes them. Raises OSError.
     """
+    left = [path for path in paths if path not in known]
     if sum(path.stat().st_size for path in paths) < LARGE:
         for path in paths:
             _flush(path)
-        return [sha256_of(path) for path in paths]
+        return {path: known.get(path) or sha256_of(path) for path in paths}
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(8) as pool:
         flushing = [pool.submit(_flush, path) for path in paths]
-        found = list(pool.map(sha256_of, paths))
+        found = dict(zip(left, pool.map(sha256_of, left), strict=True))
         for flushed in flushing:
             flushed.result()
-    return found
+    return {path: known.get(path) or found[path] for path in paths}
 
 
 def _flush(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from lib.errors import UserError, plainly
@@ -61,6 +62,7 @@ def preflight(session: Session, local: bool) -> None:
 
 def end(session: Session) -> None:
     """After the last job: print which weights are there now, and how much is still stale."""
+    cancel_timers()
     if session.asked_only(ANSWERS | ACTIONS):
         return
     print(summary(session.graph))
@@ -68,3 +70,13 @@ def end(session: Session) -> None:
         # Not asked for, or made from an input that came out with other bytes than before.
         which = f"{count(left, 'artifact')} {is_are(left)}"
         print(f"{which} not up to date: `snakemake why` says why.")
+
+
+def cancel_timers() -> None:
+    """Cancel Snakemake's timers, which would keep a run that has ended for up to a second.
+
+    They are to wake its scheduler, which has ended (9.27, `_schedule_reevalutation`).
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.cancel()

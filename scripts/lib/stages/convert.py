@@ -23,8 +23,9 @@ class ConvertStage(Stage):
     cost = Cost(6, 10)
     is_long = is_weights = True
     # The converter maps its input lazily and writes tensor by tensor; a tensor exists as bf16,
-    # float32 and output (1.4 GB in all at 268 MB, measured). 5% covers a layer's experts, which are
-    # stacked before they are written.
+    # float32 and output, several at a time (2.1 GB in all of 0.5 GB, by 8 processes, measured;
+    # scripts/convert.py bounds it). 5% covers a layer's experts, which are stacked before they are
+    # written.
     memory = Memory(2000, 3.0, 4000, 0.05)
     time = Time(15, 60)
     output = 1.0
