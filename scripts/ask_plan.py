@@ -1,6 +1,7 @@
 """Show what a build will make, before it runs: files, sizes, expected times, peak disk usage."""
 
 import textwrap
+from heapq import nlargest
 from pathlib import PurePosixPath
 
 from lib.errors import program
@@ -16,6 +17,7 @@ from lib.units import count, human
 
 MARKS = {"tensors": "", "dry run": "", "made": "", "lock": "~", "last time": "", "guess": "~"}
 START_S = 4  # of Snakemake, before the first job and after the last
+LONGEST = 8  # steps of the critical path that are named
 SHOWN = 100  # lines of the table, beyond which models are one line each
 
 
@@ -96,11 +98,13 @@ def times(outlook: Outlook, machine: Machine) -> list[str]:
         rest = "" if len(guessed) == len({a.rule for a in outlook.artifacts}) else ", the rest by"
         told = f"~: by rates measured elsewhere{rest}{' earlier runs' if rest else ''}"
     lines = [f"time  about {duration(START_S + course.seconds)} on {cores} ({told})"]
-    steps = [step for step in course.critical if step[1] >= course.seconds / 50]
     names = {artifact.path: short(artifact) for artifact in outlook.artifacts}
-    named = [f"{names[path]} {duration(seconds)}" for path, seconds in steps]
-    lines += wrapped([f"      of which, one after the other: {named[0]}", *named[1:]], "", 98)
-    path, seconds = max(course.critical, key=lambda step: step[1])
+    longest = nlargest(LONGEST, course.critical, key=lambda step: step[1])
+    path, seconds = longest[0]
+    least = max(seconds / 20, longest[-1][1])
+    named = [f"{names[step]} {duration(took)}" for step, took in course.critical if took >= least]
+    first, *others = named[:LONGEST]
+    lines += wrapped([f"      of which, one after the other: {first}", *others], "", 98)
     width = outlook.work[path].width
     if seconds >= course.seconds / 3 and width < machine.all_cores / 2:
         lines.append(f"      {names[path]} decides it, and uses {width:.1f} of {cores}")

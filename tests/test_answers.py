@@ -125,6 +125,17 @@ def test_a_build_that_cannot_fit_is_refused_before_it_starts(tmp_path):
     assert "IT DOES NOT FIT" in ask(project, "plan")
 
 
+def test_the_plan_names_the_longest_of_many_short_steps(tmp_path):
+    (tmp_path / "config").mkdir()
+    files = {"model.safetensors": {"sha256": "0" * 64, "size": 10**6}}
+    lock = {"models": {"org/free": {"commit": "1" * 40, "files": files}}}
+    (tmp_path / "config/sources.lock.yaml").write_text(json.dumps(lock))
+    made = {"source": "org/free", "gguf": {"quants": ["Q8_0", "Q4_K_M"]}}
+    said = ask(Project(tmp_path, {"models": {f"M{n}": made for n in range(40)}}), "plan")
+    decide = said.split("of which, one after the other:")[1]
+    assert len(re.findall(r"BF16\.gguf \d+ s", decide)) == 8
+
+
 def test_the_plan_says_where_the_licenses_of_a_merge_are_to_be_judged(tmp_path):
     (tmp_path / "config").mkdir()
     files = {"model.safetensors": {"sha256": "0" * 64, "size": 10**6}}

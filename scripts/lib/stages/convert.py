@@ -20,7 +20,7 @@ class ConvertStage(Stage):
 
     rule = "convert"
     column = "gguf"
-    cost = Cost(6, 10)
+    cost = Cost(6, 2.5)
     is_long = is_weights = True
     # The converter maps its input lazily and writes tensor by tensor; a tensor exists as bf16,
     # float32 and output, several at a time (2.1 GB in all of 0.5 GB, by 8 processes, measured;
