@@ -51,12 +51,13 @@ rule base_logits:
 
 
 rule evaluate:
-    """Measure a form against the base logits; again if llama-perplexity ends early (b10605)."""
+    """Measure a form against the base logits."""
     input:
         recipe=EVALUATION.wanted,
         tools=made_from(EVALUATION, "llama.cpp"),
         gguf=made_from(EVALUATION, "gguf"),
         logits=made_from(EVALUATION, "base"),
+        text=made_from(EVALUATION, "corpus"),
     output:
         evaluation=EVALUATION.path,
         recipe=EVALUATION.record,
@@ -73,27 +74,24 @@ rule evaluate:
         gpu=0,
     params:
         corpus=EVALUATION.option("corpus"),
-        context=EVALUATION.option("context"),
+        flags=EVALUATION.flags(context_flags),
         gpu_layers=lambda wildcards, resources: 99 if resources.gpu else 0,
     shell:
         r"""
         begin {input.recipe:q} {log:q}
         gpus {resources.gpu} {resources.gpu_mb}
-        until
+        script evaluate.py \
+            --base {input.logits:q} \
+            --corpus {params.corpus:q} \
+            --threads {threads} \
+            --output "$OUT" \
+            -- \
             {input.tools:q}/bin/llama-perplexity \
-                --model {input.gguf:q} \
-                --ctx-size {params.context:q} \
-                --n-gpu-layers {params.gpu_layers} \
-                --threads {threads} \
-                --kl-divergence-base {input.logits:q} \
-                --kl-divergence >"$STAGE/report.txt" \
-                && script kld_report.py "$STAGE/report.txt" \
-                    --corpus {params.corpus:q} \
-                    --context {params.context:q} \
-                    --output "$OUT"
-        do
-            again
-        done
+            --model {input.gguf:q} \
+            --file {input.text:q} \
+            {params.flags:q} \
+            --n-gpu-layers {params.gpu_layers} \
+            --threads {threads}
         check check_gguf.py {input.gguf:q} \
             --completion-tool {input.tools:q}/bin/llama-completion \
             --threads {threads} \

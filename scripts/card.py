@@ -11,7 +11,7 @@ and of each form `form`, `family`, `file` and `bytes`:
     forms          [{form, family, quantized, file, bytes, sha256, type, imatrix, fallbacks,
                    evaluation}]: a form each. `fallbacks` is {count, tensors, types, block} or null:
                    how many of its tensors have another type than asked for, and which types.
-                   `evaluation` is the path of its JSON, as scripts/kld_report.py writes it, or null
+                   `evaluation` is the path of its JSON, as scripts/evaluate.py writes it, or null
 
 --families is a JSON list, which scripts/describe_families.py prints: [{name, title, order, phrase,
 library, tags, note, tag, colours, diamond, has_quants}].
@@ -45,6 +45,7 @@ required:
     plot           the plot, as a path from the card
     recipes        the repository's directory of recipes; null if they lie beside the files
     hidden         [forms that are not listed]
+    survivors      whether a form that a smaller one beats is not listed either
     template       a jinja2 template of the user's own, or null
 
 The same input gives the same bytes.
@@ -79,7 +80,7 @@ ABOUT += tuple(key for lines in LINES.values() for key in lines.reads)
 # What --about may leave out, or have as null.
 LEFT_OUT = dict.fromkeys((*ABOUT, "form", "tokenizer", "template"))
 LEFT_OUT |= {"publish": {}, "repos": {}, "shards": {}, "commands": {}, "bases": [], "accepted": []}
-LEFT_OUT |= {"hidden": [], "sharded": [], "too_large": []}
+LEFT_OUT |= {"hidden": [], "sharded": [], "too_large": [], "survivors": False}
 SAMPLE = (("system", "{system_prompt}"), ("user", "{prompt}"))
 
 
@@ -161,6 +162,8 @@ def rows(model: ModelForms, family: Lines, about: dict[str, Any]) -> list[dict[s
     """The rows of a family's table of files, the smallest first; paths are relative to the card."""
     repo = about["repos"].get(family.name)
     forms = [f for f in model.forms if f.family == family.name and f.name not in about["hidden"]]
+    if about["survivors"]:
+        forms = judge.survivors(forms)
     columns = {
         "kld": texts([form.kld for form in forms], 6),
         "same_top": texts([scaled(form.same_top, 100) for form in forms], 3, " %"),

@@ -1,7 +1,7 @@
 """Evaluate an EXL2 model against the model it was made from: KLD, perplexity, top-token agreement.
 
 Text, windows and scored positions are those of llama-perplexity, and the JSON has the keys that
-kld_report.py writes, with `reference` and, with --smoke, `smoke`: {prompt, text, tokens,
+evaluate.py writes, with `reference` and, with --smoke, `smoke`: {prompt, text, tokens,
 tokens_per_second}. KLD is in nats per token, agreement is a fraction. Both models run through
 exllamav2, the unquantized one in 16-bit floats. Layers are loaded one at a time, so the GPU needs
 memory for one layer or for the two output tensors, whatever the size of the model. Main memory
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.errors import UserError, program
-from lib.formats.divergence import scored, summary, windows
+from lib.formats.divergence import Scored, scored, summary, windows
 from lib.formats.exllamav2 import ENVIRONMENT, make_view, readable
 
 REFERENCE = "the unquantized model in 16-bit floats, through exllamav2"
@@ -65,7 +65,7 @@ def tokenize(model: Path, text: str, bos: int | None) -> np.ndarray:
 
 
 def compare(logits, base_logits, targets) -> tuple:
-    """Per-token values for `summary`: nll, nll_base, kld, same_top, each a tensor (n,).
+    """Per-token values, those of `Scored` in their order, each a tensor (n,).
 
     `logits` and `base_logits` are float32 tensors (n, vocabulary), `targets` int64 (n,).
     """
@@ -74,12 +74,13 @@ def compare(logits, base_logits, targets) -> tuple:
     log_q = torch.log_softmax(logits, dim=-1)
     log_p = torch.log_softmax(base_logits, dim=-1)
     terms = torch.where(log_p > MIN_LOG_P, log_p.exp() * (log_p - log_q), 0.0)
-    pick = targets.unsqueeze(-1)
+    pick, tops = targets.unsqueeze(-1), (logits.argmax(dim=-1), base_logits.argmax(dim=-1))
     return (
         -log_q.gather(-1, pick).squeeze(-1),
         -log_p.gather(-1, pick).squeeze(-1),
         terms.sum(dim=-1, dtype=torch.float64),
-        logits.argmax(dim=-1) == base_logits.argmax(dim=-1),
+        tops[0] == tops[1],
+        *(top == targets for top in tops),
     )
 
 
@@ -167,7 +168,7 @@ def evaluate(model: Path, reference: Path, rows: np.ndarray) -> dict:
             parts.append([value.cpu().numpy() for value in values])
         quantized.head.unload()
         base.head.unload()
-    return summary(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    return summary(Scored(*(np.stack(arrays) for arrays in zip(*parts, strict=True))))
 
 
 def smoke(model: Path, prompt: str, count: int) -> dict:

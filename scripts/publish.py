@@ -4,8 +4,10 @@ The manifest is a JSON object, which the planner writes:
 
     repos    [{repo: "org/name-GGUF", private: true or false, max_file_size: bytes,
              branches: {"main" and others: [FILE]}, recipes: {name: path of an artifact}}]
-    forms    [{model, form, evaluation: path or null, max_kld: nats per token or null,
-             quantized: true or false}]: what must hold before anything is published
+    forms    [{model, family, form, artifact: path, evaluation: path or null,
+             max_kld: nats per token or null, survivors, quantized: true or false}]: what must hold
+             before anything is published; with `survivors` a form that one of its family, no
+             larger, beats is left out
 
     FILE     {artifact: path of a file or directory,
              name: its name in the repository; for a directory a prefix of its files' names,
@@ -29,7 +31,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,6 +47,8 @@ from lib.hub import client as hub
 from lib.hub.license import front_matter
 from lib.record import recipe as recipes
 from lib.record.digests import git_hash, sha256_of
+from lib.report import judge
+from lib.report.looks import Looks
 from lib.units import count, human, is_are
 
 CARD = "README.md"
@@ -91,14 +95,45 @@ class Target:
         return [item for b in self.branches for item in b.items if item.action != "keep"]
 
 
-def read(manifest: dict) -> tuple[list[Target], list[str]]:
-    """(the repositories, a line for each file that cannot be published)."""
+def beaten(manifest: dict) -> dict[str, str]:
+    """{path of an artifact that is left out: by which form it is beaten, in words}."""
+    families: dict[tuple[str, str], list[dict]] = {}
+    for form in manifest["forms"]:
+        if form.get("survivors") and recipes.read(form["artifact"]) and form["evaluation"]:
+            families.setdefault((form["model"], form["family"]), []).append(form)
+    found = {}
+    for entries in families.values():
+        there = [entry for entry in entries if Path(entry["evaluation"]).is_file()]
+        entries = [
+            {**entry, "file": entry["artifact"], "bytes": recipes.read(entry["artifact"]).bytes}
+            for entry in there
+        ]
+        forms = [judge.form_of(entry, {}, Path("manifest"), Looks()) for entry in entries]
+        rivals = judge.rivals(forms)
+        for form in forms:
+            if form.name in rivals and (rival := rivals[form.name]).beats:
+                value, error = rival.difference
+                found[form.file] = f"{rival.form.name}, by {value:.6f} ± {error:.6f} nats a token"
+    return found
+
+
+def read(manifest: dict, left_out: Collection[str] = ()) -> tuple[list[Target], list[str]]:
+    """(the repositories, a line for each file that cannot be published).
+
+    left_out: paths of artifacts.
+    """
     problems: list[str] = []
     targets = []
+    kept = {form.get("artifact") for form in manifest["forms"]}
     for repo in manifest["repos"]:
+        files = {file["artifact"] for branch in repo["branches"].values() for file in branch}
+        if files.intersection(left_out) and not files & kept:  # that of a form which is left out
+            continue
         limit, branches = repo["max_file_size"], []
         for name in sorted(repo["branches"], key=lambda name: (name == "main", name)):
-            files = repo["branches"][name]
+            files = [file for file in repo["branches"][name] if file["artifact"] not in left_out]
+            if not files:
+                continue
             found = [item for file in files for item in items(file, limit, problems)]
             if name == "main":
                 wanted = repo["recipes"].items()
@@ -349,8 +384,9 @@ def main() -> int | None:
     )
     args = parser.parse_args()
     manifest = read_json(args.manifest)
-    api = HfApi()
-    targets, problems = read(manifest)
+    api, left_out = HfApi(), beaten(manifest)
+    manifest["forms"] = [form for form in manifest["forms"] if form.get("artifact") not in left_out]
+    targets, problems = read(manifest, left_out)
     for target in targets:
         try:
             compare(target, api)
@@ -358,6 +394,8 @@ def main() -> int | None:
             raise UserError(hub.explain(error, target.repo, "model", api)) from None
     problems += gates(manifest, targets)
     print("\n".join(table(targets)), flush=True)
+    for path, by in left_out.items():
+        print(f"left out: {path} is beaten by {by}", flush=True)
     if problems:
         lines = "\n".join(f"  {line}" for line in problems)
         print(f"Nothing is published until this is put right:\n{lines}", file=sys.stderr)

@@ -4,7 +4,10 @@ It has size, bits per weight, KL divergence, perplexity and top-token agreement 
 Pareto front, and which form fits into how much memory. The same input gives the same bytes.
 
 The CSV has a row for each form: bytes, bits_per_weight, kld in nats per token, perplexity, same_top
-as a fraction; X_error is the standard error of X. A cell is empty if it was not measured.
+as a fraction; X_error is the standard error of X. kld_vs_best is its KLD less that of the best form
+that is no larger, chunk by chunk. top_lost and top_gained are the shares of tokens of the text that
+the unquantized model finds the most probable and the form does not, and the other way round. A cell
+is empty if it was not measured.
 """
 
 import argparse
@@ -29,6 +32,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 COLUMNS = (
     *("form", "file", "bytes", "bits_per_weight", "kld", "kld_error"),
     *("perplexity", "perplexity_error", "same_top", "same_top_error"),
+    *("kld_p999", "kld_vs_best", "kld_vs_best_error"),
+    *("kld_p99", "kld_max", "top_lost", "top_gained"),
+)
+# How bad the bad moments are: attribute of a form without kld_, title, meaning.
+TAILS = (
+    ("p99", "KLD, 99%", "One token in a hundred diverges more than this."),
+    ("p999", "KLD, 99.9%", "One token in a thousand diverges more than this."),
+    ("max", "KLD, most", "The token that diverges most."),
 )
 WIDE, NARROW = (960, 600), (390, 520)
 # Keeps the decimal points of a right-aligned column under each other; as wide as a digit.
@@ -43,7 +54,15 @@ def table(forms: list[Form]) -> pandas.DataFrame:
     llama-perplexity prints no more.
     """
     names = [(form.name, form.file, form.bytes) for form in forms]
-    measured = [(f.bits_per_weight, *f.kld, *f.perplexity, *f.same_top) for f in forms]
+    rivals, none = judge.rivals(forms), Figure()
+    measured = [
+        (
+            *(form.bits_per_weight, *form.kld, *form.perplexity, *form.same_top, form.kld_p999),
+            *(rivals[form.name].difference if form.name in rivals else none),
+            *(form.kld_p99, form.kld_max, form.lost.value, form.gained.value),
+        )
+        for form in forms
+    ]
     figures = pandas.DataFrame(measured, columns=COLUMNS[3:], dtype=float)
     rounded = figures.round(6).round({"bits_per_weight": 4}) + 0.0  # no -0.0
     return pandas.DataFrame(names, columns=COLUMNS[:3]).join(rounded)
@@ -107,10 +126,14 @@ def parameters_text(count: int | None) -> str:
 
 
 def _rows(forms: list[Form]) -> list[dict[str, Any]]:
-    front = judge.pareto_front(forms)
+    front, rivals = judge.pareto_front(forms), judge.rivals(forms)
     columns = {
         "kld": column([form.kld for form in forms], 6),
         "p99": column([Figure(form.kld_p99) for form in forms], 6),
+        "p999": column([Figure(form.kld_p999) for form in forms], 6),
+        "max": column([Figure(form.kld_max) for form in forms], 3),
+        "lost": column([form.lost for form in forms], 2, 100),
+        "gained": column([form.gained for form in forms], 2, 100),
         "same_top": column([form.same_top for form in forms], 2, 100),
         "perplexity": column([form.perplexity for form in forms], 3),
     }
@@ -119,11 +142,24 @@ def _rows(forms: list[Form]) -> list[dict[str, Any]]:
             "form": form,
             "size": size_text(form.bytes, forms),
             "front": form in front,
+            "beaten_by": _beaten_by(rivals.get(form.name), forms),
             "bar": bar,
             **{name: cells[index] for name, cells in columns.items()},
         }
         for index, (form, bar) in enumerate(zip(forms, kld_bars(forms), strict=True))
     ]
+
+
+def _beaten_by(rival: judge.Rival | None, forms: list[Form]) -> str:
+    """By which smaller form, and by how much; empty if none beats it."""
+    if rival is None or not rival.beats:
+        return ""
+    value, error = rival.difference
+    digits = places([rival.difference], 6)[0]
+    size = size_text(rival.form.bytes, forms)
+    return (
+        f"{rival.form.name} ({size}), by {decimal(value, digits)} ±\u00a0{decimal(error, digits)}"
+    )
 
 
 def _answers(forms: list[Form]) -> list[dict[str, Any]]:
@@ -199,7 +235,7 @@ def page(model: ModelForms, template: str, script: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    forms, conditions = model.forms, _conditions(model)
+    forms, conditions, rows = model.forms, _conditions(model), _rows(model.forms)
     return environment.from_string(template).render(
         model=model.name,
         parameters=parameters_text(model.parameters),
@@ -210,13 +246,16 @@ def page(model: ModelForms, template: str, script: str) -> str:
         lossless=judge.nearly_lossless(forms),
         unquantized=next((form for form in forms if not form.quantized), None),
         memory=_memory(forms) if forms else None,
-        rows=_rows(forms),
-        has_p99=any(form.kld_p99 is not None for form in forms),
+        rows=rows,
+        beaten=[row for row in rows if row["beaten_by"]],
+        tails=[tail for tail in TAILS if any(row[tail[0]] for row in rows)],
+        has_flips=any(form.lost.value is not None for form in forms),
         shown=quality_plot.looks_of(forms),
         fallbacks=fallbacks.sentence({form.name: form.fallbacks for form in forms}),
         twins=judge.twin_lines(forms),
         conditions=conditions,
         same_text=len({(c["corpus"], c["context"], c["chunks"]) for c in conditions}) <= 1,
+        sure=judge.SURE,
         small_bits=judge.SMALL_BITS,
         lossless_kld=judge.LOSSLESS_KLD,
         lossless_ratio=judge.LOSSLESS_RATIO,
@@ -241,7 +280,7 @@ def main() -> None:
         "context, chunks, forms: [{form, family, quantized, file, bytes, sha256, type, imatrix, "
         "fallbacks: {count, tensors, types, block} or null, evaluation: path or null}]}. An "
         "evaluation is JSON: {kld: {mean, error, p99}, perplexity: {mean, error}, same_top: {mean, "
-        "error}, engine, corpus, context, chunks}, as kld_report.py writes it",
+        "error}, engine, corpus, context, chunks}, as evaluate.py writes it",
     )
     parser.add_argument(
         "--families",

@@ -13,8 +13,6 @@
 #                       be finished: it is hashed meanwhile.
 #   fetch NAME ARGS     runs a program that brings a file whose sha256 is in the recipe. Its code is
 #                       not part of the recipe either.
-#   again               in the body of an `until` loop: try once more if the status was 75, 20 times
-#                       at most.
 #
 # A step that ends before `commit` leaves only its log behind.
 
@@ -65,12 +63,6 @@ check() {
 
 fetch() {
     script "$@"
-}
-
-again() {
-    local status=$?
-    TRIES=$((${TRIES:-1} + 1))
-    [ $status = 75 ] && [ $TRIES -le 20 ] || exit $status
 }
 
 _ended() {

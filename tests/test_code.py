@@ -39,7 +39,7 @@ MADE_BY = {
     "exl2_measure": ["exl2_convert.py"],
     "exl2_quantize": ["exl2_convert.py"],
     "base_logits": ["lib/flags/context.py"],
-    "evaluate": ["kld_report.py"],
+    "evaluate": ["evaluate.py", "lib/flags/context.py"],
     "exl2_evaluate": ["exl2_evaluate.py", "lib/flags/context.py"],
     "report": [
         "describe_forms.py",
@@ -222,7 +222,7 @@ def test_an_edit_of_a_rule_counts_where_it_makes_bytes(copied, file, old, new, r
         ("imatrix_ranges.py", "All other options", "The other options"),
         ("gguf_metadata.py", 'metavar="KEY=TEXT"', 'metavar="KEY=VALUE"'),
         ("exl2_convert.py", "error of each layer", "the error of each layer"),
-        ("kld_report.py", "kld_report: truncated: ", "kld_report: cut off: "),
+        ("evaluate.py", "it reads the text as other tokens", "its tokens of the text are others"),
         (ENDS, "sys.exit(READER_GONE)", "sys.exit(1)"),
     ],
 )

@@ -791,8 +791,8 @@ def judged(*models: str) -> set[str]:
     ("file", "expected"),
     [
         pytest.param(None, NOTHING, id="a clone elsewhere"),
-        pytest.param("scripts/kld_report.py", evaluations() - of("Mix", "base"), id="a program"),
-        pytest.param("scripts/lib/formats/divergence.py", NOTHING, id="a module of something else"),
+        pytest.param("scripts/evaluate.py", evaluations() - of("Mix", "base"), id="a program"),
+        pytest.param("scripts/lib/formats/exllamav2.py", NOTHING, id="a module of something else"),
         pytest.param(
             "scripts/lib/report/judge.py", judged(*FORMS), id="a module that programs import"
         ),

@@ -114,6 +114,7 @@ def test_a_kld_equals_llama_perplexitys_by_hand(built, base_logits, form):
         ("Median  KLD", measured["kld"]["median"]),
         (r"Mean PPL\(Q\)", measured["perplexity"]["mean"]),
     ):
-        assert float(re.search(name + number, report)[1]) == pytest.approx(value, abs=1e-9), name
+        printed = float(re.search(name + number, report)[1])
+        assert value == pytest.approx(printed, rel=1e-4, abs=3e-5), name
     same = float(re.search(r"Same top p" + number, report)[1])
-    assert same / 100 == pytest.approx(measured["same_top"]["mean"], abs=1e-9)
+    assert same / 100 == pytest.approx(measured["same_top"]["mean"], abs=1e-5)

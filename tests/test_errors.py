@@ -45,6 +45,7 @@ MISTAKES = {
     "describe_card.py": WANTED,
     "describe_families.py": None,  # there is nothing to say on its command line
     "describe_forms.py": WANTED,
+    "evaluate.py": ("--base nowhere --corpus NAME --output out -- tool", "nowhere"),
     "exl2_convert.py": (
         "quantize --model nowhere --work work --recipe-digest 0 --measurement nowhere "
         "--bits 4 --output model",
@@ -63,7 +64,6 @@ MISTAKES = {
         "nowhere",
     ),
     "install_llama_cpp.py": RECIPE,
-    "kld_report.py": ("nowhere --output out --corpus NAME --context 512", "nowhere"),
     "link_file.py": ("nowhere out", "nowhere"),
     "merge.py": ("--config nowhere.yaml --output out --seed 1", "nowhere.yaml"),
     "merge_config.py": ("nowhere.json .", "nowhere.json"),
@@ -190,7 +190,6 @@ def test_whatever_we_raise_ourselves_is_a_users_mistake_or_is_told_here():
     """So that a new class does not end a program with a traceback."""
     others = {
         "CodeError": "a rule whose code cannot be followed: ours to mend, seen by the tests",
-        "TruncatedReport": "the measurement is repeated (status 75)",
         "MergeFileError": "pydantic wants a ValueError, and makes of it a line of the config's",
         "UserError": "the base class itself",
     }

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from lib.errors import UserError
-from lib.formats.divergence import scored, summary, windows
+from lib.formats.base_logits import Logits
+from lib.formats.divergence import Scored, mean_and_error, scored, summary, windows
 from lib.formats.exllamav2 import (
     check_measurement,
     exllama_config,
@@ -311,7 +312,6 @@ def tools() -> Path:
 def measured(tools, tmp_path_factory) -> Path:
     """A tiny model, its GGUF and a quant, the logits of both, and the tool's report."""
     from demo_train import learn_tokenizer, write_tokenizer
-    from kld_report import TruncatedReport, parse_report
     from lib.record.tools import bundled_tree
     from tiny_models import TEXT, make_llama
 
@@ -336,23 +336,54 @@ def measured(tools, tmp_path_factory) -> Path:
     for _ in range(20):  # b10605 can lose the end of its report, the oftener the busier the machine
         with (here / "report.txt").open("w") as report:
             run(*score, *kld, stdout=report, stderr=subprocess.DEVNULL)
-        try:
-            parse_report((here / "report.txt").read_text())
-        except TruncatedReport:
-            continue
-        return here
+        if (here / "report.txt").read_text().rstrip().endswith("%"):
+            return here
     raise AssertionError("llama-perplexity never wrote a whole report")
 
 
 def logits_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Tokens (chunks, context) and log probabilities (chunks, scored, vocabulary)."""
-    data = path.read_bytes()
-    context, vocabulary, chunks = struct.unpack_from("<Iii", data, 8)
-    tokens = np.frombuffer(data, np.int32, chunks * context, 20).reshape(chunks, context)
-    wide = 2 * ((vocabulary + 1) // 2) + 4
-    rows = np.frombuffer(data, np.uint16, offset=20 + 4 * tokens.size).reshape(chunks, -1, wide)
-    scale = np.ascontiguousarray(rows[..., :4]).view(np.float32)
-    return tokens, scale[..., :1] * rows[..., 4 : 4 + vocabulary] + scale[..., 1:2]
+    with path.open("rb") as file:
+        logits = Logits(file)
+        return logits.tokens, np.array(
+            [[logits.log_p(row) for row in rows] for rows in logits.chunks()]
+        )
+
+
+# Lines of llama-perplexity's report, and what they are called here.
+REPORT = {
+    "Mean PPL(Q)": ("perplexity", "mean"),
+    "Mean PPL(base)": ("perplexity", "base"),
+    "Cor(ln(PPL(Q)), ln(PPL(base)))": ("perplexity", "correlation"),
+    "Mean ln(PPL(Q)/PPL(base))": ("perplexity", "log_ratio"),
+    "Mean PPL(Q)/PPL(base)": ("perplexity", "ratio"),
+    "Mean PPL(Q)-PPL(base)": ("perplexity", "difference"),
+    "Mean KLD": ("kld", "mean"),
+    "Maximum KLD": ("kld", "max"),
+    "99.9% KLD": ("kld", "p99_9"),
+    "99.0% KLD": ("kld", "p99"),
+    "Median KLD": ("kld", "median"),
+    "1.0% KLD": ("kld", "p1"),
+    "Minimum KLD": ("kld", "min"),
+    "Mean Δp": ("delta_p", "mean"),
+    "Maximum Δp": ("delta_p", "max"),
+    "75.0% Δp": ("delta_p", "p75"),
+    "5.0% Δp": ("delta_p", "p5"),
+    "RMS Δp": ("delta_p", "rms"),
+    "Same top p": ("same_top", "mean"),
+}
+
+
+def assert_equal_to_report(found: dict, report: str) -> None:
+    """The tool's figures, which it prints with three to six decimals."""
+    lines = (line.partition(":") for line in report.splitlines())
+    printed = {" ".join(label.split()): value.split()[0] for label, _, value in lines if value}
+    for label, (section, key) in REPORT.items():
+        text, measured = printed[label], found[section][key]
+        value = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+        if section in ("delta_p", "same_top"):
+            value = float(text.rstrip("%")) / 100
+        assert measured == pytest.approx(value, rel=2e-4, abs=3e-5), label
 
 
 def test_exl2_is_scored_on_the_same_tokens_as_gguf(measured):
@@ -372,7 +403,6 @@ def test_statistics_are_those_of_llama_perplexity(measured):
     import torch
 
     from exl2_evaluate import compare
-    from kld_report import parse_report
 
     tokens, base = logits_file(measured / "f32.kld")
     _, quant = logits_file(measured / "q.kld")
@@ -381,15 +411,69 @@ def test_statistics_are_those_of_llama_perplexity(measured):
         [value.numpy() for value in compare(*map(torch.tensor, (q, p, row[first:].astype("i8"))))]
         for q, p, row in zip(quant, base, tokens, strict=True)
     ]
-    ours = summary(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    theirs = parse_report((measured / "report.txt").read_text())
-    assert theirs.pop("chunks") == 30
-    assert ours.keys() == theirs.keys()
-    for section, values in theirs.items():
-        assert ours[section].keys() == values.keys(), section
-        for key, value in values.items():
-            scale = max(abs(v) for v in values.values()) if section != "perplexity" else value
-            assert ours[section][key] == pytest.approx(value, abs=2e-3 * abs(scale)), (section, key)
+    found = summary(Scored(*(np.stack(arrays) for arrays in zip(*parts, strict=True))))
+    assert_equal_to_report(found, (measured / "report.txt").read_text())
+
+
+@pytest.fixture(scope="module")
+def evaluation(measured, tools) -> dict:
+    """What scripts/evaluate.py says of the quant."""
+    out = measured / "q.json"
+    command = [SCRIPTS / "evaluate.py", "--base", measured / "f32.kld", "--corpus", "t"]
+    command += ["--threads", 2, "--output", out, "--", tools / "llama-perplexity", "--model"]
+    command += [measured / "q.gguf", "--file", measured / "text.txt", "--ctx-size", 64]
+    command += ["--chunks", 30, "--threads", 1]
+    subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True)
+    return json.loads(out.read_text())
+
+
+def test_a_gguf_is_measured_as_llama_perplexity_does(measured, evaluation):
+    assert (evaluation["chunks"], evaluation["context"], evaluation["engine"]) == (
+        *(30, 64),
+        "llama.cpp",
+    )
+    assert_equal_to_report(evaluation, (measured / "report.txt").read_text())
+
+
+def test_what_the_tools_report_lacks_follows_from_the_logits(measured, evaluation):
+    """Flips, and means of chunks, by other ways than the program's."""
+    tokens, base = logits_file(measured / "f32.kld")
+    _, quant = logits_file(measured / "q.kld")
+    targets = tokens[:, 33:]
+    was, is_ = (logits.argmax(-1) == targets for logits in (base, quant))
+    assert evaluation["flips"]["lost"] == pytest.approx((was & ~is_).mean())
+    assert evaluation["flips"]["gained"] == pytest.approx((is_ & ~was).mean())
+    assert 0 < evaluation["flips"]["lost"] < 1 - evaluation["same_top"]["mean"]
+    means = evaluation["per_chunk"]["kld"]
+    assert np.mean(means) == pytest.approx(evaluation["kld"]["mean"])
+    assert evaluation["kld"]["error"] == pytest.approx(np.std(means, ddof=1) / 30**0.5)
+    # llama-perplexity's running means give the same chunks, as far as their five decimals go.
+    rows = (line.split("±") for line in (measured / "report.txt").read_text().splitlines())
+    running = [float(row[2].split()[-1]) for row in rows if len(row) == 6]
+    numbers = np.arange(1, 31)
+    theirs = np.diff(numbers * running, prepend=0)
+    assert means == pytest.approx(theirs, abs=1e-5 * 31)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (("--chunks", 30, 29), "other tokens than the unquantized model"),
+        (("--model", "q.gguf", "none.gguf"), "ended with status 1"),
+        (("--ctx-size", 64, 32), "other tokens"),
+    ],
+    ids=["other text", "tool fails", "other context"],
+)
+def test_an_evaluation_that_does_not_fit_the_base_logits_is_refused(measured, tools, edit, words):
+    typed = {"--model": "q.gguf", "--file": "text.txt", "--ctx-size": 64, "--chunks": 30}
+    typed[edit[0]] = edit[2]
+    command = [SCRIPTS / "evaluate.py", "--base", "f32.kld", "--corpus", "t", "--output", "no.json"]
+    command += ["--", tools / "llama-perplexity", *(w for pair in typed.items() for w in pair)]
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=measured, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and words in done.stderr
+    assert "Traceback" not in done.stderr and not (measured / "no.json").exists()
 
 
 def test_text_too_short_for_two_windows_is_refused():
@@ -398,9 +482,22 @@ def test_text_too_short_for_two_windows_is_refused():
 
 
 def test_output_that_is_not_finite_is_no_result():
-    values = np.ones(200)
+    values = np.ones((2, 100))
+    broken = np.where(values.cumsum().reshape(2, 100) == 7, np.nan, values)
     with pytest.raises(UserError, match="not finite"):
-        summary(values, values, np.where(np.arange(200) == 7, np.nan, 0), values)
+        summary(Scored(values, values, broken, values, values, values))
+
+
+def test_errors_are_between_chunks_whose_tokens_depend_on_each_other():
+    """Half of the variance lies between chunks: the tokens' own error is 3.5 times too small."""
+    random = np.random.default_rng(1)
+    true, found = [], []
+    for _ in range(300):
+        values = random.normal(size=(20, 1)) + random.normal(size=(20, 25))
+        value, error = mean_and_error(values)
+        true.append(value), found.append(error)
+    assert np.mean(found) == pytest.approx(np.std(true), rel=0.15)
+    assert mean_and_error(np.ones((3, 50))) == (1.0, 0.0)  # too few chunks to say
 
 
 def imatrix(path: Path) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,6 +24,8 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "report.py"
 COLUMNS = (
     *("form", "file", "bytes", "bits_per_weight", "kld", "kld_error"),
     *("perplexity", "perplexity_error", "same_top", "same_top_error"),
+    *("kld_p999", "kld_vs_best", "kld_vs_best_error"),
+    *("kld_p99", "kld_max", "top_lost", "top_gained"),
 )
 HOSTILE = "<script>alert('x')</script>&\"'</style>"
 # (size in GB, KLD) of a real family's order; many are close neighbours.
@@ -117,6 +120,67 @@ def report(folder: Path, sizes: dict[str, tuple[float, float | None]], model: st
     return folder
 
 
+# A form is measured on 20 chunks, each as hard for the one as for the other.
+HARD = [
+    0.4,
+    2.1,
+    0.2,
+    1.3,
+    0.9,
+    0.1,
+    1.7,
+    0.6,
+    1.1,
+    0.5,
+    2.4,
+    0.3,
+    1.0,
+    0.8,
+    1.5,
+    0.7,
+    1.2,
+    0.6,
+    1.9,
+]
+HARD.append(20 - sum(HARD))
+
+
+def chunked(name: str, size: float, kld: float, wobble: float = 0.0, **more) -> Form:
+    """A form of the mean KLD `kld`; `wobble` is what two forms' chunks do not have in common."""
+    signs = [1, -1, -1, 1] * 5
+    parts = tuple(kld * hard + wobble * sign for hard, sign in zip(HARD, signs, strict=True))
+    conditions = more.pop("conditions", ("llama.cpp", "evaluation", 512, 20))
+    return form(name, size, kld, per_chunk=parts, conditions=conditions, **more)
+
+
+def test_the_error_of_a_difference_is_that_of_what_two_forms_do_not_share():
+    smaller, larger = chunked("small", 1, 0.100), chunked("large", 2, 0.103, wobble=0.002)
+    value, error = judge.difference(larger, smaller)
+    # The errors of each, from the same chunks, are 0.014: they could not be told apart.
+    assert value == pytest.approx(0.003) and 0.0004 < error < 0.0007
+    assert judge.difference(smaller, larger) == Figure(-value, pytest.approx(error))
+
+
+def test_a_form_is_beaten_only_beyond_the_error_of_the_difference():
+    small = chunked("small", 1, 0.100)
+    forms = [small, chunked("worse", 2, 0.103, 0.002), chunked("unclear", 3, 0.1005, 0.002)]
+    forms += [chunked("better", 4, 0.09, 0.002), chunked("elsewhere", 5, 0.2, 0.002)]
+    forms[-1] = chunked("elsewhere", 5, 0.2, conditions=("llama.cpp", "another", 512, 20))
+    forms += [form("plain", 6, 0.3), form("unmeasured", 7)]
+    rivals = judge.rivals(forms)
+    assert [name for name, rival in rivals.items() if rival.beats] == ["worse"]
+    assert rivals["worse"].form is small and rivals["elsewhere"].form.name == "better"
+    assert "small" not in rivals and "unmeasured" not in rivals
+    assert names(judge.survivors(forms)) == [f.name for f in forms if f.name != "worse"]
+
+
+def test_few_chunks_tell_nothing_of_an_error():
+    few = [chunked(name, size, kld) for name, size, kld in (("a", 1, 0.1), ("b", 2, 0.9))]
+    few = [replace(one, per_chunk=one.per_chunk[:9]) for one in few]
+    assert judge.difference(few[1], few[0]) == Figure(pytest.approx(0.8))
+    assert names(judge.survivors(few)) == ["a", "b"]
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
     """The report of a 31-form sweep, EXL2 and the unquantized model in it."""
@@ -131,8 +195,9 @@ def test_csv_holds_what_was_measured_and_leaves_the_rest_empty(tmp_path):
     lines = (tmp_path / "quality.csv").read_text().splitlines()
     assert lines == [
         ",".join(COLUMNS),
-        "Q4_K_M,results/M/gguf/M-Q4_K_M.gguf,4015000000,4.0,,,,,,",
-        "Q8_0,results/M/gguf/M-Q8_0.gguf,8030000000,8.0,0.001,2e-05,6.201,0.04,0.9899,0.0006",
+        "Q4_K_M,results/M/gguf/M-Q4_K_M.gguf,4015000000,4.0,,,,,,,,,,,,,",
+        "Q8_0,results/M/gguf/M-Q8_0.gguf,8030000000,8.0,0.001,2e-05,6.201,0.04,0.9899,0.0006"
+        ",,,,0.009,,,",
     ]
 
 

@@ -1,6 +1,5 @@
 """The checks around llama.cpp's tools, and what they read, with the real tools on a tiny Llama."""
 
-import itertools
 import json
 import os
 import shutil
@@ -14,7 +13,6 @@ import check_base_logits
 import check_gguf
 import check_imatrix
 import check_shards
-import kld_report
 from lib.errors import UserError
 from lib.formats.gguf_file import read_gguf
 from lib.formats.model_files import model_files
@@ -322,88 +320,6 @@ def test_shards_of_another_file_are_found(made, shards):
 
 
 # Evaluation
-
-
-@pytest.fixture(scope="module")
-def report(made, tools) -> str:
-    """A complete report; the tool may cut it off with status 0, which is what the check is for."""
-    command = [tools / "llama-perplexity", "-m", "q4.gguf", "-c", "128", "-t", "1"]
-    command += ["--kl-divergence-base", "base.kld", "--kl-divergence"]
-    for _ in range(20):
-        done = subprocess.run(command, cwd=made, check=True, capture_output=True)
-        text = done.stdout.decode()
-        if "Same top p:" in text and text.rstrip().endswith("%"):
-            return text
-    raise AssertionError("llama-perplexity did not finish its report in 20 runs")
-
-
-def test_every_number_of_the_report_is_kept_as_a_fraction(report):
-    found = kld_report.parse_report(report)
-    assert found["chunks"] == 3
-    assert 0 < found["kld"]["median"] < found["kld"]["p99"] <= found["kld"]["max"]
-    assert 0 < found["same_top"]["mean"] <= 1
-    assert found["perplexity"]["mean"] > 10
-    summary = report[report.index("====== Perplexity") :]
-    printed = [
-        float(word.rstrip("%")) for word in summary.replace(":", " ").split() if is_value(word)
-    ]
-    sections = (found[name] for name in ("perplexity", "kld", "delta_p", "same_top"))
-    kept = list(itertools.chain(*(section.values() for section in sections)))
-    scaled = sorted(round(x, 6) for x in kept)
-    assert len(kept) == len(printed) == 43
-    # All but the percents are kept as they are printed.
-    assert sum(round(x, 6) in scaled for x in printed) >= 23
-
-
-def is_value(word: str) -> bool:
-    """A number with decimals that is no percentile's name (99.9%, 5.0%)."""
-    try:
-        float(word.rstrip("%"))
-    except ValueError:
-        return False
-    return not (word.endswith("%") and len(word.split(".")[1]) == 2)
-
-
-def test_a_report_that_ends_early_is_never_taken_for_a_result(report, tmp_path):
-    """Cut after every line and in the middle of every line."""
-    cuts = [0]
-    for line in report.rstrip().splitlines(keepends=True):
-        cuts += [cuts[-1] + len(line) // 2, cuts[-1] + len(line)]
-    cuts = sorted({cut for cut in cuts if cut < len(report.rstrip())})
-    assert len(cuts) > 80
-    for cut in cuts:
-        with pytest.raises(kld_report.TruncatedReport):
-            kld_report.parse_report(report[:cut])
-    (tmp_path / "r.txt").write_text(report[: cuts[-1]])
-    command = [sys.executable, SCRIPTS / "kld_report.py", tmp_path / "r.txt", "--corpus", "e"]
-    command += ["--context", "128", "--output", tmp_path / "r.json"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 75
-    assert "truncated" in done.stderr
-    assert not (tmp_path / "r.json").exists()
-
-
-def test_a_lost_line_in_the_middle_is_seen(report):
-    lines = report.splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        if ":" in line or line.startswith("   2 "):
-            with pytest.raises(kld_report.TruncatedReport):
-                kld_report.parse_report("".join(lines[:number] + lines[number + 1 :]))
-
-
-def test_nan_in_a_report_is_an_error_and_no_result(made, tools, report, tmp_path):
-    (tmp_path / "r.txt").write_text(report.replace("Maximum KLD:", "Maximum KLD:  nan\nwas:"))
-    arguments = ("--corpus", "e", "--context", 128, "--output", tmp_path / "r.json")
-    assert "Maximum KLD" in fails("kld_report.py", tmp_path / "r.txt", *arguments)
-
-
-def test_errors_that_rounding_makes_nan_do_not_fail_an_exact_form(report):
-    """Of a model against itself the tool may print the root of a negative rounding error."""
-    lines = [
-        line.split("±")[0] + "± -nan" if line.startswith("Mean PPL(Q)/PPL(base)") else line
-        for line in report.splitlines()
-    ]
-    assert kld_report.parse_report("\n".join(lines))["perplexity"]["ratio_error"] is None
 
 
 def test_base_logits_that_a_full_disk_cut_off_are_refused(made, tmp_path):

@@ -215,6 +215,26 @@ def test_same_input_gives_the_same_card(workdir, forms, about):
     assert (workdir.path / "README.md").read_bytes() == first
 
 
+def test_a_card_of_survivors_lists_no_form_that_a_smaller_one_beats(workdir, forms, about):
+    document = json.loads(forms.read_text())
+    names = [entry["form"] for entry in document["forms"] if entry.get("evaluation")]
+    chunks = [0.01 + 0.001 * n for n in range(20)]
+    for number, entry in enumerate(e for e in document["forms"] if e.get("evaluation")):
+        measured = json.loads(Path(entry["evaluation"]).read_text())
+        entry["bytes"] = (number + 1) * 10**9  # the first is the smallest, and the best
+        measured["kld"]["mean"], measured["chunks"] = 0.02 + number / 100, 20
+        wobble = [(-1) ** n / 1000 for n in range(20)]
+        added = [c + number / 100 + number * w for c, w in zip(chunks, wobble, strict=True)]
+        Path(entry["evaluation"]).write_text(json.dumps({**measured, "per_chunk": {"kld": added}}))
+    forms.write_text(json.dumps(document))
+    assert len(names) > 1
+    for survivors, listed in ((False, names), (True, names[:1])):
+        ok(write(workdir, forms, about | {"survivors": survivors}))
+        text = (workdir.path / "README.md").read_text()
+        rows = [line for line in text.splitlines() if re.match(r"\|.*\d \|.*±.*±", line)]
+        assert [name for name in names if any(name in row for row in rows)] == listed
+
+
 def test_card_of_a_bare_quantization_without_figures_claims_none(workdir, tmp_path):
     forms = tmp_path / "forms.json"
     file = "results/Small/gguf/Small-Q8_0.gguf"

@@ -193,6 +193,31 @@ def test_file_over_the_limit_goes_up_as_its_shards_alone(model, hub):
     assert "M-Q4_K_M.gguf" not in files and "M-Q8_0.gguf" in files
 
 
+def test_of_survivors_a_form_that_a_smaller_one_beats_is_left_out(model, hub):
+    """Q4_K_M is the larger file here, of 6 kB."""
+    chunks = [0.004 + 0.001 * n for n in range(20)]
+    for form, more in (("Q8_0", 0.0), ("Q4_K_M", 0.0002)):
+        kld = {"mean": sum(chunks) / 20 + more}
+        measured = {"kld": kld, "corpus": "e", "context": 512, "chunks": 20, "engine": "llama.cpp"}
+        measured["per_chunk"] = {
+            "kld": [c + more * (1 + (-1) ** n / 4) for n, c in enumerate(chunks)]
+        }
+        path = model.workdir.path / f"results/M/evaluation/{form}.json"
+        path.write_text(json.dumps(measured))
+        entry = {"family": "gguf", "artifact": f"results/M/gguf/M-{form}.gguf", "survivors": True}
+        model.evaluations[form] |= entry
+    card = CARD.replace("M-Q4_K_M.gguf, ", "")
+    model.add("README.md", card.encode(), "README.md")
+    said = ok(model.publish("push"))
+    assert "M-Q4_K_M.gguf is beaten by Q8_0, by 0.000200 ± 0.0000" in said
+    files = hub.repos["model", "acme/M-GGUF"].files()
+    assert "M-Q8_0.gguf" in files and "M-Q4_K_M.gguf" not in files
+    assert not any("Q4_K_M" in name for name in files)
+    for entry in model.evaluations.values():
+        entry["survivors"] = False
+    assert "M-Q4_K_M.gguf" in model.publish("plan").stdout
+
+
 def test_gates_name_every_file_and_value_before_the_first_byte(model, hub):
     model.evaluate("Q4_K_M", 0.2)
     model.evaluate("Q8_0", float("nan"), text=" ")

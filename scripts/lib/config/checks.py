@@ -326,8 +326,9 @@ class Checks:
                 self.add((*at, form), f"the model has no {form} section: nothing to publish")
         if publish.safetensors and raw.get("merge") is None:
             self.add((*at, "safetensors"), "only a merge is published as safetensors")
-        if publish.max_kld and "evaluate" not in raw:
-            self.add((*at, "max_kld"), "the model has no evaluate section: nothing measures it")
+        for key in ("max_kld", "survivors"):
+            if getattr(publish, key) and "evaluate" not in raw:
+                self.add((*at, key), "the model has no evaluate section: nothing measures it")
         forms = {"*", *(form for family in model.families() for form in family.names(model))}
         for form in publish.max_kld:
             if form not in forms and INVALID not in forms:

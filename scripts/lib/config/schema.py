@@ -113,6 +113,11 @@ class Publish(_Repositories):
         description="Publish only if every form's mean KLD is at most this: a number for all, or a "
         "mapping of forms to numbers, with `*` for the rest.",
     )
+    survivors: Flag = Field(
+        False,
+        description="Leave out every form that one of its family, no larger, beats: its KLD is "
+        "lower by more than two standard errors of the difference.",
+    )
     max_file_size: FileSize = Field(
         "50G", description="A whole file that is larger is published as its shards only."
     )

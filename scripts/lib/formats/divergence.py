@@ -1,15 +1,18 @@
-"""The statistics of `llama-perplexity --kl-divergence`, from per-token values of any engine.
+"""What is measured of a form, from per-token values of any engine.
 
-The definitions are those of kl_divergence() in tools/perplexity/perplexity.cpp of llama.cpp b10605.
-The keys are those of kld_report.py.
+The definitions are those of kl_divergence() in tools/perplexity/perplexity.cpp of llama.cpp b10605,
+but for the errors: the tool takes tokens for independent, and its errors came out half as large as
+the differences between chunks say (docs/evaluation.md).
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from lib.errors import UserError
 
+ENOUGH = 10  # chunks, from which on errors are taken between them
 KLD_QUANTILES = {
     "max": 1, "p99_9": 0.999, "p99": 0.99, "p95": 0.95, "p90": 0.9, "median": 0.5,
     "p10": 0.1, "p5": 0.05, "p1": 0.01, "p0_1": 0.001, "min": 0,
@@ -46,83 +49,86 @@ def scored(context: int) -> slice:
     return slice(context // 2, context - 1)
 
 
+class Scored(NamedTuple):
+    """The values of every scored token; each is an array (chunks, scored positions).
+
+    nll, nll_base: negative log-likelihood of the text's token under the model and under the
+    reference, in nats. kld: the KL divergence between the two, in nats. same_top: whether both find
+    the same token the most probable. right, right_base: whether that is the text's.
+    """
+
+    nll: np.ndarray
+    nll_base: np.ndarray
+    kld: np.ndarray
+    same_top: np.ndarray
+    right: np.ndarray
+    right_base: np.ndarray
+
+
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """The mean of `values` (n,) and its standard error, which is 0 for 10 values or fewer."""
-    count = len(values)
-    mean = values.sum() / count
-    variance = (values * values).sum() / count - mean * mean
-    return float(mean), math.sqrt(variance / (count - 1)) if variance > 0 and count > 10 else 0.0
+    """The mean of `values` (chunks, n) and its standard error.
+
+    The error is that of the means of chunks. Of fewer than ENOUGH chunks it is that of the values,
+    as if they were independent.
+    """
+    parts = values.mean(axis=1) if len(values) >= ENOUGH else values.reshape(-1)
+    return float(values.mean()), float(parts.std(ddof=1) / math.sqrt(len(parts)))
 
 
-def summary(
-    nll: np.ndarray,
-    nll_base: np.ndarray,
-    kld: np.ndarray,
-    same_top: np.ndarray,
-) -> dict:
-    """The statistics of all scored tokens, with the keys of kld_report.py.
+def summary(values: Scored) -> dict:
+    """The statistics of all scored tokens, as scripts/evaluate.py describes them.
 
-    All arrays are (n,), one value for each scored token.
-    nll, nll_base: its negative log-likelihood under the model and under the reference, in nats.
-    kld: the KL divergence between the two, in nats.
-    same_top: whether both find the same token the most probable.
     Raises UserError if a value is not finite, and for fewer than 100 tokens.
     """
-    nll, nll_base, kld = (np.asarray(a, dtype=np.float64) for a in (nll, nll_base, kld))
-    if not all(np.isfinite(a).all() for a in (nll, nll_base, kld)):
+    values = Scored(*(np.asarray(array, dtype=np.float64) for array in values))
+    if not all(np.isfinite(array).all() for array in values):
         raise UserError("the model's output is not finite")
-    if len(nll) < 100:
-        raise UserError(f"{len(nll)} scored tokens are too few for statistics: at least 100")
+    if values.kld.size < 100:
+        raise UserError(f"{values.kld.size} scored tokens are too few for statistics: at least 100")
+    lost, lost_error = mean_and_error(values.right_base * (1 - values.right))
+    gained, gained_error = mean_and_error(values.right * (1 - values.right_base))
+    flips = {"lost": lost, "lost_error": lost_error}
     return {
-        "kld": _with_quantiles(kld, KLD_QUANTILES),
-        "perplexity": _perplexity(nll, nll_base),
-        "same_top": _share(np.asarray(same_top, dtype=bool)),
-        "delta_p": _delta_p(np.exp(-nll) - np.exp(-nll_base)),
+        "kld": _with_quantiles(values.kld, KLD_QUANTILES),
+        "perplexity": _perplexity(values.nll, values.nll_base),
+        "same_top": _figure(values.same_top),
+        "flips": flips | {"gained": gained, "gained_error": gained_error},
+        "delta_p": _delta_p(np.exp(-values.nll) - np.exp(-values.nll_base)),
+        "per_chunk": {"kld": _per_chunk(values.kld), "nll": _per_chunk(values.nll)},
     }
+
+
+def _figure(values: np.ndarray) -> dict[str, float]:
+    return dict(zip(("mean", "error"), mean_and_error(values), strict=True))
+
+
+def _per_chunk(values: np.ndarray) -> list[float]:
+    return [float(f"{mean:.7g}") for mean in values.mean(axis=1)]
 
 
 def _with_quantiles(values: np.ndarray, quantiles: dict[str, float]) -> dict[str, float]:
-    mean, error = mean_and_error(values)
     found = np.quantile(values, list(quantiles.values()))
-    return {"mean": mean, "error": error} | dict(zip(quantiles, map(float, found), strict=True))
+    return _figure(values) | dict(zip(quantiles, map(float, found), strict=True))
 
 
 def _perplexity(nll: np.ndarray, nll_base: np.ndarray) -> dict[str, float | None]:
-    count = len(nll)
-    log, log_error = mean_and_error(nll)
-    log_base, log_base_error = mean_and_error(nll_base)
-    covariance = ((nll * nll_base).sum() / count - log * log_base) / (count - 1)
-    value, base = math.exp(log), math.exp(log_base)
-    error, base_error = value * log_error, base * log_base_error
-    ratio = math.exp(log - log_base)
-    ratio_variance = log_error**2 + log_base_error**2 - 2 * covariance
-    difference_variance = error**2 + base_error**2 - 2 * value * base * covariance
-    log_ratio_error = _root(ratio_variance)
+    (log, log_error), (log_base, log_base_error) = mean_and_error(nll), mean_and_error(nll_base)
+    log_ratio, log_ratio_error = mean_and_error(nll - nll_base)
+    value, base, ratio = math.exp(log), math.exp(log_base), math.exp(log_ratio)
+    varies = nll.std() > 0 and nll_base.std() > 0
     return {
         "mean": value,
-        "error": error,
+        "error": value * log_error,
         "base": base,
-        "base_error": base_error,
-        "correlation": covariance / (log_error * log_base_error)
-        if log_error and log_base_error
-        else None,
-        "log_ratio": log - log_base,
+        "base_error": base * log_base_error,
+        "correlation": float(np.corrcoef(nll.ravel(), nll_base.ravel())[0, 1]) if varies else None,
+        "log_ratio": log_ratio,
         "log_ratio_error": log_ratio_error,
         "ratio": ratio,
-        "ratio_error": None if log_ratio_error is None else ratio * log_ratio_error,
+        "ratio_error": ratio * log_ratio_error,
         "difference": value - base,
-        "difference_error": _root(difference_variance),
+        "difference_error": mean_and_error(value * nll - base * nll_base)[1],
     }
-
-
-def _root(variance: float) -> float | None:
-    """The square root. None if rounding made the variance of two nearly equal models negative."""
-    return math.sqrt(variance) if variance >= 0 else None
-
-
-def _share(hits: np.ndarray) -> dict[str, float]:
-    share = float(hits.mean())
-    return {"mean": share, "error": math.sqrt(share * (1 - share) / (len(hits) - 1))}
 
 
 def _delta_p(delta: np.ndarray) -> dict[str, float | None]:

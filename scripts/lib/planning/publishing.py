@@ -50,6 +50,7 @@ def card_options(
         "template": publish.card_template if publish else None,
         "hidden": [key for key, up in forms.items() if up.intermediate or form not in (None, key)],
         "max_file_size": bytes_of(publish.max_file_size) if publish else None,
+        **({"survivors": True} if publish and publish.survivors else {}),
         "evaluation": model.evaluate.corpus if model.evaluate else None,
         "plot": PLOT,
         "recipes": RECIPES,
@@ -93,6 +94,7 @@ def local_card_options(
     """
     about = card_options(config, lock, name, families)
     private = {"repos": {}, "publish": {}, "template": None, "max_file_size": None}
+    about.pop("survivors", None)
     sharded = sorted(Forms.together(families.values()).shards)
     return about | private | {"plot": plot, "recipes": None, "sharded": sharded}
 
@@ -187,7 +189,10 @@ def _gated(name: str, model: Any, repository: Repository, made: Forms) -> list[d
         {
             "model": name,
             "form": form,
+            "family": family.name,
+            "artifact": artifact.path,
             "evaluation": made.evaluations[form].path if form in made.evaluations else None,
+            "survivors": model.publish.survivors,
             "max_kld": limits.get(form, limits.get("*")),
             "quantized": family.quantized[artifact.rule],
         }

@@ -19,9 +19,11 @@ a fraction; an error is one standard error.
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import stdev
 from typing import Any, NamedTuple
 
 from lib.errors import UserError
+from lib.formats.divergence import ENOUGH
 from lib.formats.fallbacks import Fallbacks
 from lib.formats.json_file import read_json
 from lib.report.looks import Look, Looks
@@ -31,6 +33,7 @@ GIB = 2**30
 SMALL_BITS = 4.0
 LOSSLESS_KLD = 0.01
 LOSSLESS_RATIO = 5.0
+SURE = 2.0
 
 
 class Figure(NamedTuple):
@@ -56,6 +59,14 @@ class Form:
     fallbacks: Fallbacks | None = None
     kld: Figure = Figure()
     kld_p99: float | None = None
+    kld_p999: float | None = None
+    kld_max: float | None = None
+    # The mean KLD of each chunk of the text.
+    per_chunk: tuple[float, ...] = ()
+    # Tokens of the text that the unquantized model finds the most probable and this one does not,
+    # and the other way round.
+    lost: Figure = Figure()
+    gained: Figure = Figure()
     perplexity: Figure = Figure()
     same_top: Figure = Figure()
     # (engine, corpus, context, chunks) of the evaluation; None where nothing was measured.
@@ -96,6 +107,19 @@ class ModelForms(NamedTuple):
     forms: list[Form]
 
 
+class Rival(NamedTuple):
+    """The best form that is no larger than another. difference: the other's KLD less its KLD."""
+
+    form: Form
+    difference: Figure
+
+    @property
+    def beats(self) -> bool:
+        """Whether its KLD is lower by more than SURE standard errors of the difference."""
+        value, error = self.difference
+        return error is not None and value > SURE * error
+
+
 @dataclass(frozen=True)
 class Choice:
     """The form that a rule chose.
@@ -117,7 +141,7 @@ def read(path: Path, looks: Looks) -> ModelForms:
     """
     document = _read(path)
     try:
-        forms = [_form(entry, document, path, looks) for entry in document["forms"]]
+        forms = [form_of(entry, document, path, looks) for entry in document["forms"]]
         return ModelForms(
             name=str(document["model"]),
             parameters=document.get("parameters"),
@@ -135,7 +159,11 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
-def _form(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: Looks) -> Form:
+def form_of(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: Looks) -> Form:
+    """A form, from its entry in the document that forms.json is; its evaluation is read.
+
+    path: where the document is from, for messages. Raises UserError.
+    """
     name = str(entry["form"])
     if looks and entry["family"] not in looks:
         raise UserError(
@@ -155,7 +183,13 @@ def _form(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: Lo
         imatrix=bool(entry.get("imatrix")),
         fallbacks=fallbacks and Fallbacks(**{**fallbacks, "types": tuple(fallbacks["types"])}),
         kld=_figure(source, "kld", measured),
-        kld_p99=_number(source, "kld.p99", (measured.get("kld") or {}).get("p99")),
+        **{
+            f"kld_{name}": _number(source, f"kld.{key}", (measured.get("kld") or {}).get(key))
+            for name, key in (("p99", "p99"), ("p999", "p99_9"), ("max", "max"))
+        },
+        per_chunk=tuple((measured.get("per_chunk") or {}).get("kld", ())),
+        lost=_flips(source, "lost", measured),
+        gained=_flips(source, "gained", measured),
         perplexity=_figure(source, "perplexity", measured),
         same_top=_figure(source, "same_top", measured),
         conditions=None
@@ -175,6 +209,12 @@ def _figure(source: str | None, key: str, measured: dict[str, Any]) -> Figure:
         _number(source, f"{key}.mean", found.get("mean")),
         _number(source, f"{key}.error", found.get("error")),
     )
+
+
+def _flips(source: str | None, way: str, measured: dict[str, Any]) -> Figure:
+    found = measured.get("flips") or {}
+    keys = (way, f"{way}_error")
+    return Figure(*(_number(source, f"flips.{key}", found.get(key)) for key in keys))
 
 
 def _number(source: str | None, key: str, value: Any) -> float | None:
@@ -202,6 +242,40 @@ def pareto_front(forms: list[Form]) -> list[Form]:
     measured = [form for form in forms if form.loss is not None]
     front = [form for form in measured if not any(beats(other, form) for other in measured)]
     return sorted(front, key=lambda form: (form.bytes, form.name))
+
+
+def difference(form: Form, other: Form) -> Figure:
+    """The KLD of `form` less that of `other`, and the error of that.
+
+    Both were measured on the same tokens, so the error is that of the differences of their chunks,
+    which is far smaller than the errors of the two. It is None where they were not, or of fewer
+    than ENOUGH chunks.
+    """
+    value = form.kld.value - other.kld.value
+    count = len(form.per_chunk)
+    if form.conditions is None or other.conditions is None or count < ENOUGH:
+        return Figure(value)
+    if form.conditions[1:] != other.conditions[1:] or count != len(other.per_chunk):
+        return Figure(value)
+    parts = [one - two for one, two in zip(form.per_chunk, other.per_chunk, strict=True)]
+    return Figure(value, stdev(parts) / math.sqrt(count))
+
+
+def rivals(forms: list[Form]) -> dict[str, Rival]:
+    """{form: the form of the lowest KLD that is no larger}, for measured forms that have one."""
+    front, found = pareto_front(forms), {}
+    for form in forms:
+        smaller = [f for f in front if f.bytes <= form.bytes and f.name != form.name]
+        if form.loss is not None and smaller:
+            best = min(smaller, key=_by_loss)
+            found[form.name] = Rival(best, difference(form, best))
+    return found
+
+
+def survivors(forms: list[Form]) -> list[Form]:
+    """The forms that no smaller one beats; those that were not measured are among them."""
+    found = rivals(forms)
+    return [form for form in forms if form.name not in found or not found[form.name].beats]
 
 
 def smallest_good(forms: list[Form]) -> Form | None:

@@ -63,12 +63,13 @@ def evaluate(
     Returns the base logits and {form: evaluation}.
     """
     options = {"context": section.context, "chunks": section.chunks}
+    text = shared.corpus(section.corpus)
     base = Artifact(
         f"results/{name}/evaluation/base.kld",
         "base_logits",
         name,
         options,
-        inputs={"gguf": conversion, "corpus": shared.corpus(section.corpus)},
+        inputs={"gguf": conversion, "corpus": text},
         **shared.by_llama_cpp(),
         intermediate=True,
         temporary=True,
@@ -79,7 +80,7 @@ def evaluate(
             "evaluate",
             name,
             {"corpus": section.corpus, **options},
-            inputs={"gguf": gguf, "base": base},
+            inputs={"gguf": gguf, "base": base, "corpus": text},
             **shared.by_llama_cpp(),
         )
         for form, gguf in forms.items()
