@@ -1,12 +1,14 @@
 """Quality: KL divergence, perplexity and top-token agreement against the unquantized model.
 
 needs: the unquantized GGUF, every GGUF form, an evaluation text
-makes: results/MODEL/evaluation/base.kld (large, reclaimed), results/MODEL/evaluation/FORM.json
+makes: results/MODEL/evaluation/base.kld (large, reclaimed), results/MODEL/evaluation/FORM.json;
+       of further texts results/MODEL/evaluation/TEXT/base.kld and results/MODEL/evaluation/TEXT/FORM.json
 """
 
 from lib.flags.context import context_flags
 
-BASE_LOGITS = pattern("results/{model}/evaluation/base.kld")
+# With further texts (`also`) form is TEXT/FORM, and base is TEXT/base.
+BASE_LOGITS = pattern("results/{model}/evaluation/{base}.kld")
 EVALUATION = pattern("results/{model}/evaluation/{form}.json")
 
 
@@ -24,6 +26,8 @@ rule base_logits:
         BASE_LOGITS.log,
     benchmark:
         BASE_LOGITS.benchmark
+    wildcard_constraints:
+        base="([^/]+/)?base",
     conda:
         "../envs/quantmill.yaml"
     threads: BASE_LOGITS.threads
@@ -65,6 +69,8 @@ rule evaluate:
         EVALUATION.log,
     benchmark:
         EVALUATION.benchmark
+    wildcard_constraints:
+        form="([^/]+/)?[^/]+",
     priority: EVALUATION.priority
     conda:
         "../envs/quantmill.yaml"

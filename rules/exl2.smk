@@ -154,6 +154,8 @@ rule exl2_evaluate:
         EXL2_EVALUATION.log,
     benchmark:
         EXL2_EVALUATION.benchmark
+    wildcard_constraints:
+        bits=r"([^/]+/)?[\d.]+",  # TEXT/5.0 where that is a further text
     conda:
         "../envs/quantmill.yaml"
     resources:

@@ -8,10 +8,13 @@ and of each form `form`, `family`, `file` and `bytes`:
     reference      what the unquantized model was measured with: "llama.cpp b10605"
     corpus, context, chunks
                    the text of the evaluations, its tokens a chunk, its number of chunks
+    shared         [{text, calibration, share}]: the share of an evaluation text's paragraphs that
+                   are in a calibration text too, where there are any
     forms          [{form, family, quantized, file, bytes, sha256, type, imatrix, fallbacks,
-                   evaluation}]: a form each. `fallbacks` is {count, tensors, types, block} or null:
-                   how many of its tensors have another type than asked for, and which types.
-                   `evaluation` is the path of its JSON, as scripts/evaluate.py writes it, or null
+                   evaluation, also}]: a form each. `fallbacks` is {count, tensors, types, block} or
+                   null: how many of its tensors have another type than asked for, and which types.
+                   `evaluation` is the path of its JSON, as scripts/evaluate.py writes it, or null;
+                   `also` is {text: path}, its evaluations on further texts
 
 --families is a JSON list, which scripts/describe_families.py prints: [{name, title, order, phrase,
 library, tags, note, tag, colours, diamond, has_quants}].

@@ -1,9 +1,9 @@
 """Print forms.json for a model's report and card: the JSON that report.py and card.py read.
 
 It is made from the wanted recipe, the evaluations, the GGUFs' headers and the records. Its keys are
-model, parameters, corpus, context, chunks, reference, and forms, a list of {form, family,
-quantized, file, bytes, sha256, type, imatrix, fallbacks, evaluation}; `card.py --help` says what
-each means.
+model, parameters, corpus, context, chunks, reference, shared, and forms, a list of {form, family,
+quantized, file, bytes, sha256, type, imatrix, fallbacks, evaluation, also}; `card.py --help` says
+what each means.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lib.errors import UserError, program
 from lib.formats import fallbacks
+from lib.formats.corpora import shared_paragraphs
 from lib.formats.gguf_file import read_gguf
 from lib.record.origins import Origins
 from lib.record.recipe import Record
@@ -28,6 +29,10 @@ def describe(wanted: WantedRecipe) -> dict:
     options, origins = wanted.recipe["options"], Origins(wanted)
     inputs = origins.inputs_in("form")
     evaluations = origins.inputs_in("evaluation")
+    also: dict[str, dict[str, str]] = {}
+    for name, path in origins.inputs_in("also").items():
+        text, form = name.split(" ")
+        also.setdefault(form, {})[text] = path
     forms, conditions, parameters = [], {}, None
     for form, about in options["forms"].items():
         record = origins.record(about["file"])
@@ -59,11 +64,26 @@ def describe(wanted: WantedRecipe) -> dict:
                 "imatrix": about.get("imatrix"),
                 "fallbacks": fallbacks_of(record),
                 "evaluation": evaluations.get(form),
+                "also": also.get(form, {}),
             }
         )
     if parameters is None and (record := origins.record(options["weights"])):
         parameters = record.notes.get("parameters")  # counted when the weights were made or linked
-    return {"model": options["model"], "parameters": parameters, **conditions, "forms": forms}
+    shared = shared_texts(origins)
+    return {"model": options["model"], "parameters": parameters, **conditions} | {
+        "shared": shared,
+        "forms": forms,
+    }
+
+
+def shared_texts(origins: Origins) -> list[dict]:
+    """[{text, calibration, share}]: evaluation texts whose paragraphs the calibration has seen."""
+    found = []
+    for path in map(Path, origins.inputs_in("text")):
+        for other in map(Path, origins.inputs_in("calibration")):
+            if share := shared_paragraphs(path, other):
+                found.append({"text": path.stem, "calibration": other.stem, "share": share})
+    return found
 
 
 def fallbacks_of(record: Record) -> dict | None:

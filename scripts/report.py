@@ -47,25 +47,34 @@ FIGURE_SPACE = "\u2007"
 MINUS = "\u2212"
 
 
+def further(forms: list[Form]) -> list[str]:
+    """The further texts on which forms were measured."""
+    return list(dict.fromkeys(text for form in forms for text in form.also))
+
+
 def table(forms: list[Form]) -> pandas.DataFrame:
     """The table of COLUMNS, a row for each form; NaN if not measured.
 
-    Bytes, bits per weight, nats per token, fractions. Measured figures have six decimals, because
-    llama-perplexity prints no more.
+    For further texts there are the columns kld_TEXT, kld_TEXT_error and worst_text. Bytes, bits per
+    weight, nats per token, fractions. Measured figures have six decimals, because that is what base
+    logits of 16 bits are good for.
     """
     names = [(form.name, form.file, form.bytes) for form in forms]
-    rivals, none = judge.rivals(forms), Figure()
+    rivals, none, texts = judge.rivals(forms), Figure(), further(forms)
+    columns = [*COLUMNS, *(f"kld_{text}{end}" for text in texts for end in ("", "_error"))]
     measured = [
         (
             *(form.bits_per_weight, *form.kld, *form.perplexity, *form.same_top, form.kld_p999),
             *(rivals[form.name].difference if form.name in rivals else none),
             *(form.kld_p99, form.kld_max, form.lost.value, form.gained.value),
+            *(part for text in texts for part in form.also.get(text, none)),
         )
         for form in forms
     ]
-    figures = pandas.DataFrame(measured, columns=COLUMNS[3:], dtype=float)
+    figures = pandas.DataFrame(measured, columns=columns[3:], dtype=float)
     rounded = figures.round(6).round({"bits_per_weight": 4}) + 0.0  # no -0.0
-    return pandas.DataFrame(names, columns=COLUMNS[:3]).join(rounded)
+    worst = {"worst_text": list(map(judge.worst_text, forms))} if texts else {}
+    return pandas.DataFrame(names, columns=columns[:3]).join(rounded).assign(**worst)
 
 
 def column(figures: list[Figure], most: int, factor: float = 1.0) -> list[dict[str, str] | None]:
@@ -137,11 +146,14 @@ def _rows(forms: list[Form]) -> list[dict[str, Any]]:
         "same_top": column([form.same_top for form in forms], 2, 100),
         "perplexity": column([form.perplexity for form in forms], 3),
     }
+    also = {t: column([form.also.get(t, Figure()) for form in forms], 6) for t in further(forms)}
     return [
         {
             "form": form,
             "size": size_text(form.bytes, forms),
             "front": form in front,
+            "also": {text: cells[index] for text, cells in also.items()},
+            "worst": judge.worst_text(form),
             "beaten_by": _beaten_by(rivals.get(form.name), forms),
             "bar": bar,
             **{name: cells[index] for name, cells in columns.items()},
@@ -248,6 +260,8 @@ def page(model: ModelForms, template: str, script: str) -> str:
         memory=_memory(forms) if forms else None,
         rows=rows,
         beaten=[row for row in rows if row["beaten_by"]],
+        texts=further(forms),
+        shared=model.shared,
         tails=[tail for tail in TAILS if any(row[tail[0]] for row in rows)],
         has_flips=any(form.lost.value is not None for form in forms),
         shown=quality_plot.looks_of(forms),
@@ -277,8 +291,9 @@ def main() -> None:
         type=Path,
         required=True,
         help="JSON object, which describe_forms.py prints: {model, parameters, reference, corpus, "
-        "context, chunks, forms: [{form, family, quantized, file, bytes, sha256, type, imatrix, "
-        "fallbacks: {count, tensors, types, block} or null, evaluation: path or null}]}. An "
+        "context, chunks, shared: [{text, calibration, share}], forms: [{form, family, quantized, "
+        "file, bytes, sha256, type, imatrix, fallbacks: {count, tensors, types, block} or null, "
+        "evaluation: path or null, also: {text: path}}]}. An "
         "evaluation is JSON: {kld: {mean, error, p99}, perplexity: {mean, error}, same_top: {mean, "
         "error}, engine, corpus, context, chunks}, as evaluate.py writes it",
     )

@@ -135,6 +135,14 @@ def two_quants_swapped_under_their_names(p):
     return made | shards("Mix", *forms)
 
 
+@row(builds=True)
+def a_further_text(p):
+    p.model("Mix")["evaluate"]["also"] = ["calibration"]
+    names = ["base.kld", *(f"{form}.json" for form in ["BF16", *FORMS["Mix"]])]
+    made = {f"results/Mix/evaluation/calibration/{name}" for name in names}
+    return made | of("Mix", "report", "card")
+
+
 @row()
 def a_merge_weight(p):
     p.model("Mix")["merge"]["models"][0]["parameters"]["weight"] = 0.5

@@ -100,3 +100,26 @@ def test_a_step_that_reads_more_is_caught(run, monkeypatch):
         ("resources/contents.json", False),
     ):
         assert len(undeclared(session, quant, {Access(path, listed)})) == 1, path
+
+
+def test_paragraphs_that_two_texts_share_are_found_whatever_their_line_breaks(tmp_path):
+    import pandas
+
+    from lib.formats.corpora import shared_paragraphs
+
+    parts = [
+        f"Paragraph {n} of a text, " + "which is long enough to be counted. " * 3 for n in range(8)
+    ]
+    text, other, rows = (tmp_path / name for name in ("a.txt", "b.txt", "c.parquet"))
+    text.write_text("\n\n".join([*parts, "short"]))
+    other.write_text(
+        "\n \n".join([parts[0].replace(" ", "\n", 4), parts[3], "short", "else " * 30])
+    )
+    pandas.DataFrame({"text": [parts[1], f"{parts[2]}\n\n{parts[5]}", None]}).to_parquet(rows)
+    assert shared_paragraphs(text, other) == 2 / 8
+    assert shared_paragraphs(text, rows) == 3 / 8
+    assert shared_paragraphs(rows, text) == 1
+    text.write_text("\n".join(parts[:4]))  # without empty lines, a line is a paragraph
+    assert shared_paragraphs(text, other) == 2 / 4
+    text.write_text("short")
+    assert shared_paragraphs(text, other) == 0

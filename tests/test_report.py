@@ -174,6 +174,29 @@ def test_a_form_is_beaten_only_beyond_the_error_of_the_difference():
     assert names(judge.survivors(forms)) == [f.name for f in forms if f.name != "worse"]
 
 
+def test_further_texts_have_columns_and_the_worst_is_named(tmp_path):
+    write_inputs(tmp_path, {"Q8_0": (8.5, 0.001), "Q4_K_M": (4.9, 0.03), "BF16": (16.0, 0.0)})
+    document = json.loads((tmp_path / "forms.json").read_text())
+    for number, (code, chat) in enumerate([(0.002, 0.0005), (0.02, None), (0.0, 0.0)]):
+        also = {text: kld for text, kld in (("code", code), ("chat", chat)) if kld is not None}
+        for text, kld in also.items():
+            measured = {"kld": {"mean": kld, "error": kld / 10}}
+            (tmp_path / f"{text}{number}.json").write_text(json.dumps(measured))
+        document["forms"][number]["also"] = {text: f"{text}{number}.json" for text in also}
+    document["shared"] = [{"text": "code", "calibration": "all", "share": 0.123}]
+    (tmp_path / "forms.json").write_text(json.dumps(document))
+    assert run(tmp_path).returncode == 0
+    table = pandas.read_csv(tmp_path / "quality.csv").set_index("form")
+    added = ["kld_code", "kld_code_error", "kld_chat", "kld_chat_error", "worst_text"]
+    assert list(table.columns)[-5:] == added
+    assert list(table.loc["Q8_0", added]) == [0.002, 0.0002, 0.0005, 0.00005, "code"]
+    assert table.loc["Q4_K_M", "worst_text"] == "evaluation"
+    assert table.loc[["Q4_K_M"], "kld_chat"].isna().all()
+    assert table.loc[["BF16"], "worst_text"].isna().all()
+    page = (tmp_path / "quality.html").read_text()
+    assert "“code” is no unseen text" in page and "12% of its paragraphs" in page
+
+
 def test_few_chunks_tell_nothing_of_an_error():
     few = [chunked(name, size, kld) for name, size, kld in (("a", 1, 0.1), ("b", 2, 0.9))]
     few = [replace(one, per_chunk=one.per_chunk[:9]) for one in few]

@@ -188,6 +188,10 @@ class Checks:
                 none = f"there is neither {' nor '.join(WITH_SECTIONS)} to evaluate"
                 self.add((*at, "evaluate"), none)
             self.uses_corpus((*at, "evaluate", "corpus"), model.evaluate.corpus)
+            for number, text in enumerate(also := model.evaluate.also):
+                self.uses_corpus((*at, "evaluate", "also", number), text)
+                if text in (model.evaluate.corpus, *also[:number]):
+                    self.add((*at, "evaluate", "also", number), f"{text} is measured already")
         if model.publish is not None:
             self._publish((*at, "publish"), raw, model)
 

@@ -85,10 +85,16 @@ class Evaluate(Section):
     """KL divergence, perplexity and top-token agreement of every form of the model."""
 
     corpus: Text = Field("evaluation", description="Name of the evaluation text in `corpora`.")
+    also: TextList = Field([], description="Further texts, on which every form is measured too.")
     context: Number(int, 8) = Field(512, description="Tokens in a chunk.")
     chunks: Number(int, 1) | None = Field(
         None, description="Number of chunks of the text to use; all if left out."
     )
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """{text: what comes before the names of its evaluations, empty or a directory}."""
+        return {self.corpus: ""} | {text: f"{text}/" for text in self.also}
 
 
 _Repositories = create_model(
@@ -199,7 +205,7 @@ class Model(_Forms):
     def corpora(self) -> set[str]:
         """The names of the texts that its sections use."""
         found = {corpus for family in self.families() for corpus in family.corpora(self)}
-        return found | ({self.evaluate.corpus} if self.evaluate else set())
+        return found | (self.evaluate.texts.keys() if self.evaluate else set())
 
     @property
     def conversion(self) -> str | None:

@@ -1,5 +1,6 @@
-"""Checks that a corpus, a .txt or .parquet file, holds text."""
+"""Corpora, .txt and .parquet files: whether they hold text, and what two have in common."""
 
+import re
 from pathlib import Path
 
 from lib.formats.text_columns import TEXT_COLUMNS
@@ -50,3 +51,33 @@ def _parquet_fault(path: Path) -> str | None:
         except (pyarrow.ArrowException, OSError):
             return "is no parquet file, or a damaged one"
     return f"holds no text: every row of its column {' and '.join(names)} is empty"
+
+
+# Characters from which a paragraph is counted: what is shorter is common to many texts.
+PARAGRAPH = 80
+
+
+def shared_paragraphs(path: Path, other: Path) -> float:
+    """The share of a text's paragraphs that are in another text too: 0 to 1.
+
+    Both are .txt or .parquet files. A text without empty lines has its lines for paragraphs. Those
+    under PARAGRAPH characters are not counted, nor is white space. Raises OSError.
+    """
+    found = _paragraphs(path)
+    return len(found & _paragraphs(other)) / len(found) if found else 0.0
+
+
+def _paragraphs(path: Path) -> set[str]:
+    if path.suffix == ".parquet":
+        import pandas
+
+        table = pandas.read_parquet(path)
+        column = next((name for name in TEXT_COLUMNS if name in table), table.columns[0])
+        texts = table[column].dropna().astype(str).tolist()
+    else:
+        texts = [path.read_text(encoding="utf-8", errors="replace")]
+    parts = [part for text in texts for part in re.split(r"\n\s*\n", text)]
+    if len(parts) == 1:
+        parts = parts[0].splitlines()
+    squeezed = (" ".join(part.split()) for part in parts)
+    return {part for part in squeezed if len(part) >= PARAGRAPH}

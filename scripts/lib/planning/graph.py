@@ -9,6 +9,7 @@ model costs the recipes of that model. Each family declares its artifacts in its
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -22,7 +23,7 @@ from lib.record.contents import Contents
 from lib.record.tools import package_version
 from lib.stages import demo
 from lib.stages.family import Forms
-from lib.stages.registry import FULL_WEIGHTS, family_of
+from lib.stages.registry import FULL_WEIGHTS, STAGES, family_of
 from lib.stages.shared import Shared
 
 REPORT = ("csv", "svg", "html")
@@ -116,9 +117,18 @@ class Graph:
         here = f"results/{name}/report"
         inputs = {f"form {form}": up for form, up in made.forms.items()}
         inputs |= {f"evaluation {form}": up for form, up in made.evaluations.items()}
+        for text, evaluations in made.also.items():
+            inputs |= {f"also {text} {form}": up for form, up in evaluations.items()}
         # A report does not need an intermediate itself: the record has its size, even after the
         # intermediate was reclaimed.
         inputs = {role: up for role, up in inputs.items() if not up.intermediate}
+        if made.evaluations:
+            inputs |= {f"calibration {up.path}": up for up in _texts(made.forms.values())}
+            measured = chain.from_iterable(
+                evaluations.values() for evaluations in (made.evaluations, *made.also.values())
+            )
+            read = (up for evaluation in measured for up in evaluation.inputs_in(("corpus",)))
+            inputs |= {f"text {up.path}": up for up in read}
         described = {f: _described(up, f in made.evaluations) for f, up in made.forms.items()}
         return Artifact(
             f"{here}/quality.csv",
@@ -168,6 +178,15 @@ class Graph:
 
     def _template(self, path: str | None) -> dict[str, Any]:
         return {"card template": lambda: {"sha256": self.contents.file(path)}} if path else {}
+
+
+def _texts(forms: Iterable[Artifact]) -> Iterator[Artifact]:
+    """The texts behind forms: what they were calibrated with."""
+    for form in forms:
+        for up in form.inputs.values():
+            if STAGES[up.rule].is_text:
+                yield up
+            yield from _texts([up])
 
 
 def _described(artifact: Artifact, is_measured: bool) -> dict[str, Any]:

@@ -69,6 +69,8 @@ class Form:
     gained: Figure = Figure()
     perplexity: Figure = Figure()
     same_top: Figure = Figure()
+    # Its KLD on further texts.
+    also: dict[str, Figure] = field(default_factory=dict)
     # (engine, corpus, context, chunks) of the evaluation; None where nothing was measured.
     conditions: tuple[str, str, int | None, int | None] | None = None
 
@@ -99,12 +101,17 @@ class Form:
 
 
 class ModelForms(NamedTuple):
-    """The facts on one model in forms.json. reference: the engine, with its version."""
+    """The facts on one model in forms.json.
+
+    reference: the engine, with its version. shared: (text, calibration text, the share of the
+    first's paragraphs that are in the second).
+    """
 
     name: str
     parameters: int | None
     reference: str
     forms: list[Form]
+    shared: tuple[tuple[str, str, float], ...] = ()
 
 
 class Rival(NamedTuple):
@@ -147,6 +154,10 @@ def read(path: Path, looks: Looks) -> ModelForms:
             parameters=document.get("parameters"),
             reference=str(document.get("reference") or "llama.cpp"),
             forms=sorted(forms, key=lambda form: (form.bytes, form.name)),
+            shared=tuple(
+                (entry["text"], entry["calibration"], float(entry["share"]))
+                for entry in document.get("shared", ())
+            ),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a list of forms ({error!r})") from None
@@ -192,6 +203,10 @@ def form_of(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: 
         gained=_flips(source, "gained", measured),
         perplexity=_figure(source, "perplexity", measured),
         same_top=_figure(source, "same_top", measured),
+        also={
+            text: _figure(place, "kld", _read(Path(place)))
+            for text, place in (entry.get("also") or {}).items()
+        },
         conditions=None
         if source is None
         else (
@@ -270,6 +285,14 @@ def rivals(forms: list[Form]) -> dict[str, Rival]:
             best = min(smaller, key=_by_loss)
             found[form.name] = Rival(best, difference(form, best))
     return found
+
+
+def worst_text(form: Form) -> str | None:
+    """The text on which its KLD is the highest; None if it was measured on one alone, or is 0."""
+    if form.conditions is None or not form.also or not form.loss:
+        return None
+    measured = {form.conditions[1]: form.kld, **form.also}
+    return max(measured, key=lambda text: measured[text].value)
 
 
 def survivors(forms: list[Form]) -> list[Form]:

@@ -55,17 +55,22 @@ STAGES = (BaseLogitsStage(), EvaluateStage())
 
 
 def evaluate(
-    shared: Any, name: str, section: Any, conversion: Artifact, forms: dict[str, Artifact]
+    shared: Any,
+    on: tuple[str, str],
+    name: str,
+    section: Any,
+    conversion: Artifact,
+    forms: dict[str, Artifact],
 ) -> tuple[Artifact, dict[str, Artifact]]:
-    """Declare the base logits of a model and an evaluation of each form.
+    """Declare the base logits of a model and an evaluation of each form, on one text.
 
-    section: the model's `evaluate`. conversion: the unquantized GGUF. forms: {form: GGUF}.
-    Returns the base logits and {form: evaluation}.
+    on: (where their paths begin, the text). name: the model's. section: its `evaluate`. conversion:
+    the unquantized GGUF. forms: {form: GGUF}. Returns the base logits and {form: evaluation}.
     """
+    (place, corpus), text = on, shared.corpus(on[1])
     options = {"context": section.context, "chunks": section.chunks}
-    text = shared.corpus(section.corpus)
     base = Artifact(
-        f"results/{name}/evaluation/base.kld",
+        f"{place}base.kld",
         "base_logits",
         name,
         options,
@@ -76,10 +81,10 @@ def evaluate(
     )
     evaluations = {
         form: Artifact(
-            f"results/{name}/evaluation/{form}.json",
+            f"{place}{form}.json",
             "evaluate",
             name,
-            {"corpus": section.corpus, **options},
+            {"corpus": corpus, **options},
             inputs={"gguf": gguf, "base": base, "corpus": text},
             **shared.by_llama_cpp(),
         )

@@ -229,18 +229,22 @@ class Exl2Family(Family):
                 directory=True,
                 **common,
             )
+        found.artifacts += found.forms.values()
         if model.evaluate is not None:
-            text = shared.corpus(model.evaluate.corpus)
-            for form, directory in found.forms.items():
-                found.evaluations[form] = Artifact(
-                    f"results/{name}/evaluation/{form}.json",
-                    "exl2_evaluate",
-                    name,
-                    model.evaluate.model_dump(include={"corpus", "context", "chunks"}),
-                    inputs={"exl2": directory, "model": weights, "corpus": text},
-                    tools=tools,
-                )
-        found.artifacts += [*found.forms.values(), *found.evaluations.values()]
+            options = model.evaluate.model_dump(include={"context", "chunks"})
+            for text, folder in model.evaluate.texts.items():
+                made = {
+                    form: Artifact(
+                        f"results/{name}/evaluation/{folder}{form}.json",
+                        "exl2_evaluate",
+                        name,
+                        {"corpus": text, **options},
+                        inputs={"exl2": directory, "model": weights, "corpus": shared.corpus(text)},
+                        tools=tools,
+                    )
+                    for form, directory in found.forms.items()
+                }
+                found.measured(text, folder, made)
         return found
 
     def card_options(self, model: Any, forms: dict[str, Artifact]) -> dict[str, Any]:

@@ -24,13 +24,20 @@ class Forms:
     """The artifacts that a family makes of one model.
 
     artifacts: all of them, each after its inputs. forms: {form: artifact}, the files that people
-    load. evaluations, shards: {form: artifact}, for the forms that have one.
+    load. evaluations, shards: {form: artifact}, for the forms that have one. also: evaluations on
+    further texts, {text: {form: artifact}}.
     """
 
     artifacts: list[Artifact] = field(default_factory=list)
     forms: dict[str, Artifact] = field(default_factory=dict)
     evaluations: dict[str, Artifact] = field(default_factory=dict)
+    also: dict[str, dict[str, Artifact]] = field(default_factory=dict)
     shards: dict[str, Artifact] = field(default_factory=dict)
+
+    def measured(self, text: str, folder: str, evaluations: dict[str, Artifact]) -> None:
+        """Add the evaluations on a text, {form: artifact}; folder: empty for the first text."""
+        (self.also.setdefault(text, {}) if folder else self.evaluations).update(evaluations)
+        self.artifacts += evaluations.values()
 
     @classmethod
     def together(cls, families: Iterable["Forms"]) -> "Forms":
@@ -40,6 +47,8 @@ class Forms:
             found.artifacts += made.artifacts
             found.forms |= made.forms
             found.evaluations |= made.evaluations
+            for text, evaluations in made.also.items():
+                found.also.setdefault(text, {}).update(evaluations)
             found.shards |= made.shards
         return found
 

@@ -137,10 +137,13 @@ class GgufFamily(Family):
                 found.artifacts.append(shards)
                 found.shards[form] = shards
         if model.evaluate is not None:
-            base, found.evaluations = evaluation.evaluate(
-                shared, name, model.evaluate, conversion, found.forms
-            )
-            found.artifacts += [base, *found.evaluations.values()]
+            for text, folder in model.evaluate.texts.items():
+                on = f"results/{name}/evaluation/{folder}", text
+                base, made = evaluation.evaluate(
+                    shared, on, name, model.evaluate, conversion, found.forms
+                )
+                found.artifacts.append(base)
+                found.measured(text, folder, made)
         return found
 
     def card_options(self, model: Any, forms: dict[str, Artifact]) -> dict[str, Any]:

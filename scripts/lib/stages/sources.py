@@ -49,6 +49,7 @@ class CorpusStage(Stage):
     """Copy a text to a path of its own."""
 
     rule = "corpus"
+    is_text = True
     typical = 400_000
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
