@@ -174,6 +174,22 @@ def test_a_form_is_beaten_only_beyond_the_error_of_the_difference():
     assert names(judge.survivors(forms)) == [f.name for f in forms if f.name != "worse"]
 
 
+def test_the_page_says_in_words_which_larger_file_is_worse(tmp_path):
+    """As of a real model of width 576, whose Q6_K falls back to other types: 138 MB and 112 MB."""
+    write_inputs(tmp_path, {"Q5_K_M": (0.112, 0.064), "Q6_K": (0.138, 0.071)})
+    for number, form in enumerate((chunked("a", 1, 0.064), chunked("b", 2, 0.071, 0.001))):
+        file = tmp_path / f"{number}.json"
+        measured = {**json.loads(file.read_text()), "per_chunk": {"kld": form.per_chunk}}
+        file.write_text(json.dumps(measured))
+    assert run(tmp_path).returncode == 0
+    page = " ".join((tmp_path / "quality.html").read_text().split())
+    told = "<strong>Q6_K</strong> (138.0 MB) has a higher KLD than Q5_K_M (112.0 MB), by 0.00700 ±"
+    assert "Larger than another and no better: " + told in page
+    assert page.count('title="Beaten by ') == 1
+    row = pandas.read_csv(tmp_path / "quality.csv").set_index("form").loc["Q6_K"]
+    assert row.kld_vs_best == pytest.approx(0.007) and 0 < row.kld_vs_best_error < 0.001
+
+
 def test_further_texts_have_columns_and_the_worst_is_named(tmp_path):
     write_inputs(tmp_path, {"Q8_0": (8.5, 0.001), "Q4_K_M": (4.9, 0.03), "BF16": (16.0, 0.0)})
     document = json.loads((tmp_path / "forms.json").read_text())
