@@ -62,6 +62,7 @@ rule evaluate:
         gguf=made_from(EVALUATION, "gguf"),
         logits=made_from(EVALUATION, "base"),
         text=made_from(EVALUATION, "corpus"),
+        calibration=made_from(EVALUATION, "calibration"),
     output:
         evaluation=EVALUATION.path,
         recipe=EVALUATION.record,
@@ -81,6 +82,9 @@ rule evaluate:
     params:
         corpus=EVALUATION.option("corpus"),
         flags=EVALUATION.flags(context_flags),
+        calibration=lambda wildcards, input: [
+            word for path in input.calibration for word in ("--calibration", path)
+        ],
         gpu_layers=lambda wildcards, resources: 99 if resources.gpu else 0,
     shell:
         r"""
@@ -88,13 +92,14 @@ rule evaluate:
         gpus {resources.gpu} {resources.gpu_mb}
         script evaluate.py \
             --base {input.logits:q} \
+            --text {input.text:q} \
             --corpus {params.corpus:q} \
             --threads {threads} \
+            {params.calibration:q} \
             --output "$OUT" \
             -- \
             {input.tools:q}/bin/llama-perplexity \
             --model {input.gguf:q} \
-            --file {input.text:q} \
             {params.flags:q} \
             --n-gpu-layers {params.gpu_layers} \
             --threads {threads}

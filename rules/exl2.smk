@@ -147,6 +147,7 @@ rule exl2_evaluate:
         exl2=made_from(EXL2_EVALUATION, "exl2"),
         model=made_from(EXL2_EVALUATION, "model"),
         corpus=made_from(EXL2_EVALUATION, "corpus"),
+        calibration=made_from(EXL2_EVALUATION, "calibration"),
     output:
         evaluation=EXL2_EVALUATION.path,
         recipe=EXL2_EVALUATION.record,
@@ -164,6 +165,9 @@ rule exl2_evaluate:
     params:
         corpus=EXL2_EVALUATION.option("corpus"),
         flags=EXL2_EVALUATION.flags(context_flags),
+        calibration=lambda wildcards, input: [
+            word for path in input.calibration for word in ("--calibration", path)
+        ],
     shell:
         r"""
         begin {input.recipe:q} {log:q}
@@ -174,6 +178,7 @@ rule exl2_evaluate:
             --text {input.corpus:q} \
             --corpus {params.corpus:q} \
             {params.flags:q} \
+            {params.calibration:q} \
             --smoke 128 \
             --output "$OUT"
         commit

@@ -17,9 +17,7 @@ rule report:
     """A table, a plot and a page of all forms: size, KL divergence, perplexity, agreement."""
     input:
         recipe=REPORT.wanted,
-        made=made_from(
-            REPORT, "form", "evaluation", "also", "text", "calibration", "model"
-        ),
+        made=made_from(REPORT, "form", "evaluation", "also", "model"),
     output:
         csv=report(
             REPORT.path,
@@ -71,9 +69,7 @@ rule card:
     """A model card: what the model is, which file to take, how it was made."""
     input:
         recipe=CARD.wanted,
-        made=made_from(
-            CARD, "form", "evaluation", "also", "text", "calibration", "model", "shards"
-        ),
+        made=made_from(CARD, "report", "form", "evaluation", "model", "shards"),
     output:
         card=CARD.path,
         recipe=CARD.record,

@@ -8,8 +8,6 @@ and of each form `form`, `family`, `file` and `bytes`:
     reference      what the unquantized model was measured with: "llama.cpp b10605"
     corpus, context, chunks
                    the text of the evaluations, its tokens a chunk, its number of chunks
-    shared         [{text, calibration, share}]: the share of an evaluation text's paragraphs that
-                   are in a calibration text too, where there are any
     forms          [{form, family, quantized, file, bytes, sha256, type, imatrix, fallbacks,
                    evaluation, also}]: a form each. `fallbacks` is {count, tensors, types, block} or
                    null: how many of its tensors have another type than asked for, and which types.

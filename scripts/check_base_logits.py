@@ -1,8 +1,8 @@
 """Check that a file of base logits is complete: as long as its header says.
 
 llama-perplexity b10605 ignores write errors, so a full disk leaves a short file and exit status 0.
-A text shorter than two contexts does the same. Neither would show before a form is evaluated, and
-then only as a truncated report. Exit status 1 if the file is not complete.
+A text shorter than two contexts does the same. Neither would show before a form is evaluated.
+Exit status 1 if the file is not complete.
 """
 
 import argparse

@@ -123,7 +123,9 @@ class Hashed:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, required=True, help="tensors computed at a time")
+    parser.add_argument(
+        "--threads", type=int, required=True, help=f"processes that compute tensors, {MOST} at most"
+    )
     parser.add_argument("converter", help="llama.cpp's convert_hf_to_gguf.py")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
     args = parser.parse_args()

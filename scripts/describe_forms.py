@@ -1,7 +1,7 @@
 """Print forms.json for a model's report and card: the JSON that report.py and card.py read.
 
 It is made from the wanted recipe, the evaluations, the GGUFs' headers and the records. Its keys are
-model, parameters, corpus, context, chunks, reference, shared, and forms, a list of {form, family,
+model, parameters, corpus, context, chunks, reference, and forms, a list of {form, family,
 quantized, file, bytes, sha256, type, imatrix, fallbacks, evaluation, also}; `card.py --help` says
 what each means.
 """
@@ -13,7 +13,6 @@ from pathlib import Path
 
 from lib.errors import UserError, program
 from lib.formats import fallbacks
-from lib.formats.corpora import shared_paragraphs
 from lib.formats.gguf_file import read_gguf
 from lib.record.origins import Origins
 from lib.record.recipe import Record
@@ -69,21 +68,7 @@ def describe(wanted: WantedRecipe) -> dict:
         )
     if parameters is None and (record := origins.record(options["weights"])):
         parameters = record.notes.get("parameters")  # counted when the weights were made or linked
-    shared = shared_texts(origins)
-    return {"model": options["model"], "parameters": parameters, **conditions} | {
-        "shared": shared,
-        "forms": forms,
-    }
-
-
-def shared_texts(origins: Origins) -> list[dict]:
-    """[{text, calibration, share}]: evaluation texts whose paragraphs the calibration has seen."""
-    found = []
-    for path in map(Path, origins.inputs_in("text")):
-        for other in map(Path, origins.inputs_in("calibration")):
-            if share := shared_paragraphs(path, other):
-                found.append({"text": path.stem, "calibration": other.stem, "share": share})
-    return found
+    return {"model": options["model"], "parameters": parameters, **conditions, "forms": forms}
 
 
 def fallbacks_of(record: Record) -> dict | None:

@@ -14,8 +14,10 @@ The JSON is {kld, perplexity, same_top, flips, delta_p, per_chunk, chunks, corpu
     delta_p     what is added to the probability of the text's token
     per_chunk   kld and nll (negative log-likelihood) of each chunk, nats a token
 
+    shared      {calibration text: the share of the text's paragraphs that are in it too}
+
 `error` is one standard error; that of X is X_error. It is taken between chunks, whose tokens are
-not independent of each other.
+not independent of each other (of fewer than 10 chunks, as if they were).
 """
 
 import argparse
@@ -23,6 +25,7 @@ import json
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -30,9 +33,10 @@ import numpy as np
 
 from lib.errors import UserError, program
 from lib.formats.base_logits import Logits
-from lib.formats.divergence import Scored, scored, summary
+from lib.formats.corpora import calibration_option, shared
+from lib.formats.divergence import MIN_LOG_P, Scored, scored, summary
 
-MIN_LOG_P = -16.0  # llama-perplexity leaves out what the unquantized model finds less probable
+ROWS = 64
 
 
 def compare(base: Logits, own: Logits, threads: int) -> Scored:
@@ -56,15 +60,14 @@ def compare(base: Logits, own: Logits, threads: int) -> Scored:
         nll = -own.log_p(q, target), -log_p[target]
         return [*nll, kld, top_q == top_p, top_q == target, top_p == target]
 
-    first = scored(base.tokens.shape[1]).start + 1
+    targets = base.tokens[:, scored(base.tokens.shape[1]).start + 1 :]
+    of_base, of_own, found = base.rows(), own.rows(), []
     with ThreadPoolExecutor(threads) as pool:
-        found = [
-            list(pool.map(token, of_base, of_own, tokens[first:]))
-            for tokens, of_base, of_own in zip(
-                base.tokens, base.chunks(), own.chunks(), strict=True
-            )
-        ]
-    return Scored(*np.moveaxis(np.array(found, dtype=np.float64), 2, 0))
+        # All rows of a large vocabulary are gigabytes: so many at a time.
+        for part in np.split(targets.ravel(), range(ROWS, targets.size, ROWS)):
+            rows = (list(islice(rows, len(part))) for rows in (of_base, of_own))
+            found += pool.map(token, *rows, part)
+    return Scored(*np.array(found, dtype=np.float64).T.reshape(-1, *targets.shape))
 
 
 def evaluate(base: IO[bytes], command: list[str], threads: int) -> tuple[Scored, Logits]:
@@ -93,18 +96,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--base", type=Path, required=True, help="base logits")
+    parser.add_argument("--text", type=Path, required=True, help="evaluation text, UTF-8")
     parser.add_argument("--corpus", required=True, help="name of the text, for the JSON")
     parser.add_argument("--threads", type=int, default=1, help="that compare (default: 1)")
     parser.add_argument("--output", type=Path, required=True, help="JSON to write")
     parser.add_argument(
-        "command", nargs="+", help="after --: llama-perplexity, with the file, the text and flags"
+        "command", nargs="+", help="after --: llama-perplexity, with the file and flags"
     )
+    calibration_option(parser)
     args = parser.parse_args()
     with args.base.open("rb") as base:
-        values, logits = evaluate(base, args.command, args.threads)
+        command = [*args.command, "--file", str(args.text)]
+        values, logits = evaluate(base, command, args.threads)
     chunks, context = logits.tokens.shape
     found = summary(values) | {"chunks": chunks, "corpus": args.corpus, "context": context}
-    found["engine"] = "llama.cpp"
+    found |= {"engine": "llama.cpp", "shared": shared(args.text, args.calibration)}
     args.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 

@@ -18,12 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from lib.errors import UserError, program
-from lib.formats.divergence import Scored, scored, summary, windows
+from lib.formats.corpora import calibration_option, shared
+from lib.formats.divergence import MIN_LOG_P, Scored, scored, summary, windows
 from lib.formats.exllamav2 import ENVIRONMENT, make_view, readable
 
 REFERENCE = "the unquantized model in 16-bit floats, through exllamav2"
-# Base probabilities below exp(-16) add nothing: llama-perplexity leaves them out.
-MIN_LOG_P = -16.0
 
 
 def read_text(corpus: Path) -> str:
@@ -232,6 +231,7 @@ def main() -> None:
     )
     parser.add_argument("--prompt", default="def main():", help="what --smoke begins with")
     parser.add_argument("--output", type=Path, required=True, help="JSON to write")
+    calibration_option(parser)
     args = parser.parse_args()
     os.environ.update(ENVIRONMENT)
     try:
@@ -245,6 +245,7 @@ def main() -> None:
             result = evaluate(model, view, rows)
             result |= {"chunks": len(rows), "corpus": args.corpus, "context": args.context}
             result |= {"engine": "exllamav2", "reference": REFERENCE}
+            result["shared"] = shared(args.text, args.calibration)
             if args.smoke:
                 result["smoke"] = smoke(model, args.prompt, args.smoke)
     except UserError as error:

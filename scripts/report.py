@@ -55,13 +55,13 @@ def further(forms: list[Form]) -> list[str]:
 def table(forms: list[Form]) -> pandas.DataFrame:
     """The table of COLUMNS, a row for each form; NaN if not measured.
 
-    For further texts there are the columns kld_TEXT, kld_TEXT_error and worst_text. Bytes, bits per
-    weight, nats per token, fractions. Measured figures have six decimals, because that is what base
-    logits of 16 bits are good for.
+    For further texts there are columns kld_on_TEXT and kld_error_on_TEXT, and worst_text. Bytes,
+    bits per weight, nats per token, fractions. Measured figures have six decimals, because that is
+    what base logits of 16 bits are good for.
     """
     names = [(form.name, form.file, form.bytes) for form in forms]
     rivals, none, texts = judge.rivals(forms), Figure(), further(forms)
-    columns = [*COLUMNS, *(f"kld_{text}{end}" for text in texts for end in ("", "_error"))]
+    columns = [*COLUMNS, *(f"{key}_on_{text}" for text in texts for key in ("kld", "kld_error"))]
     measured = [
         (
             *(form.bits_per_weight, *form.kld, *form.perplexity, *form.same_top, form.kld_p999),
@@ -291,11 +291,12 @@ def main() -> None:
         type=Path,
         required=True,
         help="JSON object, which describe_forms.py prints: {model, parameters, reference, corpus, "
-        "context, chunks, shared: [{text, calibration, share}], forms: [{form, family, quantized, "
-        "file, bytes, sha256, type, imatrix, fallbacks: {count, tensors, types, block} or null, "
-        "evaluation: path or null, also: {text: path}}]}. An "
-        "evaluation is JSON: {kld: {mean, error, p99}, perplexity: {mean, error}, same_top: {mean, "
-        "error}, engine, corpus, context, chunks}, as evaluate.py writes it",
+        "context, chunks, forms: [{form, family, quantized, file, bytes, sha256, type, imatrix, "
+        "fallbacks: {count, tensors, types, block} or null, evaluation: path or null, also: {text: "
+        "path}}]}. An evaluation is JSON: {kld: {mean, error, p99, p99_9, max}, perplexity: {mean, "
+        "error}, same_top: {mean, error}, flips: {lost, lost_error, gained, gained_error}, "
+        "per_chunk: {kld: [nats a token]}, shared: {calibration text: share}, engine, corpus, "
+        "context, chunks}, as evaluate.py writes it",
     )
     parser.add_argument(
         "--families",

@@ -45,7 +45,7 @@ MISTAKES = {
     "describe_card.py": WANTED,
     "describe_families.py": None,  # there is nothing to say on its command line
     "describe_forms.py": WANTED,
-    "evaluate.py": ("--base nowhere --corpus NAME --output out -- tool", "nowhere"),
+    "evaluate.py": ("--base nowhere --text t --corpus NAME --output out -- tool", "nowhere"),
     "exl2_convert.py": (
         "quantize --model nowhere --work work --recipe-digest 0 --measurement nowhere "
         "--bits 4 --output model",

@@ -345,9 +345,8 @@ def logits_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Tokens (chunks, context) and log probabilities (chunks, scored, vocabulary)."""
     with path.open("rb") as file:
         logits = Logits(file)
-        return logits.tokens, np.array(
-            [[logits.log_p(row) for row in rows] for rows in logits.chunks()]
-        )
+        log_p = np.array([logits.log_p(row) for row in logits.rows()])
+    return logits.tokens, log_p.reshape(len(logits.tokens), -1, logits.vocabulary)
 
 
 # Lines of llama-perplexity's report, and what they are called here.
@@ -420,9 +419,9 @@ def evaluation(measured, tools) -> dict:
     """What scripts/evaluate.py says of the quant."""
     out = measured / "q.json"
     command = [SCRIPTS / "evaluate.py", "--base", measured / "f32.kld", "--corpus", "t"]
+    command += ["--text", measured / "text.txt", "--calibration", measured / "text.txt"]
     command += ["--threads", 2, "--output", out, "--", tools / "llama-perplexity", "--model"]
-    command += [measured / "q.gguf", "--file", measured / "text.txt", "--ctx-size", 64]
-    command += ["--chunks", 30, "--threads", 1]
+    command += [measured / "q.gguf", "--ctx-size", 64, "--chunks", 30, "--threads", 1]
     subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True)
     return json.loads(out.read_text())
 
@@ -432,6 +431,7 @@ def test_a_gguf_is_measured_as_llama_perplexity_does(measured, evaluation):
         *(30, 64),
         "llama.cpp",
     )
+    assert evaluation["shared"] == {"text": 1.0}
     assert_equal_to_report(evaluation, (measured / "report.txt").read_text())
 
 
@@ -465,10 +465,16 @@ def test_what_the_tools_report_lacks_follows_from_the_logits(measured, evaluatio
     ids=["other text", "tool fails", "other context"],
 )
 def test_an_evaluation_that_does_not_fit_the_base_logits_is_refused(measured, tools, edit, words):
-    typed = {"--model": "q.gguf", "--file": "text.txt", "--ctx-size": 64, "--chunks": 30}
+    typed = {"--model": "q.gguf", "--ctx-size": 64, "--chunks": 30}
     typed[edit[0]] = edit[2]
     command = [SCRIPTS / "evaluate.py", "--base", "f32.kld", "--corpus", "t", "--output", "no.json"]
-    command += ["--", tools / "llama-perplexity", *(w for pair in typed.items() for w in pair)]
+    command += [
+        "--text",
+        "text.txt",
+        "--",
+        tools / "llama-perplexity",
+        *(w for pair in typed.items() for w in pair),
+    ]
     done = subprocess.run(
         [sys.executable, *map(str, command)], cwd=measured, capture_output=True, text=True
     )

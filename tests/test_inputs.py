@@ -105,7 +105,7 @@ def test_a_step_that_reads_more_is_caught(run, monkeypatch):
 def test_paragraphs_that_two_texts_share_are_found_whatever_their_line_breaks(tmp_path):
     import pandas
 
-    from lib.formats.corpora import shared_paragraphs
+    from lib.formats.corpora import shared
 
     parts = [
         f"Paragraph {n} of a text, " + "which is long enough to be counted. " * 3 for n in range(8)
@@ -116,10 +116,11 @@ def test_paragraphs_that_two_texts_share_are_found_whatever_their_line_breaks(tm
         "\n \n".join([parts[0].replace(" ", "\n", 4), parts[3], "short", "else " * 30])
     )
     pandas.DataFrame({"text": [parts[1], f"{parts[2]}\n\n{parts[5]}", None]}).to_parquet(rows)
-    assert shared_paragraphs(text, other) == 2 / 8
-    assert shared_paragraphs(text, rows) == 3 / 8
-    assert shared_paragraphs(rows, text) == 1
-    text.write_text("\n".join(parts[:4]))  # without empty lines, a line is a paragraph
-    assert shared_paragraphs(text, other) == 2 / 4
+    assert shared(text, [other, rows]) == {"b": 2 / 8, "c": 3 / 8}
+    assert shared(rows, [text]) == {"a": 1}
+    # Rows are lines of the text that is made of a parquet file; one empty line changes nothing.
+    made = tmp_path / "made.txt"
+    made.write_text("\n".join(parts[1:3]) + f"\n\n{parts[5]}")
+    assert shared(made, [rows]) == {"c": 1}
     text.write_text("short")
-    assert shared_paragraphs(text, other) == 0
+    assert shared(text, [other]) == {}

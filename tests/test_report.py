@@ -197,17 +197,18 @@ def test_further_texts_have_columns_and_the_worst_is_named(tmp_path):
         also = {text: kld for text, kld in (("code", code), ("chat", chat)) if kld is not None}
         for text, kld in also.items():
             measured = {"kld": {"mean": kld, "error": kld / 10}}
+            measured |= {"shared": {"all": 0.123}} if text == "code" else {}
             (tmp_path / f"{text}{number}.json").write_text(json.dumps(measured))
         document["forms"][number]["also"] = {text: f"{text}{number}.json" for text in also}
-    document["shared"] = [{"text": "code", "calibration": "all", "share": 0.123}]
     (tmp_path / "forms.json").write_text(json.dumps(document))
     assert run(tmp_path).returncode == 0
     table = pandas.read_csv(tmp_path / "quality.csv").set_index("form")
-    added = ["kld_code", "kld_code_error", "kld_chat", "kld_chat_error", "worst_text"]
+    added = [f"{key}_on_{t}" for t in ("code", "chat") for key in ("kld", "kld_error")]
+    added.append("worst_text")
     assert list(table.columns)[-5:] == added
     assert list(table.loc["Q8_0", added]) == [0.002, 0.0002, 0.0005, 0.00005, "code"]
     assert table.loc["Q4_K_M", "worst_text"] == "evaluation"
-    assert table.loc[["Q4_K_M"], "kld_chat"].isna().all()
+    assert table.loc[["Q4_K_M"], "kld_on_chat"].isna().all()
     assert table.loc[["BF16"], "worst_text"].isna().all()
     page = (tmp_path / "quality.html").read_text()
     assert "“code” is no unseen text" in page and "12% of its paragraphs" in page

@@ -9,7 +9,15 @@ from typing import Any
 
 from lib.config.merges import check_merge
 from lib.config.repositories import repositories
-from lib.config.schema import PUBLISHED, WITH_SECTIONS, Config, Corpus, LlamaCpp, Model
+from lib.config.schema import (
+    BY_FORM,
+    PUBLISHED,
+    WITH_SECTIONS,
+    Config,
+    Corpus,
+    LlamaCpp,
+    Model,
+)
 from lib.errors import UserError
 from lib.formats.corpora import fault
 from lib.formats.merge_references import (
@@ -333,6 +341,10 @@ class Checks:
         for key in ("max_kld", "survivors"):
             if getattr(publish, key) and "evaluate" not in raw:
                 self.add((*at, key), "the model has no evaluate section: nothing measures it")
+        single = [name for name in BY_FORM if "{form}" in (getattr(publish, name) or "")]
+        if publish.survivors and single:
+            why = f"{single[0]} has a repository for each form: name one for all of them"
+            self.add((*at, "survivors"), why)
         forms = {"*", *(form for family in model.families() for form in family.names(model))}
         for form in publish.max_kld:
             if form not in forms and INVALID not in forms:

@@ -47,17 +47,16 @@ class Logits:
         tokens = numpy.frombuffer(self._read(4 * chunks * context), numpy.int32)
         self.tokens = tokens.reshape(chunks, context)
 
-    def chunks(self) -> Iterator[Any]:
-        """Yield the rows of each chunk as they are stored: uint16 (scored positions, width)."""
+    def rows(self) -> Iterator[Any]:
+        """Yield the row of each scored position as it is stored: uint16 (width,)."""
         import numpy
 
-        width = _width(self.vocabulary)
-        rows = _scored(self.tokens.shape[1])
-        for _ in self.tokens:
-            yield numpy.frombuffer(self._read(2 * rows * width), numpy.uint16).reshape(rows, width)
+        size = 2 * _width(self.vocabulary)
+        for _ in range(len(self.tokens) * _scored(self.tokens.shape[1])):
+            yield numpy.frombuffer(self._read(size), numpy.uint16)
 
     def log_p(self, row: Any, tokens: Any = slice(None)) -> Any:
-        """The log probabilities of `tokens` (all) in a row of `chunks`, in nats: float32."""
+        """The log probabilities of `tokens` (all) in one of the rows, in nats: float32."""
         import numpy
 
         scale, offset = row[:SCALES].view(numpy.float32)
@@ -68,14 +67,10 @@ class Logits:
         return row[SCALES : SCALES + self.vocabulary]
 
     def _read(self, size: int) -> bytes:
-        parts, left = [], size
-        while left:
-            part = self._stream.read(min(left, 1 << 26))
-            if not part:
-                raise EOFError("the logits end too early")
-            parts.append(part)
-            left -= len(part)
-        return b"".join(parts)
+        data = self._stream.read(size)
+        if len(data) < size:
+            raise EOFError("the logits end too early")
+        return data
 
 
 def _scored(context: int) -> int:

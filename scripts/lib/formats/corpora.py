@@ -1,6 +1,8 @@
 """Corpora, .txt and .parquet files: whether they hold text, and what two have in common."""
 
+import argparse
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from lib.formats.text_columns import TEXT_COLUMNS
@@ -57,27 +59,47 @@ def _parquet_fault(path: Path) -> str | None:
 PARAGRAPH = 80
 
 
-def shared_paragraphs(path: Path, other: Path) -> float:
-    """The share of a text's paragraphs that are in another text too: 0 to 1.
+def calibration_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option --calibration to an evaluation's command line."""
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        action="append",
+        default=[],
+        help="a text with which the form was calibrated, .txt or .parquet; more than once for more",
+    )
 
-    Both are .txt or .parquet files. A text without empty lines has its lines for paragraphs. Those
+
+def shared(path: Path, others: Iterable[Path]) -> dict[str, float]:
+    """{name of a text: the share of the paragraphs of `path` that are in it, above 0 up to 1}.
+
+    All are .txt or .parquet files. Lines count as paragraphs where more of them are shared. Those
     under PARAGRAPH characters are not counted, nor is white space. Raises OSError.
     """
-    found = _paragraphs(path)
-    return len(found & _paragraphs(other)) / len(found) if found else 0.0
+    found = {}
+    for other in others:
+        pairs = zip(_parts(path), _parts(other), strict=True)
+        share = max(len(mine & its) / max(1, len(mine)) for mine, its in pairs)
+        if share:
+            found[other.stem] = max(share, found.get(other.stem, 0.0))
+    return found
 
 
-def _paragraphs(path: Path) -> set[str]:
-    if path.suffix == ".parquet":
-        import pandas
+def _parts(path: Path) -> tuple[set[str], set[str]]:
+    """The paragraphs and the lines of a text that are long enough to count."""
+    text = _text(path)
+    cut = re.split(r"\n\s*\n", text), text.splitlines()
+    squeezed = ({" ".join(part.split()) for part in parts} for parts in cut)
+    paragraphs, lines = ({part for part in parts if len(part) >= PARAGRAPH} for parts in squeezed)
+    return paragraphs, lines
 
-        table = pandas.read_parquet(path)
-        column = next((name for name in TEXT_COLUMNS if name in table), table.columns[0])
-        texts = table[column].dropna().astype(str).tolist()
-    else:
-        texts = [path.read_text(encoding="utf-8", errors="replace")]
-    parts = [part for text in texts for part in re.split(r"\n\s*\n", text)]
-    if len(parts) == 1:
-        parts = parts[0].splitlines()
-    squeezed = (" ".join(part.split()) for part in parts)
-    return {part for part in squeezed if len(part) >= PARAGRAPH}
+
+def _text(path: Path) -> str:
+    """All of a text; of a .parquet file the rows, one after the other."""
+    if path.suffix != ".parquet":
+        return path.read_text(encoding="utf-8", errors="replace")
+    import pandas
+
+    table = pandas.read_parquet(path)
+    column = next((name for name in TEXT_COLUMNS if name in table), table.columns[0])
+    return "\n".join(table[column].dropna().astype(str))

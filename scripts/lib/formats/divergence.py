@@ -12,6 +12,8 @@ import numpy as np
 
 from lib.errors import UserError
 
+# What the reference finds less probable than exp(-16) is left out, as by llama-perplexity.
+MIN_LOG_P = -16.0
 ENOUGH = 10  # chunks, from which on errors are taken between them
 KLD_QUANTILES = {
     "max": 1, "p99_9": 0.999, "p99": 0.99, "p95": 0.95, "p90": 0.9, "median": 0.5,

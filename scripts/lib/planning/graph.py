@@ -9,7 +9,6 @@ model costs the recipes of that model. Each family declares its artifacts in its
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,7 +22,7 @@ from lib.record.contents import Contents
 from lib.record.tools import package_version
 from lib.stages import demo
 from lib.stages.family import Forms
-from lib.stages.registry import FULL_WEIGHTS, STAGES, family_of
+from lib.stages.registry import FULL_WEIGHTS, family_of
 from lib.stages.shared import Shared
 
 REPORT = ("csv", "svg", "html")
@@ -122,13 +121,6 @@ class Graph:
         # A report does not need an intermediate itself: the record has its size, even after the
         # intermediate was reclaimed.
         inputs = {role: up for role, up in inputs.items() if not up.intermediate}
-        if made.evaluations:
-            inputs |= {f"calibration {up.path}": up for up in _texts(made.forms.values())}
-            measured = chain.from_iterable(
-                evaluations.values() for evaluations in (made.evaluations, *made.also.values())
-            )
-            read = (up for evaluation in measured for up in evaluation.inputs_in(("corpus",)))
-            inputs |= {f"text {up.path}": up for up in read}
         described = {f: _described(up, f in made.evaluations) for f, up in made.forms.items()}
         return Artifact(
             f"{here}/quality.csv",
@@ -158,8 +150,8 @@ class Graph:
                 said = card_options(self.config, self.lock, name, families, only)
                 cards[repository.card(name)] = said
         for path, said in cards.items():
-            # Not the report itself: the two are made side by side.
-            inputs = dict(report.inputs)
+            inputs = {r: up for r, up in report.inputs.items() if not r.startswith("also ")}
+            inputs = {"report": report, **inputs}
             # A repository's card counts the parts of each file; the model's own only says where
             # they are.
             if said is not local and LINES[said["families"][0]].has_shards:
@@ -178,15 +170,6 @@ class Graph:
 
     def _template(self, path: str | None) -> dict[str, Any]:
         return {"card template": lambda: {"sha256": self.contents.file(path)}} if path else {}
-
-
-def _texts(forms: Iterable[Artifact]) -> Iterator[Artifact]:
-    """The texts behind forms: what they were calibrated with."""
-    for form in forms:
-        for up in form.inputs.values():
-            if STAGES[up.rule].is_text:
-                yield up
-            yield from _texts([up])
 
 
 def _described(artifact: Artifact, is_measured: bool) -> dict[str, Any]:

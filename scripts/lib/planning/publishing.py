@@ -185,12 +185,13 @@ def _support(
 def _gated(name: str, model: Any, repository: Repository, made: Forms) -> list[dict[str, Any]]:
     """The published forms of a repository, with their evaluations and their limits of KLD."""
     family, limits = FAMILIES[repository.family], model.publish.max_kld
+    published = family.published(made)
     return [
         {
             "model": name,
             "form": form,
             "family": family.name,
-            "artifact": artifact.path,
+            "artifact": published[form].path,
             "evaluation": made.evaluations[form].path if form in made.evaluations else None,
             "survivors": model.publish.survivors,
             "max_kld": limits.get(form, limits.get("*")),

@@ -16,7 +16,7 @@ def stamp(path: str | os.PathLike) -> list[int]:
 def remember(attempt: Path, found: dict[Path, str], stamps: dict[Path, list[int]]) -> None:
     """Note the sha256 (hex) of files. attempt: the directory in which the step works.
 
-    stamps: of the files, not later than when they were read.
+    stamps: of the files, as they were when they were read or written to the end.
     """
     known = {str(file): [stamps[file], sha256] for file, sha256 in found.items()}
     (attempt / MEASURED).write_text(json.dumps(known))

@@ -8,7 +8,8 @@
                 "file": "results/Demo/gguf/Demo-Q4_K_M.gguf", "bytes": 2900000, "sha256": "9f86…",
                 "type": "Q4_K_M", "imatrix": true,
                 "fallbacks": {"count": 180, "tensors": 272, "types": ["q5_0"], "block": 256},
-                "evaluation": "results/Demo/evaluation/Q4_K_M.json"}, ...]}
+                "evaluation": "results/Demo/evaluation/Q4_K_M.json",
+                "also": {"code": "results/Demo/evaluation/code/Q4_K_M.json"}}, ...]}
 
 `family` is one of lib/cards/registry.py. `evaluation` is null if nothing was measured. `fallbacks`
 (see lib/formats/fallbacks.py) is null if the tool gave every tensor its type. A form may have its
@@ -71,6 +72,8 @@ class Form:
     same_top: Figure = Figure()
     # Its KLD on further texts.
     also: dict[str, Figure] = field(default_factory=dict)
+    # {(text, calibration text): the share of the first's paragraphs that are in the second}
+    shared: dict[tuple[str, str], float] = field(default_factory=dict)
     # (engine, corpus, context, chunks) of the evaluation; None where nothing was measured.
     conditions: tuple[str, str, int | None, int | None] | None = None
 
@@ -103,15 +106,15 @@ class Form:
 class ModelForms(NamedTuple):
     """The facts on one model in forms.json.
 
-    reference: the engine, with its version. shared: (text, calibration text, the share of the
-    first's paragraphs that are in the second).
+    reference: the engine, with its version. shared: {(text, calibration text): the share of the
+    first's paragraphs that are in the second}.
     """
 
     name: str
     parameters: int | None
     reference: str
     forms: list[Form]
-    shared: tuple[tuple[str, str, float], ...] = ()
+    shared: dict[tuple[str, str], float] = {}  # noqa: RUF012 - never changed
 
 
 class Rival(NamedTuple):
@@ -154,10 +157,7 @@ def read(path: Path, looks: Looks) -> ModelForms:
             parameters=document.get("parameters"),
             reference=str(document.get("reference") or "llama.cpp"),
             forms=sorted(forms, key=lambda form: (form.bytes, form.name)),
-            shared=tuple(
-                (entry["text"], entry["calibration"], float(entry["share"]))
-                for entry in document.get("shared", ())
-            ),
+            shared={pair: share for form in forms for pair, share in form.shared.items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a list of forms ({error!r})") from None
@@ -182,6 +182,9 @@ def form_of(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: 
         )
     fallbacks, source = entry.get("fallbacks"), entry.get("evaluation")
     measured = {} if source is None else _read(Path(source))
+    places = entry.get("also") or {}
+    further = {text: _read(Path(place)) for text, place in places.items()}
+    texts = [(str(measured.get("corpus")), measured), *further.items()]
     return Form(
         name=name,
         look=looks[entry["family"]],
@@ -198,14 +201,16 @@ def form_of(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: 
             f"kld_{name}": _number(source, f"kld.{key}", (measured.get("kld") or {}).get(key))
             for name, key in (("p99", "p99"), ("p999", "p99_9"), ("max", "max"))
         },
-        per_chunk=tuple((measured.get("per_chunk") or {}).get("kld", ())),
+        per_chunk=tuple((measured.get("per_chunk") or {}).get("kld") or ()),
         lost=_flips(source, "lost", measured),
         gained=_flips(source, "gained", measured),
         perplexity=_figure(source, "perplexity", measured),
         same_top=_figure(source, "same_top", measured),
-        also={
-            text: _figure(place, "kld", _read(Path(place)))
-            for text, place in (entry.get("also") or {}).items()
+        also={text: _figure(places[text], "kld", found) for text, found in further.items()},
+        shared={
+            (text, other): float(share)
+            for text, found in texts
+            for other, share in (found.get("shared") or {}).items()
         },
         conditions=None
         if source is None

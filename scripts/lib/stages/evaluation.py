@@ -6,6 +6,7 @@ from typing import Any
 from lib.formats.base_logits import base_logits_bytes
 from lib.record.artifact import Artifact
 from lib.stages.convert import model_of
+from lib.stages.sources import calibration
 from lib.stages.stage import Memory, Size, Sizing, Stage, Time
 
 # Characters of one token: vocabularies of 2,000 words cut finer than those of 100,000.
@@ -85,7 +86,7 @@ def evaluate(
             "evaluate",
             name,
             {"corpus": corpus, **options},
-            inputs={"gguf": gguf, "base": base, "corpus": text},
+            inputs={"gguf": gguf, "base": base, "corpus": text, **calibration(gguf)},
             **shared.by_llama_cpp(),
         )
         for form, gguf in forms.items()

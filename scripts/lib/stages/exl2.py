@@ -16,6 +16,7 @@ from lib.record.artifact import Artifact
 from lib.record.tools import package_version
 from lib.stages.checked import Inspector, Row
 from lib.stages.family import Family, Forms, entry, file_entry
+from lib.stages.sources import calibration
 from lib.stages.stage import Memory, Size, Sizing, Stage, TakenStage, Time, locked_size
 
 HEAD_BITS = (2, 3, 4, 5, 6, 8)
@@ -239,7 +240,10 @@ class Exl2Family(Family):
                         "exl2_evaluate",
                         name,
                         {"corpus": text, **options},
-                        inputs={"exl2": directory, "model": weights, "corpus": shared.corpus(text)},
+                        inputs={
+                            **{"exl2": directory, "model": weights, "corpus": shared.corpus(text)},
+                            **calibration(directory),
+                        },
                         tools=tools,
                     )
                     for form, directory in found.forms.items()

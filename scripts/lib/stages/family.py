@@ -160,6 +160,10 @@ class Family:
         """{branch: [file of publish.py's manifest]} of a repository that holds all its forms."""
         raise NotImplementedError
 
+    def published(self, made: Forms) -> dict[str, Artifact]:
+        """{form: the artifact that is uploaded for it}."""
+        return self.gated(made)
+
     def gated(self, made: Forms) -> dict[str, Artifact]:
         """{form: artifact} of the published forms, which `max_kld` requires to be measured."""
         return {form: up for form, up in made.forms.items() if not up.intermediate}

@@ -154,13 +154,17 @@ class GgufFamily(Family):
             return {"imatrix": {"format": PurePosixPath(found.file).suffix[1:]}}
         return {"imatrix": found.model_dump(include={"corpus", "chunks", "context", "format"})}
 
+    def published(self, made: Forms) -> dict[str, Artifact]:
+        """The quants; those with fields of `metadata` where there are such."""
+        labelled = {up.inputs["gguf"]: up for up in made.artifacts if up.rule == "label"}
+        return {form: labelled.get(gguf, gguf) for form, gguf in self.gated(made).items()}
+
     def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:
         """All on main: the GGUF files with their shards, and the imatrix."""
-        labelled = {up.inputs["gguf"]: up for up in made.artifacts if up.rule == "label"}
         files = []
-        for form, gguf in self.gated(made).items():
+        for form, gguf in self.published(made).items():
             shards = made.shards[form].path if form in made.shards else None
-            files.append(file_entry(labelled.get(gguf, gguf)) | {"shards": shards})
+            files.append(file_entry(gguf) | {"shards": shards})
         matrices = (up for up in made.artifacts if up.rule in ("imatrix", "imatrix_file"))
         return {"main": [*files, *map(file_entry, matrices)]}
 

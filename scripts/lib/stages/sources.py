@@ -49,7 +49,6 @@ class CorpusStage(Stage):
     """Copy a text to a path of its own."""
 
     rule = "corpus"
-    is_text = True
     typical = 400_000
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
@@ -109,6 +108,14 @@ def corpus(shared: Any, name: str, suffix: str) -> Artifact:
     else:
         details["sources"] = {f"corpus {name}": lambda: corpus_identity(shared, section)}
     return shared.once(f"resources/corpora/{name}{suffix}", "corpus", options, **details)
+
+
+def calibration(form: Artifact) -> dict[str, Artifact]:
+    """{"calibration PATH": text}: the texts that decided a form, as inputs of its evaluation."""
+    found = {}
+    for up in form.inputs.values():
+        found |= {f"calibration {up.path}": up} if up.rule == CorpusStage.rule else calibration(up)
+    return found
 
 
 def corpus_identity(shared: Any, section: Any) -> dict[str, str]:

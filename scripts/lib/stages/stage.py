@@ -108,8 +108,6 @@ class Stage:
     measures = False
     """Whether its artifact is an evaluation. If the measured form has other bytes at each build,
     `verify_rebuild` compares evaluations by their mean KLD."""
-    is_text = False
-    """Whether its artifact is a text."""
     reads: tuple[str, ...] = ()
     """Roles of the inputs that count as the weights it reads; empty: all inputs."""
     memory = Memory(1000)
