@@ -122,11 +122,7 @@ def read(manifest: dict, left_out: Collection[str] = ()) -> tuple[list[Target], 
     """
     problems: list[str] = []
     targets = []
-    kept = {form.get("artifact") for form in manifest["forms"]}
     for repo in manifest["repos"]:
-        files = {file["artifact"] for branch in repo["branches"].values() for file in branch}
-        if files.intersection(left_out) and not files & kept:  # that of a form which is left out
-            continue
         limit, branches = repo["max_file_size"], []
         for name in sorted(repo["branches"], key=lambda name: (name == "main", name)):
             files = [file for file in repo["branches"][name] if file["artifact"] not in left_out]

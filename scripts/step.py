@@ -185,9 +185,9 @@ def measure(made: Path, record: recipes.Record, links: bool, attempt: Path) -> N
 
     made: what was built. attempt: the directory in which. Raises UserError if it is empty.
     """
+    files = files_of(made)
+    found = {} if links else flushed_digests(files, remembered(attempt))
     if made.is_dir():
-        files = files_of(made)
-        found = {} if links else flushed_digests(files, remembered(attempt))
         for path in files:
             name = path.relative_to(made).as_posix()
             record.files[name] = [path.stat().st_size, found.get(path, "")]
@@ -202,7 +202,7 @@ def measure(made: Path, record: recipes.Record, links: bool, attempt: Path) -> N
         record.notes["link"] = True
     else:
         record.bytes = made.stat().st_size
-        record.sha256 = flushed_digests([made], remembered(attempt))[made]
+        record.sha256 = found[made]
         if not record.bytes:
             raise UserError(f"{record.artifact}: the step ended well but made an empty file")
 

@@ -150,8 +150,7 @@ class Graph:
                 said = card_options(self.config, self.lock, name, families, only)
                 cards[repository.card(name)] = said
         for path, said in cards.items():
-            inputs = {r: up for r, up in report.inputs.items() if not r.startswith("also ")}
-            inputs = {"report": report, **inputs}
+            inputs = {"report": report, **report.inputs}
             # A repository's card counts the parts of each file; the model's own only says where
             # they are.
             if said is not local and LINES[said["families"][0]].has_shards:

@@ -50,7 +50,7 @@ def card_options(
         "template": publish.card_template if publish else None,
         "hidden": [key for key, up in forms.items() if up.intermediate or form not in (None, key)],
         "max_file_size": bytes_of(publish.max_file_size) if publish else None,
-        **({"survivors": True} if publish and publish.survivors else {}),
+        "survivors": publish is not None and publish.survivors,
         "evaluation": model.evaluate.corpus if model.evaluate else None,
         "plot": PLOT,
         "recipes": RECIPES,
@@ -94,7 +94,7 @@ def local_card_options(
     """
     about = card_options(config, lock, name, families)
     private = {"repos": {}, "publish": {}, "template": None, "max_file_size": None}
-    about.pop("survivors", None)
+    private["survivors"] = False
     sharded = sorted(Forms.together(families.values()).shards)
     return about | private | {"plot": plot, "recipes": None, "sharded": sharded}
 

@@ -104,17 +104,17 @@ class Form:
 
 
 class ModelForms(NamedTuple):
-    """The facts on one model in forms.json.
-
-    reference: the engine, with its version. shared: {(text, calibration text): the share of the
-    first's paragraphs that are in the second}.
-    """
+    """The facts on one model in forms.json. reference: the engine, with its version."""
 
     name: str
     parameters: int | None
     reference: str
     forms: list[Form]
-    shared: dict[tuple[str, str], float] = {}  # noqa: RUF012 - never changed
+
+    @property
+    def shared(self) -> dict[tuple[str, str], float]:
+        """{(text, calibration text): the share of the first's paragraphs that are in the second}"""
+        return {pair: share for form in self.forms for pair, share in form.shared.items()}
 
 
 class Rival(NamedTuple):
@@ -157,7 +157,6 @@ def read(path: Path, looks: Looks) -> ModelForms:
             parameters=document.get("parameters"),
             reference=str(document.get("reference") or "llama.cpp"),
             forms=sorted(forms, key=lambda form: (form.bytes, form.name)),
-            shared={pair: share for form in forms for pair, share in form.shared.items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a list of forms ({error!r})") from None

@@ -1,11 +1,13 @@
 """Quality of GGUF files, by llama-perplexity: KL divergence from the unquantized model."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from lib.formats.base_logits import base_logits_bytes
 from lib.record.artifact import Artifact
 from lib.stages.convert import model_of
+from lib.stages.family import Forms
 from lib.stages.sources import calibration
 from lib.stages.stage import Memory, Size, Sizing, Stage, Time
 
@@ -55,40 +57,65 @@ class EvaluateStage(BaseLogitsStage):
 STAGES = (BaseLogitsStage(), EvaluateStage())
 
 
-def evaluate(
+def evaluate(shared: Any, found: Forms, name: str, section: Any, conversion: Artifact) -> None:
+    """Declare the base logits of a model and an evaluation of each GGUF, on each text.
+
+    found: the GGUFs, to which they are added. section: the model's `evaluate`. conversion: the
+    unquantized GGUF.
+    """
+
+    def base_logits(place: str, text: Artifact) -> dict[str, Artifact]:
+        base = Artifact(
+            f"{place}base.kld",
+            "base_logits",
+            name,
+            _options(section),
+            inputs={"gguf": conversion, "corpus": text},
+            **shared.by_llama_cpp(),
+            intermediate=True,
+            temporary=True,
+        )
+        found.artifacts.append(base)
+        return {"base": base}
+
+    tools = shared.by_llama_cpp()
+    on_each_text(shared, found, name, section, "evaluate", "gguf", base_logits, **tools)
+
+
+def on_each_text(
     shared: Any,
-    on: tuple[str, str],
+    found: Forms,
     name: str,
     section: Any,
-    conversion: Artifact,
-    forms: dict[str, Artifact],
-) -> tuple[Artifact, dict[str, Artifact]]:
-    """Declare the base logits of a model and an evaluation of each form, on one text.
+    rule: str,
+    role: str,
+    others: Callable[[str, Artifact], dict[str, Artifact]],
+    **details: Any,
+) -> None:
+    """Declare an evaluation of each form of a family on each text, and add them to its artifacts.
 
-    on: (where their paths begin, the text). name: the model's. section: its `evaluate`. conversion:
-    the unquantized GGUF. forms: {form: GGUF}. Returns the base logits and {form: evaluation}.
+    found: what the family makes of the model `name`. section: the model's `evaluate`. rule: that
+    makes the evaluations. role: of the form among their inputs. others(where the paths of a text's
+    evaluations begin, the text): the inputs beside form and texts. details: further fields of
+    Artifact.
     """
-    (place, corpus), text = on, shared.corpus(on[1])
-    options = {"context": section.context, "chunks": section.chunks}
-    base = Artifact(
-        f"{place}base.kld",
-        "base_logits",
-        name,
-        options,
-        inputs={"gguf": conversion, "corpus": text},
-        **shared.by_llama_cpp(),
-        intermediate=True,
-        temporary=True,
-    )
-    evaluations = {
-        form: Artifact(
-            f"{place}{form}.json",
-            "evaluate",
-            name,
-            {"corpus": corpus, **options},
-            inputs={"gguf": gguf, "base": base, "corpus": text, **calibration(gguf)},
-            **shared.by_llama_cpp(),
-        )
-        for form, gguf in forms.items()
-    }
-    return base, evaluations
+    for corpus, folder in section.texts.items():
+        place, text = f"results/{name}/evaluation/{folder}", shared.corpus(corpus)
+        more = others(place, text)
+        made = {
+            form: Artifact(
+                f"{place}{form}.json",
+                rule,
+                name,
+                {"corpus": corpus, **_options(section)},
+                inputs={role: up, **more, "corpus": text, **calibration(up)},
+                **details,
+            )
+            for form, up in found.forms.items()
+        }
+        (found.also.setdefault(corpus, {}) if folder else found.evaluations).update(made)
+        found.artifacts += made.values()
+
+
+def _options(section: Any) -> dict[str, Any]:
+    return section.model_dump(include={"context", "chunks"})

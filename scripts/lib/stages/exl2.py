@@ -15,8 +15,8 @@ from lib.keys.values import show, to_list, to_number
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
 from lib.stages.checked import Inspector, Row
+from lib.stages.evaluation import on_each_text
 from lib.stages.family import Family, Forms, entry, file_entry
-from lib.stages.sources import calibration
 from lib.stages.stage import Memory, Size, Sizing, Stage, TakenStage, Time, locked_size
 
 HEAD_BITS = (2, 3, 4, 5, 6, 8)
@@ -232,23 +232,9 @@ class Exl2Family(Family):
             )
         found.artifacts += found.forms.values()
         if model.evaluate is not None:
-            options = model.evaluate.model_dump(include={"context", "chunks"})
-            for text, folder in model.evaluate.texts.items():
-                made = {
-                    form: Artifact(
-                        f"results/{name}/evaluation/{folder}{form}.json",
-                        "exl2_evaluate",
-                        name,
-                        {"corpus": text, **options},
-                        inputs={
-                            **{"exl2": directory, "model": weights, "corpus": shared.corpus(text)},
-                            **calibration(directory),
-                        },
-                        tools=tools,
-                    )
-                    for form, directory in found.forms.items()
-                }
-                found.measured(text, folder, made)
+            on = shared, found, name, model.evaluate
+            with_weights = {"model": weights}
+            on_each_text(*on, "exl2_evaluate", "exl2", lambda *_: with_weights, tools=tools)
         return found
 
     def card_options(self, model: Any, forms: dict[str, Artifact]) -> dict[str, Any]:

@@ -34,11 +34,6 @@ class Forms:
     also: dict[str, dict[str, Artifact]] = field(default_factory=dict)
     shards: dict[str, Artifact] = field(default_factory=dict)
 
-    def measured(self, text: str, folder: str, evaluations: dict[str, Artifact]) -> None:
-        """Add the evaluations on a text, {form: artifact}; folder: empty for the first text."""
-        (self.also.setdefault(text, {}) if folder else self.evaluations).update(evaluations)
-        self.artifacts += evaluations.values()
-
     @classmethod
     def together(cls, families: Iterable["Forms"]) -> "Forms":
         """What several families make of one model."""

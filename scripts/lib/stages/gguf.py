@@ -137,13 +137,7 @@ class GgufFamily(Family):
                 found.artifacts.append(shards)
                 found.shards[form] = shards
         if model.evaluate is not None:
-            for text, folder in model.evaluate.texts.items():
-                on = f"results/{name}/evaluation/{folder}", text
-                base, made = evaluation.evaluate(
-                    shared, on, name, model.evaluate, conversion, found.forms
-                )
-                found.artifacts.append(base)
-                found.measured(text, folder, made)
+            evaluation.evaluate(shared, found, name, model.evaluate, conversion)
         return found
 
     def card_options(self, model: Any, forms: dict[str, Artifact]) -> dict[str, Any]:
