@@ -69,9 +69,7 @@ rule card:
     """A model card: what the model is, which file to take, how it was made."""
     input:
         recipe=CARD.wanted,
-        made=made_from(
-            CARD, "report", "form", "evaluation", "also", "model", "shards"
-        ),
+        made=made_from(CARD, "report", "form", "evaluation", "also", "model", "shards"),
     output:
         card=CARD.path,
         recipe=CARD.record,
