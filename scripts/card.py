@@ -5,11 +5,13 @@ and of each form `form`, `family`, `file` and `bytes`:
 
     model          the model's name
     parameters     number of weights
+    trained        its longest context, in tokens
     reference      what the unquantized model was measured with: "llama.cpp b10605"
     corpus, context, chunks
                    the text of the evaluations, its tokens a chunk, its number of chunks
     forms          [{form, family, quantized, file, bytes, sha256, type, imatrix, fallbacks,
-                   evaluation, also}]: a form each. `fallbacks` is {count, tensors, types, block} or
+                   memory, evaluation, also}]: a form each. `memory` is {context in tokens: bytes}.
+                   `fallbacks` is {count, tensors, types, block} or
                    null: how many of its tensors have another type than asked for, and which types.
                    `evaluation` is the path of its JSON, as scripts/evaluate.py writes it, or null;
                    `also` is {text: path}, its evaluations on further texts
@@ -204,23 +206,27 @@ def texts(figures: list[Figure], most: int, unit: str = "") -> list[str]:
     return list(map(cell, figures, places(figures, most)))
 
 
-def by_memory(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """[{memory, row}]: for the usual sizes of memory the row of the best form that fits.
+def by_memory(table: list[dict[str, Any]], trained: int | None) -> tuple[list[str], list[dict]]:
+    """Which row of a family's table to take, by memory and context.
 
-    Neighbouring sizes with the same row share an entry. The row is None if no form fits.
+    Returns the contexts as texts, and [{memory, row, takes}]: for the usual sizes of memory the row
+    of the best form that fits with each of the contexts, None if none fits. `row` is that of the
+    shortest context.
     """
     forms = [row["form"] for row in table]
-    return [
-        {"memory": judge.memory_text(sizes), "row": table[forms.index(best)] if best else None}
-        for sizes, (best,) in judge.by_memory([forms])
-    ]
+    fitting = judge.by_memory(forms, trained)
+    lines = []
+    for sizes, picks in fitting.rows:
+        takes = [table[forms.index(pick)] if pick else None for pick in picks]
+        lines.append({"memory": judge.memory_text(sizes), "row": takes[0], "takes": takes})
+    return list(map(judge.context_text, fitting.contexts)), lines
 
 
 def section(model: ModelForms, look: Look, about: dict[str, Any]) -> dict[str, Any]:
     """What the template gets for one family's section of the card."""
     family = LINES[look.name]
     table, repo = rows(model, family, about), about["repos"].get(family.name)
-    choices = by_memory(table) if table else []
+    contexts, choices = by_memory(table, model.trained) if table else ([], [])
     first = next(
         (choice["row"] for choice in choices if choice["row"]), table[0] if table else None
     )
@@ -231,6 +237,7 @@ def section(model: ModelForms, look: Look, about: dict[str, Any]) -> dict[str, A
         "heading": family.heading(repo),
         "repo": repo,
         "rows": table,
+        "contexts": contexts,
         "by_memory": choices,
         "conditions": sorted({form.conditions for form in forms if form.conditions}, key=str),
         "fallbacks": fallbacks.sentence({form.name: form.fallbacks for form in forms}),

@@ -1,9 +1,9 @@
 """Print forms.json for a model's report and card: the JSON that report.py and card.py read.
 
 It is made from the wanted recipe, the evaluations, the GGUFs' headers and the records. Its keys are
-model, parameters, corpus, context, chunks, reference, and forms, a list of {form, family,
-quantized, file, bytes, sha256, type, imatrix, fallbacks, evaluation, also}; `card.py --help` says
-what each means.
+model, parameters, trained, corpus, context, chunks, reference, and forms, a list of {form, family,
+quantized, file, bytes, sha256, type, imatrix, fallbacks, memory, evaluation, also}; `card.py
+--help` says what each means.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 from lib.errors import UserError, program
 from lib.formats import fallbacks
 from lib.formats.gguf_file import read_gguf
+from lib.formats.memory import CONTEXTS, Shape, shape_of
 from lib.record.origins import Origins
 from lib.record.recipe import Record
 from lib.record.wanted import WantedRecipe
@@ -33,6 +34,7 @@ def describe(wanted: WantedRecipe) -> dict:
         text, form = name.split(" ")
         also.setdefault(form, {})[text] = path
     forms, conditions, parameters = [], {}, None
+    shapes = shapes_of(options["forms"])
     for form, about in options["forms"].items():
         record = origins.record(about["file"])
         if record is None:
@@ -62,13 +64,34 @@ def describe(wanted: WantedRecipe) -> dict:
                 "type": about.get("type"),
                 "imatrix": about.get("imatrix"),
                 "fallbacks": fallbacks_of(record),
+                "memory": memory_of(record.bytes, shapes.get(about["family"])),
                 "evaluation": evaluations.get(form),
                 "also": also.get(form, {}),
             }
         )
     if parameters is None and (record := origins.record(options["weights"])):
         parameters = record.notes.get("parameters")  # counted when the weights were made or linked
-    return {"model": options["model"], "parameters": parameters, **conditions, "forms": forms}
+    trained = next((shape.trained for shape in shapes.values()), None)
+    facts = {"model": options["model"], "parameters": parameters, "trained": trained}
+    return {**facts, **conditions, "forms": forms}
+
+
+def shapes_of(forms: dict[str, dict]) -> dict[str, Shape]:
+    """The shape of the model as each family's engine sees it, from a form that is there."""
+    shapes: dict[str, Shape] = {}
+    for about in forms.values():
+        path = Path(about["file"])
+        if about["family"] not in shapes and path.exists() and (shape := shape_of(path)):
+            shapes[about["family"]] = shape
+    return shapes
+
+
+def memory_of(size: int, shape: Shape | None) -> dict[int, int]:
+    """{context in tokens: bytes of memory} of a form of `size` bytes; empty if not known."""
+    if shape is None:
+        return {}
+    contexts = {*CONTEXTS, min(shape.trained or CONTEXTS[0], CONTEXTS[0])}
+    return {context: size + shape.beside_weights(context) for context in sorted(contexts)}
 
 
 def fallbacks_of(record: Record) -> dict | None:

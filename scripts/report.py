@@ -5,9 +5,10 @@ Pareto front, and which form fits into how much memory. The same input gives the
 
 The CSV has a row for each form: bytes, bits_per_weight, kld in nats per token, perplexity, same_top
 as a fraction; X_error is the standard error of X. kld_vs_best is its KLD less that of the best form
-that is no larger, chunk by chunk. top_lost and top_gained are the shares of tokens of the text that
-the unquantized model finds the most probable and the form does not, and the other way round. A cell
-is empty if it was not measured.
+that is no larger, chunk by chunk. memory_16k is the bytes of memory that it takes with a context of
+16,384 tokens: weights, cache of 16 bits a value, buffers. top_lost and top_gained are the shares of
+tokens of the text that the unquantized model finds the most probable and the form does not, and the
+other way round. A cell is empty if it was not measured.
 """
 
 import argparse
@@ -32,7 +33,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 COLUMNS = (
     *("form", "file", "bytes", "bits_per_weight", "kld", "kld_error"),
     *("perplexity", "perplexity_error", "same_top", "same_top_error"),
-    *("kld_p999", "kld_vs_best", "kld_vs_best_error"),
+    *("kld_p999", "kld_vs_best", "kld_vs_best_error", "memory_16k"),
     *("kld_p99", "kld_max", "top_lost", "top_gained"),
 )
 # How bad the bad moments are: attribute of a form without kld_, title, meaning.
@@ -66,6 +67,7 @@ def table(forms: list[Form]) -> pandas.DataFrame:
         (
             *(form.bits_per_weight, *form.kld, *form.perplexity, *form.same_top, form.kld_p999),
             *(rivals[form.name].difference if form.name in rivals else none),
+            form.memory.get(16384),
             *(form.kld_p99, form.kld_max, form.lost.value, form.gained.value),
             *(part for text in texts for part in form.also.get(text, none)),
         )
@@ -73,6 +75,7 @@ def table(forms: list[Form]) -> pandas.DataFrame:
     ]
     figures = pandas.DataFrame(measured, columns=columns[3:], dtype=float)
     rounded = figures.round(6).round({"bits_per_weight": 4}) + 0.0  # no -0.0
+    rounded = rounded.astype({"memory_16k": "Int64"})
     worst = {"worst_text": list(map(judge.worst_text, forms))} if texts else {}
     return pandas.DataFrame(names, columns=columns[:3]).join(rounded).assign(**worst)
 
@@ -191,28 +194,28 @@ def _answers(forms: list[Form]) -> list[dict[str, Any]]:
     return answers
 
 
-def _memory(forms: list[Form]) -> dict[str, Any]:
-    """The table of forms by memory; neighbouring sizes with the same answers share a line."""
-    kinds: dict[str, list[Form]] = {}
-    for form in sorted(forms, key=lambda form: form.look.order):
-        kinds.setdefault(form.look.title, []).append(form)
-    lines = []
-    for sizes, picks in judge.by_memory(list(kinds.values())):
-        rooms = [f"{judge.room(size) / 1e9:.1f}" for size in sizes]
-        cells = [
-            pick and {"form": pick, "size": size_text(pick.bytes, forms), "kld": kld_text(pick)}
-            for pick in picks
+def _memory(model: ModelForms) -> list[dict[str, Any]]:
+    """A table for each family: which of its forms fits into which memory, with which context."""
+    forms, tables = model.forms, []
+    for look in quality_plot.looks_of(forms):
+        fitting = judge.by_memory([f for f in forms if f.look == look], model.trained)
+        if not any(any(picks) for _, picks in fitting.rows):
+            continue
+        # How much memory its longest context of the column takes.
+        lines = [
+            {
+                "label": judge.memory_text(sizes),
+                "cells": [
+                    pick
+                    and (pick, size_text(judge.needed(pick, max(contexts, default=None)), forms))
+                    for pick, contexts in zip(picks, fitting.contexts, strict=True)
+                ],
+            }
+            for sizes, picks in fitting.rows
         ]
-        room = " to ".join(rooms[:1] + rooms[1:][-1:]) + " GB"
-        lines.append({"label": judge.memory_text(sizes), "room": room, "cells": cells})
-    first = judge.MEMORY_SIZES[0]
-    return {
-        "kinds": list(kinds),
-        "lines": lines,
-        "first": first,
-        "smallest": size_text(forms[0].bytes, forms),
-        "all_fit": all(form.bytes <= judge.room(first) for form in forms),
-    }
+        contexts = list(map(judge.context_text, fitting.contexts))
+        tables.append({"look": look, "contexts": contexts, "lines": lines})
+    return tables
 
 
 def _conditions(model: ModelForms) -> list[dict[str, Any]]:
@@ -257,7 +260,9 @@ def page(model: ModelForms, template: str, script: str) -> str:
         answers=_answers(forms),
         lossless=judge.nearly_lossless(forms),
         unquantized=next((form for form in forms if not form.quantized), None),
-        memory=_memory(forms) if forms else None,
+        memory=_memory(model),
+        first_memory=judge.MEMORY_SIZES[0],
+        all_fit=judge.all_fit(forms, model.trained),
         rows=rows,
         beaten=[row for row in rows if row["beaten_by"]],
         texts=further(forms),

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pandas
 import pytest
 
+from lib.formats.memory import CONTEXTS
 from lib.report import judge, quality_plot
 from lib.report.figures import decimal, places
 from lib.report.judge import Figure, Form
@@ -24,7 +25,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "report.py"
 COLUMNS = (
     *("form", "file", "bytes", "bits_per_weight", "kld", "kld_error"),
     *("perplexity", "perplexity_error", "same_top", "same_top_error"),
-    *("kld_p999", "kld_vs_best", "kld_vs_best_error"),
+    *("kld_p999", "kld_vs_best", "kld_vs_best_error", "memory_16k"),
     *("kld_p99", "kld_max", "top_lost", "top_gained"),
 )
 HOSTILE = "<script>alert('x')</script>&\"'</style>"
@@ -235,9 +236,9 @@ def test_csv_holds_what_was_measured_and_leaves_the_rest_empty(tmp_path):
     lines = (tmp_path / "quality.csv").read_text().splitlines()
     assert lines == [
         ",".join(COLUMNS),
-        "Q4_K_M,results/M/gguf/M-Q4_K_M.gguf,4015000000,4.0,,,,,,,,,,,,,",
+        "Q4_K_M,results/M/gguf/M-Q4_K_M.gguf,4015000000,4.0,,,,,,,,,,,,,,",
         "Q8_0,results/M/gguf/M-Q8_0.gguf,8030000000,8.0,0.001,2e-05,6.201,0.04,0.9899,0.0006"
-        ",,,,0.009,,,",
+        ",,,,,0.009,,,",
     ]
 
 
@@ -335,11 +336,37 @@ def test_the_lowest_kld_that_fits_is_recommended(memory, expected):
     assert judge.recommend(found, memory).name == expected
 
 
-def test_headroom_is_kept_for_the_context():
-    at_the_limit = int(judge.room(8))
-    assert at_the_limit < 8 * 2**30 * 0.9
-    assert judge.recommend([form("fits", at_the_limit)], 8).name == "fits"
-    assert judge.recommend([form("does-not", at_the_limit + 1)], 8) is None
+def test_cache_and_buffers_of_the_context_must_fit_too():
+    room = judge.room(8)
+    assert room == 7 * 2**30
+    fits = form("fits", 5e9, memory={4096: room, 16384: room + 1})
+    assert judge.recommend([fits], 8, 4096).name == "fits"
+    assert judge.recommend([fits], 8, 16384) is None
+    # Where no memory is known, a tenth of the file is added.
+    assert judge.recommend([form("unknown", room / 1.11)], 8).name == "unknown"
+    assert judge.recommend([form("unknown", room / 1.09)], 8) is None
+
+
+def test_a_longer_context_leaves_room_for_a_smaller_form():
+    def one(name, size, kld):
+        return form(name, size, kld, memory={c: size + 130_000 * c for c in CONTEXTS})
+
+    found = [one("Q4", 4.9e9, 0.03), one("Q6", 6.6e9, 0.005), one("Q8", 8.5e9, 0.001)]
+    contexts, rows = judge.by_memory(found, trained=32768)
+    assert list(map(judge.context_text, contexts)) == ["4k", "16k", "32k"]
+    picked = [(judge.memory_text(sizes), [pick and pick.name for pick in picks])
+              for sizes, picks in rows]  # fmt: skip
+    assert picked == [
+        ("8 GB", ["Q6", "Q4", None]),
+        ("12 GB", ["Q8", "Q8", "Q6"]),
+        ("16 GB and more", ["Q8", "Q8", "Q8"]),
+    ]
+    # A model that was trained on less has no such context.
+    contexts, rows = judge.by_memory(found, trained=4096)
+    assert list(map(judge.context_text, contexts)) == ["4k"]
+    # Contexts with the same answers are one column.
+    contexts, rows = judge.by_memory([replace(one("Q2", 1e8, 0.1))], trained=None)
+    assert list(map(judge.context_text, contexts)) == ["4k to 32k", "128k"]
 
 
 def test_of_equal_kld_the_smaller_is_recommended():
@@ -359,7 +386,10 @@ def test_without_measurements_the_largest_that_fits_is_recommended():
 
 def test_sizes_of_memory_with_the_same_answer_are_one_line():
     found = [form("Q4", 4e9, 0.03), form("Q8", 8e9, 0.001), form("BF16", 16e9, 0.0, False)]
-    lines = [(judge.memory_text(sizes), pick.name) for sizes, (pick,) in judge.by_memory([found])]
+    lines = [
+        (judge.memory_text(sizes), pick.name)
+        for sizes, (pick,) in judge.by_memory(found, None).rows
+    ]
     assert lines == [("8 GB", "Q4"), ("12 to 16 GB", "Q8"), ("24 GB and more", "BF16")]
 
 
@@ -457,11 +487,10 @@ def test_page_warns_when_forms_were_measured_differently(tmp_path):
     assert "Not all forms were measured on the same text" in (tmp_path / "quality.html").read_text()
 
 
-def test_a_tiny_model_gets_one_line_for_all_memory_sizes(tmp_path):
+def test_of_a_tiny_model_memory_decides_nothing(tmp_path):
     report(tmp_path, {"Q8_0": (0.0045, 0.00004), "BF16": (0.0084, 0.0)})
     page = (tmp_path / "quality.html").read_text()
-    assert "8 GB and more" in page
-    assert "Every form fits into 8 GB" in page
+    assert "Every form fits into 8 GB" in page and "8 GB and more" not in page
 
 
 # The page in a browser ---------------------------------------------------------------------------

@@ -3,21 +3,25 @@
 `read` takes forms.json, which the planner writes:
 
     {"model": "Demo", "parameters": 4200000, "reference": "llama.cpp b10605",
-     "corpus": "evaluation", "context": 512,
+     "trained": 131072, "corpus": "evaluation", "context": 512,
      "forms": [{"form": "Q4_K_M", "family": "gguf", "quantized": true,
                 "file": "results/Demo/gguf/Demo-Q4_K_M.gguf", "bytes": 2900000, "sha256": "9f86…",
                 "type": "Q4_K_M", "imatrix": true,
                 "fallbacks": {"count": 180, "tensors": 272, "types": ["q5_0"], "block": 256},
+                "memory": {"4096": 3400000, "16384": 5000000},
                 "evaluation": "results/Demo/evaluation/Q4_K_M.json",
                 "also": {"code": "results/Demo/evaluation/code/Q4_K_M.json"}}, ...]}
 
 `family` is one of lib/cards/registry.py. `evaluation` is null if nothing was measured. `fallbacks`
-(see lib/formats/fallbacks.py) is null if the tool gave every tensor its type. A form may have its
-own `parameters`. Other keys may be left out. Sizes are in bytes, KLD in nats a token, agreement is
-a fraction; an error is one standard error.
+(see lib/formats/fallbacks.py) is null if the tool gave every tensor its type. `memory` is what it
+takes with a context of so many tokens (lib/formats/memory.py); `trained` the model's longest. A
+form may have its own `parameters`. Other keys may be left out. Sizes are in bytes, KLD in nats a
+token, agreement is a fraction; an error is one standard error.
 """
 
+import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import stdev
@@ -58,6 +62,8 @@ class Form:
     type: str | None = None
     imatrix: bool = False
     fallbacks: Fallbacks | None = None
+    # {context in tokens: bytes of memory}; empty if it is not known.
+    memory: dict[int, int] = field(default_factory=dict)
     kld: Figure = Figure()
     kld_p99: float | None = None
     kld_p999: float | None = None
@@ -104,12 +110,16 @@ class Form:
 
 
 class ModelForms(NamedTuple):
-    """The facts on one model in forms.json. reference: the engine, with its version."""
+    """The facts on one model in forms.json.
+
+    reference: the engine, with its version. trained: its longest context, in tokens.
+    """
 
     name: str
     parameters: int | None
     reference: str
     forms: list[Form]
+    trained: int | None = None
 
     @property
     def shared(self) -> dict[tuple[str, str], float]:
@@ -157,6 +167,7 @@ def read(path: Path, looks: Looks) -> ModelForms:
             parameters=document.get("parameters"),
             reference=str(document.get("reference") or "llama.cpp"),
             forms=sorted(forms, key=lambda form: (form.bytes, form.name)),
+            trained=document.get("trained"),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a list of forms ({error!r})") from None
@@ -194,6 +205,7 @@ def form_of(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: 
         parameters=entry.get("parameters") or document.get("parameters"),
         type=entry.get("type"),
         imatrix=bool(entry.get("imatrix")),
+        memory={int(tokens): size for tokens, size in (entry.get("memory") or {}).items()},
         fallbacks=fallbacks and Fallbacks(**{**fallbacks, "types": tuple(fallbacks["types"])}),
         kld=_figure(source, "kld", measured),
         **{
@@ -372,46 +384,95 @@ def choices(forms: list[Form]) -> list[Choice]:
     return list(answers.values())
 
 
-def room(memory: int) -> float:
-    """Bytes that a model's file may have in `memory` GB (of 2**30 bytes, as memory is sold).
+def room(memory: int) -> int:
+    """Bytes that a model may take of `memory` GB (of 2**30 bytes, as memory is sold).
 
-    A tenth of the memory and one GB more stay free for the context and the engine's buffers.
+    One GB stays free for the driver, the desktop and the like.
     """
-    return memory * GIB * 0.9 - GIB
+    return memory * GIB - GIB
 
 
-def recommend(forms: list[Form], memory: int) -> Form | None:
+def needed(form: Form, context: int | None) -> float:
+    """Bytes of memory that a form takes with a context of so many tokens.
+
+    Where that is not known, it is the file and a tenth more.
+    """
+    return form.memory.get(context, form.bytes * 1.1)
+
+
+def contexts_of(form: Form, trained: int | None) -> list[int]:
+    """The contexts for which a form's memory is known, in tokens, as far as the model was trained.
+
+    trained: the model's longest context; None if it is not known.
+    """
+    return [context for context in form.memory if trained is None or context <= trained]
+
+
+def recommend(forms: list[Form], memory: int, context: int | None = None) -> Form | None:
     """The form of the lowest KLD that fits into `memory` GB; of equals, the smaller one.
 
     If none that fits was measured, it is the largest that fits. None if nothing fits.
     """
-    fitting = [form for form in forms if form.bytes <= room(memory)]
+    fitting = [form for form in forms if needed(form, context) <= room(memory)]
     measured = [form for form in fitting if form.loss is not None]
     if measured:
         return min(measured, key=_by_loss)
     return min(fitting, key=lambda form: (-form.bytes, form.name), default=None)
 
 
-def by_memory(groups: list[list[Form]]) -> list[tuple[list[int], list[Form | None]]]:
-    """For the usual sizes of memory, in GB, the best form of each group of forms.
+class Fitting(NamedTuple):
+    """Which form to take, by memory and by context.
 
-    Neighbouring sizes with the same answers are one entry: (sizes, a form or None for each group).
+    contexts: the columns, each a list of contexts of which all answers are the same. rows: for
+    each list of sizes of memory in GB of which all answers are the same, a form or None a column.
     """
-    entries: list[tuple[list[int], list[Form | None]]] = []
-    for memory in MEMORY_SIZES:
-        picks = [recommend(forms, memory) for forms in groups]
-        if entries and entries[-1][1] == picks:
-            entries[-1][0].append(memory)
-        else:
-            entries.append(([memory], picks))
-    return entries
+
+    contexts: list[list[int]]
+    rows: list[tuple[list[int], list[Form | None]]]
+
+
+def by_memory(forms: list[Form], trained: int | None) -> Fitting:
+    """The best of a family's forms for the usual sizes of memory and contexts.
+
+    trained: the model's longest context, in tokens. Where no memory is known, the contexts are one
+    empty list.
+    """
+    contexts = sorted({context for form in forms for context in contexts_of(form, trained)})
+    answers = {
+        context: [recommend(forms, memory, context) for memory in MEMORY_SIZES]
+        for context in contexts or [None]
+    }
+    columns = _merged((context, picks) for context, picks in answers.items())
+    rows = _merged(
+        (memory, [picks[index] for _, picks in columns])
+        for index, memory in enumerate(MEMORY_SIZES)
+    )
+    return Fitting([list(filter(None, found)) for found, _ in columns], rows)
+
+
+def all_fit(forms: list[Form], trained: int | None) -> bool:
+    """Whether every form fits into the least of the usual sizes of memory, with any context."""
+    longest = max((c for form in forms for c in contexts_of(form, trained)), default=None)
+    return all(needed(form, longest) <= room(MEMORY_SIZES[0]) for form in forms)
+
+
+def _merged(entries: Iterable[tuple[Any, list]]) -> list[tuple[list, list]]:
+    """The entries, (key, value), with neighbours of the same value made one: (keys, value)."""
+    groups = itertools.groupby(entries, key=lambda entry: entry[1])
+    return [([key for key, _ in group], value) for value, group in groups]
 
 
 def memory_text(sizes: list[int]) -> str:
-    """The sizes of an entry of `by_memory` as text: 8 GB; 12 to 24 GB; 48 GB and more."""
+    """The sizes of a row of `by_memory` as text: 8 GB; 12 to 24 GB; 48 GB and more."""
     if sizes[-1] == MEMORY_SIZES[-1]:
         return f"{sizes[0]} GB and more"
     return f"{sizes[0]} to {sizes[-1]} GB" if len(sizes) > 1 else f"{sizes[0]} GB"
+
+
+def context_text(contexts: list[int]) -> str:
+    """The contexts of a column of `by_memory` as text: 4k; 16k to 128k; empty if there are none."""
+    ends = dict.fromkeys(contexts[:1] + contexts[-1:])
+    return " to ".join(f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in ends)
 
 
 def twin_lines(forms: list[Form]) -> list[str]:
