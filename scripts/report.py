@@ -14,6 +14,7 @@ other way round. A cell is empty if it was not measured.
 import argparse
 import base64
 import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from markupsafe import Markup
 
 from lib.errors import UserError, program
 from lib.formats import fallbacks
+from lib.formats.divergence import ENOUGH
 from lib.report import judge, quality_plot
-from lib.report.figures import decimal, places, scaled, size_text
+from lib.report.figures import decimal, places, scaled, size_text, size_unit
 from lib.report.judge import Figure, Form, ModelForms
 from lib.report.looks import Looks
 
@@ -154,6 +156,7 @@ def _rows(forms: list[Form]) -> list[dict[str, Any]]:
         {
             "form": form,
             "size": size_text(form.bytes, forms),
+            "memory": size_text(form.memory[16384], forms) if 16384 in form.memory else "",
             "front": form in front,
             "also": {text: cells[index] for text, cells in also.items()},
             "worst": judge.worst_text(form),
@@ -238,6 +241,27 @@ def _conditions(model: ModelForms) -> list[dict[str, Any]]:
     ]
 
 
+def _figures(forms: list[Form]) -> str:
+    """What the page's script compares forms by, as JSON: {form: {bytes, kld, chunks, text}}.
+
+    chunks: the KLD of each chunk. text: on what it was measured; chunks of other texts do not
+    compare.
+    """
+    unit, name = size_unit(forms) if forms else (1, "")
+    found = {
+        form.name: {
+            "bytes": form.bytes,
+            "kld": form.kld.value,
+            "chunks": [float(f"{kld:.6g}") for kld in form.per_chunk],
+            "text": form.conditions and form.conditions[1:],
+        }
+        for form in forms
+    }
+    told = {"forms": found, "unit": unit, "unitName": name, "enough": ENOUGH, "sure": judge.SURE}
+    # A name must not end the script element that holds this.
+    return json.dumps(told, separators=(",", ":")).replace("<", "\\u003c")
+
+
 def page(model: ModelForms, template: str, script: str) -> str:
     """The report as one HTML page that loads nothing from elsewhere.
 
@@ -278,8 +302,15 @@ def page(model: ModelForms, template: str, script: str) -> str:
         small_bits=judge.SMALL_BITS,
         lossless_kld=judge.LOSSLESS_KLD,
         lossless_ratio=judge.LOSSLESS_RATIO,
-        wide=Markup(quality_plot.draw(model.name, forms, *WIDE, standalone=False)),
-        narrow=Markup(quality_plot.draw(model.name, forms, *NARROW, standalone=False)),
+        plots={
+            scale: [
+                Markup(quality_plot.draw(model.name, forms, *size, standalone=False, scale=scale))
+                for size in (WIDE, NARROW)
+            ]
+            for scale in ("log", "linear")
+        },
+        figures=Markup(_figures(forms)),
+        has_memory=any(row["memory"] for row in rows),
         plot_style=Markup(quality_plot.style(quality_plot.looks_of(forms))),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -1,6 +1,7 @@
 """The quality report: its figures, its rules, and its page in a real browser."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from xml.etree import ElementTree
 
 import pandas
@@ -19,6 +21,7 @@ from lib.report.figures import decimal, places
 from lib.report.judge import Figure, Form
 from lib.report.looks import Looks
 from lib.stages.registry import FAMILIES
+from report import MINUS
 
 LOOKS = Looks.of(FAMILIES.values())
 SCRIPT = Path(__file__).parents[1] / "scripts" / "report.py"
@@ -600,7 +603,7 @@ def test_the_page_asks_nobody_for_anything_and_logs_no_error(browser, sweep, tmp
 
 
 OVERLAPS = """
-const boxes = [...document.querySelectorAll(arguments[0] + ' text.label')]
+const boxes = [...document.querySelectorAll(arguments[0] + ' .label text')]
   .map(text => [text.textContent, text.getBoundingClientRect()])
   .filter(([, box]) => box.width);
 const clashes = [];
@@ -613,9 +616,13 @@ return [boxes.length, clashes];
 """
 
 
-@pytest.mark.parametrize(("width", "least"), [(1280, len(SWEEP)), (390, 12)])
-def test_labels_in_the_plot_do_not_overlap(browser, sweep, width, least):
+@pytest.mark.parametrize(
+    ("width", "scale", "least"),
+    [(1280, "log", len(SWEEP) - 2), (1280, "linear", 20), (390, "log", 12), (390, "linear", 10)],
+)
+def test_labels_in_the_plot_do_not_overlap(browser, sweep, width, scale, least):
     open_page(browser, sweep / "quality.html", width)
+    browser.find_element("css selector", f"input[value={scale}]").click()
     count, clashes = browser.execute_script(OVERLAPS, ".wide" if width > 600 else ".narrow")
     assert clashes == []
     assert count >= least
@@ -633,3 +640,66 @@ def test_the_page_fits_the_screen_and_follows_its_colours(browser, sweep, width,
     for colour in (paper, plot):
         red = int(re.search(r"\d+", colour).group())
         assert (red < 60) if dark else (red > 200)
+
+
+def seen(browser, selector: str) -> set[str]:
+    """The forms of the elements that can be seen."""
+    script = "return [...document.querySelectorAll(arguments[0])]" \
+             ".filter(e => e.getBoundingClientRect().width).map(e => e.dataset.form)"  # fmt: skip
+    return set(browser.execute_script(script, selector))
+
+
+def test_a_family_switched_off_leaves_plot_table_and_front(browser, sweep):
+    open_page(browser, sweep / "quality.html")
+    exl2 = {name for name in SWEEP if "bpw" in name}
+    assert seen(browser, ".point") == set(SWEEP)
+    line = "return document.querySelector('.front-line path').getAttribute('d').split(' L ').length"
+    before = browser.execute_script(line)
+    browser.find_element("css selector", "[data-family=exl2]").click()
+    assert seen(browser, ".point") == seen(browser, "tbody tr[data-form]") == set(SWEEP) - exl2
+    # 4.25bpw was on the front and stood before Q4_K_M, which takes its place; so does 5.0bpw.
+    assert browser.execute_script(line) == before - 1
+    assert "Q4_K_M" in seen(browser, ".point.front")
+    browser.find_element("css selector", "[data-family=exl2]").click()
+    assert browser.execute_script(line) == before
+    assert seen(browser, ".point") == set(SWEEP) and "Q4_K_M" not in seen(browser, ".point.front")
+
+
+def test_a_point_tells_its_figures(browser, sweep):
+    from selenium.webdriver import ActionChains
+
+    open_page(browser, sweep / "quality.html")
+    tip = browser.find_element("css selector", "#tip")
+    assert not tip.is_displayed()
+    point = browser.find_element("css selector", ".wide .point[data-form=Q8_0]")
+    ActionChains(browser).move_to_element(point).perform()
+    assert tip.text.splitlines()[:5] == ["Q8_0", "Size", "8.54 GB", "KLD", "0.00135 ± 0.00003"]
+    box = browser.execute_script("return arguments[0].getBoundingClientRect().right", tip)
+    assert box <= 1280
+
+
+def test_a_form_is_compared_with_the_others_on_the_same_tokens(browser, tmp_path):
+    """The error of the difference is that of the chunks' differences, as in quality.csv."""
+    write_inputs(tmp_path, {"Q4_0": (4.66, 0.05), "Q4_K_M": (4.92, 0.031), "Q8_0": (8.5, None)})
+    for number, scale in ((0, 0.05), (1, 0.031)):
+        measured = json.loads((tmp_path / f"{number}.json").read_text())
+        measured["per_chunk"] = {"kld": [scale * hard for hard in HARD]}
+        measured["kld"]["mean"] = scale * mean(HARD)
+        (tmp_path / f"{number}.json").write_text(json.dumps(measured))
+    assert run(tmp_path).returncode == 0
+    table = pandas.read_csv(tmp_path / "quality.csv").set_index("form")
+    value, error = table.loc["Q4_K_M", ["kld_vs_best", "kld_vs_best_error"]]
+    open_page(browser, tmp_path / "quality.html")
+    browser.find_element("xpath", "//button[text()='Q4_0']").click()
+    assert "KLD less Q4_0’s" in browser.find_element("css selector", "#forms thead").text
+    cells = [cell.text for cell in browser.find_elements("css selector", "#forms .versus")][2:]
+    digits = 1 - math.floor(math.log10(error))
+    assert cells == [
+        *(f"{0:.1f}", "0.00 GB"),
+        *(f"{MINUS}{-value:.{digits}f} ± {error:.{digits}f}", "+0.26 GB"),
+        *("–", "+3.84 GB"),
+    ]
+    assert browser.find_element("css selector", "#forms .versus strong").text == cells[2]
+    # The same again takes it back.
+    browser.find_element("xpath", "//button[text()='Q4_0']").click()
+    assert not browser.find_element("css selector", "#forms .versus").is_displayed()

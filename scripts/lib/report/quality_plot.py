@@ -1,7 +1,8 @@
-"""KLD against size as an SVG: log axes, error bars, Pareto front, labels that do not overlap.
+"""KLD against size as an SVG: error bars, Pareto front, labels that do not overlap.
 
 Drawn by matplotlib, the labels placed by textalloc. Text stays text, the bytes depend on nothing
-but the figures, and a style sheet (`style`) gives the reader's dark colours.
+but the figures, and a style sheet (`style`) gives the reader's dark colours. What belongs to a form
+has its name (data-form), which is how the page's script finds it.
 """
 
 import io
@@ -17,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from lib.report.figures import size_text, size_unit
 from lib.report.judge import Form, pareto_front
@@ -63,10 +64,11 @@ def style(looks: list[Look]) -> str:
     )
     return (
         f".quality-plot text {{ font-family: {FONT} !important }}\n"
-        f".quality-plot .label {{ paint-order: stroke; stroke: {PAPER}; stroke-width: 3px;"
+        f".quality-plot .label text {{ paint-order: stroke; stroke: {PAPER}; stroke-width: 3px;"
         " stroke-linejoin: round }\n"
+        ".quality-plot :is(.point, .whisker):not(.front) { opacity: 0.55 }\n"
         f"@media screen and (prefers-color-scheme: dark) {{\n{dark}"
-        f".quality-plot .label {{ stroke: {DARK[0]} }}\n}}\n"
+        f".quality-plot .label text {{ stroke: {DARK[0]} }}\n}}\n"
     )
 
 
@@ -77,21 +79,28 @@ def looks_of(forms: list[Form]) -> list[Look]:
 
 
 class Point(NamedTuple):
-    """A form in the plot, its place (x in bytes, y in nats) and its label."""
+    """A form in the plot, its place (x in bytes, y in nats) and its label.
+
+    charted: it stands at its KLD, and not at 0.
+    """
 
     form: Form
     x: float
     y: float
     on_front: bool
+    charted: bool
     label: str
 
 
-def draw(title: str, forms: list[Form], width: int, height: int, standalone: bool) -> str:
+def draw(
+    title: str, forms: list[Form], width: int, height: int, standalone: bool, scale: str = "log"
+) -> str:
     """The plot as SVG text, of `width` x `height` pixels.
 
-    standalone: a file of its own, with style sheet, title and all labels. Else it is part of a page
-    that has the style sheet; then a plot narrower than 600 pixels, for a phone, labels only the
-    Pareto front, and leaves out labels for which there is no room.
+    standalone: a file of its own, with style sheet, title, legend and all labels. Else it is part
+    of a page that has style sheet and legend, and tells the name of a point that has no label:
+    labels for which there is no room are left out, and a plot narrower than 600 pixels, for a
+    phone, labels only the Pareto front. scale: of both axes, log or linear.
     """
     measured = [form for form in forms if form.loss is not None]
     narrow = width < 600
@@ -104,10 +113,12 @@ def draw(title: str, forms: list[Form], width: int, height: int, standalone: boo
         points: list[Point] = []
         if measured:
             left, right = (54, 12) if narrow else (74, 22)
-            top = (58 if narrow else 44) + (30 if standalone else 0)
+            top = 74 if standalone else 34
             figure.subplots_adjust(left / width, 48 / height, 1 - right / width, 1 - top / height)
-            points = _chart(axes, measured, narrow)
-            _legend(axes, measured, narrow, standalone)
+            points = _chart(axes, measured, narrow, scale)
+            _place(axes, points, narrow, draw_all=standalone)
+            if standalone:
+                _legend(axes, measured)
         else:
             axes.set_axis_off()
             axes.text(
@@ -120,49 +131,58 @@ def draw(title: str, forms: list[Form], width: int, height: int, standalone: boo
     return _finish(written.getvalue(), title, measured, points, standalone)
 
 
-def _chart(axes: Axes, forms: list[Form], narrow: bool) -> list[Point]:
-    """Draw axes, front, points and labels."""
+def _chart(axes: Axes, forms: list[Form], narrow: bool, scale: str) -> list[Point]:
+    """Draw axes, front and points."""
     top = max(form.loss for form in forms)
     # The unquantized model is the reference: what it shows against itself is noise.
     charted = [form for form in forms if form.quantized and form.loss > top * NEGLIGIBLE]
-    losses = [form.loss for form in charted] or [1.0]
-    pad = max((max(losses) / min(losses)) ** 0.09, 1.35)
-    floor, ceiling = min(losses) / pad, max(losses) * pad
-    strip = STRIP if len(charted) < len(forms) else 0
-    bottom = floor * (floor / ceiling) ** (strip / (axes.bbox.height - strip))
-    sizes = [form.bytes for form in charted or forms]
+    floor = _limits(axes, charted, forms, scale)
+    _frame(axes, forms, narrow, floor)
     # The unquantized file is often twice the largest quant's: it does not stretch the axis, but
     # stands at its end with its size in writing.
-    end = max(sizes) * BEYOND
-    sizes += [form.bytes for form in forms if form.bytes <= end]
-    pad = max((max(sizes) / min(sizes)) ** 0.06, 1.12)
-    axes.set(xscale="log", yscale="log", ylim=(bottom, ceiling))
-    axes.set_xlim(min(sizes) / pad, max(sizes) * pad)
-    _frame(axes, forms, narrow, floor if charted else ceiling)
-    near_zero, edge = math.sqrt(bottom * floor), max(sizes) * pad**0.8
+    (left, right), bottom = axes.get_xlim(), axes.get_ylim()[0]
+    near_zero = math.sqrt(bottom * floor) if scale == "log" else 0.0
+    edge = right * (left / right) ** 0.02 if scale == "log" else right - (right - left) / 50
     front, points = pareto_front(forms), []
     for form in forms:
         x, y, label = form.bytes, form.loss, _short(_name(form), 32)
         if form not in charted:
             y = near_zero
-            if form.bytes > end:
+            if form.bytes > right:
                 x, label = edge, f"{label}, {size_text(form.bytes, forms)} →"
-        points.append(Point(form, x, y, form in front, label))
-    line = [point for point in points if point.on_front and point.form in charted]
-    axes.plot([p.x for p in line], [p.y for p in line], color=FRONT, linewidth=1.6, zorder=1)
+        points.append(Point(form, x, y, form in front, form in charted, label))
+    line = [point for point in points if point.on_front and point.charted]
+    axes.plot([p.x for p in line], [p.y for p in line], color=FRONT, linewidth=1.6, gid="front")
     for number, point in enumerate(points):
-        error = point.form in charted and point.form.kld.error or 0.0
-        low = max(point.y - error, floor if point.form in charted else 0)
-        axes.errorbar(
-            *(point.x, point.y),
-            yerr=[[point.y - low], [error]],
-            **_marker(point.form),
-            alpha=1 if point.on_front else 0.55,
-            gid=f"point-{number}",
-            zorder=3,
+        error = point.charted and point.form.kld.error or 0.0
+        low = max(point.y - error, floor if point.charted else bottom)
+        yerr = [[point.y - low], [error]]
+        marker, _, (whisker,) = axes.errorbar(
+            point.x, point.y, yerr=yerr, **_marker(point.form), zorder=3
         )
-    _place(axes, points, narrow)
+        marker.set_gid(f"point-{number}")
+        whisker.set_gid(f"whisker-{number}")
     return points
+
+
+def _limits(axes: Axes, charted: list[Form], forms: list[Form], scale: str) -> float:
+    """Set scale and limits of both axes; the KLD below which forms stand in the band of 0."""
+    losses = [form.loss for form in charted] or [1.0]
+    sizes = [form.bytes for form in charted or forms]
+    sizes += [form.bytes for form in forms if form.bytes <= max(sizes) * BEYOND]
+    axes.set(xscale=scale, yscale=scale)
+    if scale == "linear":
+        pad = (max(sizes) - min(sizes)) * 0.06 or max(sizes) * 0.1
+        axes.set_xlim(max(min(sizes) - pad, 0), max(sizes) + pad)
+        axes.set_ylim(-max(losses) * 0.04, max(losses) * 1.08)
+        return 0.0
+    pad = max((max(losses) / min(losses)) ** 0.09, 1.35)
+    floor, ceiling = min(losses) / pad, max(losses) * pad
+    strip = STRIP if len(charted) < len(forms) else 0
+    bottom = floor * (floor / ceiling) ** (strip / (axes.bbox.height - strip))
+    pad = max((max(sizes) / min(sizes)) ** 0.06, 1.12)
+    axes.set(ylim=(bottom, ceiling), xlim=(min(sizes) / pad, max(sizes) * pad))
+    return floor if charted else ceiling
 
 
 def _marker(form: Form) -> dict[str, Any]:
@@ -178,7 +198,7 @@ def _marker(form: Form) -> dict[str, Any]:
     }
 
 
-def _legend(axes: Axes, forms: list[Form], narrow: bool, standalone: bool) -> None:
+def _legend(axes: Axes, forms: list[Form]) -> None:
     # The quants' families in the order of the registry, then the unquantized model.
     ordered = sorted(forms, key=lambda form: (not form.quantized, form.look.order))
     names = {form.look.title if form.quantized else "unquantized": form for form in ordered}
@@ -186,8 +206,8 @@ def _legend(axes: Axes, forms: list[Form], narrow: bool, standalone: bool) -> No
     axes.figure.legend(
         [*lines, Line2D([], [], color=FRONT, linewidth=1.6)],
         [*names, "Pareto front"],
-        loc="upper right" if standalone else "upper left",
-        bbox_to_anchor=(1, 1) if standalone else (0 if narrow else axes.get_position().x0, 1),
+        loc="upper right",
+        bbox_to_anchor=(1, 1),
         ncols=len(names) + 1,
         frameon=False,
         handlelength=1.2,
@@ -209,7 +229,7 @@ def _frame(axes: Axes, forms: list[Form], narrow: bool, floor: float) -> None:
     _tick(axes.xaxis, 34, unit=unit)
     _tick(axes.yaxis, 24 if narrow else 37, least=floor)
     aside = {"xycoords": "axes fraction", "textcoords": "offset points", "color": MUTED}
-    if floor > axes.get_ylim()[0]:
+    if axes.get_yscale() == "log" and floor > axes.get_ylim()[0]:
         axes.axhline(floor, color=LINE, dashes=(3, 3), linewidth=1, zorder=1)
         axes.annotate("≈ 0", (0, 0), (-7, STRIP / 2), ha="right", va="center", **aside)
     parameters = {form.parameters for form in forms}
@@ -226,33 +246,50 @@ def _frame(axes: Axes, forms: list[Form], narrow: bool, floor: float) -> None:
 
 
 def _tick(axis: Axis, gap: float, unit: float = 1, least: float = 0, limits: Any = None) -> None:
-    """Tick a log axis at round numbers of `unit`, as many as fit with `gap` pixels between them.
+    """Tick an axis at round numbers of `unit`, as many as fit with `gap` pixels between them.
 
-    least: no tick is below it.
+    least: no tick is below it. limits: of the axis, if not its own.
     """
     low, high = limits or axis.get_view_interval()
     box = axis.axes.bbox
-    pixels = (box.width if axis.axis_name == "x" else box.height) / math.log(high / low)
-    powers = range(math.floor(math.log10(low / unit)), math.ceil(math.log10(high / unit)) + 1)
-    best: list[float] = []
-    for steps in TICKS:
-        round_ones = (step * 10.0**power * unit for power in powers for step in steps)
-        found = [v for v in round_ones if max(low, least) <= v * (1 + 1e-9) and v <= high]
-        if all(pixels * math.log(b / a) >= gap for a, b in itertools.pairwise(found)):
-            best = found
-    axis.set_major_locator(FixedLocator(best))
+    pixels = box.width if axis.axis_name == "x" else box.height
+    # Both axes of the plot have one scale; the second axis of sizes does not tell it.
+    if axis.axes.figure.axes[0].get_xscale() == "log":
+        ticks = _log_ticks(low / unit, high / unit, least / unit, pixels, gap)
+    else:
+        steps = MaxNLocator(max(int(pixels / gap / 1.5), 2), steps=[1, 2, 5, 10])
+        ticks = [tick for tick in steps.tick_values(low / unit, high / unit) if tick >= least]
+    axis.set_major_locator(FixedLocator([tick * unit for tick in ticks]))
     axis.set_minor_locator(NullLocator())
     plain = FuncFormatter(lambda value, _: f"{value / unit:.9f}".rstrip("0").rstrip("."))
     axis.set_major_formatter(plain)
     axis.set_tick_params(color=LINE, labelcolor=MUTED)
 
 
-def _place(axes: Axes, points: list[Point], narrow: bool) -> None:
-    """Write the labels where they cover neither each other, nor a marker, nor the front."""
+def _log_ticks(low: float, high: float, least: float, pixels: float, gap: float) -> list[float]:
+    """Round numbers of a log axis from low to high, at least `gap` of its pixels apart."""
+    pixels /= math.log(high / low)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    best: list[float] = []
+    for steps in TICKS:
+        round_ones = (step * 10.0**power for power in powers for step in steps)
+        found = [v for v in round_ones if max(low, least) <= v * (1 + 1e-9) and v <= high]
+        if all(pixels * math.log(b / a) >= gap for a, b in itertools.pairwise(found)):
+            best = found
+    return best
+
+
+def _place(axes: Axes, points: list[Point], narrow: bool, draw_all: bool) -> None:
+    """Write the labels where they cover neither each other, nor a marker, nor the front.
+
+    draw_all: also those for which there is no such place.
+    """
+    numbered = [(number, p) for number, p in enumerate(points) if p.on_front or not narrow]
     # The front's labels first, in bold.
-    wanted = sorted((p for p in points if p.on_front or not narrow), key=lambda p: not p.on_front)
+    numbered.sort(key=lambda entry: not entry[1].on_front)
+    wanted = [point for _, point in numbered]
     line = [p for p in points if p.on_front and p.form.quantized] or points
-    textalloc.allocate(
+    *_, texts, leaders = textalloc.allocate(
         axes,
         [p.x for p in wanted],
         [p.y for p in wanted],
@@ -267,14 +304,17 @@ def _place(axes: Axes, points: list[Point], narrow: bool) -> None:
         linecolor=MUTED,
         linewidth=0.7,
         min_distance=0.012,
-        max_distance=0.25,
-        margin=0.004,
+        max_distance=0.3,
+        margin=0.002,
         nbr_candidates=1200,
-        draw_all=not narrow,
+        draw_all=draw_all,
         avoid_label_lines_overlap=True,
         avoid_crossing_label_lines=True,
-        gid="label",
     )
+    for (number, _), *drawn in zip(numbered, texts, leaders, strict=True):
+        for kind, artist in zip(("label", "leader"), drawn, strict=True):
+            if artist:
+                artist.set_gid(f"{kind}-{number}")
 
 
 def _name(form: Form) -> str:
@@ -312,17 +352,20 @@ def _finish(svg: str, title: str, forms: list[Form], points: list[Point], standa
     # A marker takes its colours from where it is used, so that the style sheet can change them.
     for path in root.iterfind(f".//{SVG}defs/{SVG}path"):
         path.set("style", re.sub(r"(fill|stroke): [^;]+;?", "", path.get("style", "")))
-    groups = {group.get("id"): group for group in root.iter(f"{SVG}g")}
-    for index, point in enumerate(points):
-        form = point.form
-        said = f"{_name(form)}: {size_text(form.bytes, forms)}, KLD {form.kld.value:.3g}"
-        if form.kld.error is not None:
-            said += f" ± {form.kld.error:.1g}"
-        group = groups[f"point-{index}"]
-        group.attrib |= {"class": "point", "data-form": _plain(form.name)}
-        ElementTree.SubElement(group, f"{SVG}title").text = said
     for group in root.iter(f"{SVG}g"):
-        for text in group.iter(f"{SVG}text") if group.get("id") == "label" else ():
-            text.set("class", "label")
-        group.attrib.pop("id", None)
+        kind, _, number = (group.attrib.pop("id", None) or "").partition("-")
+        if kind == "front":
+            group.set("class", "front-line")
+        if kind not in ("point", "whisker", "label", "leader") or not number:
+            continue
+        point = points[int(number)]
+        form, classes = point.form, [kind]
+        if kind in ("point", "whisker"):
+            classes += ["front"] * point.on_front + ["charted"] * point.charted
+        if kind == "point":
+            said = f"{_name(form)}: {size_text(form.bytes, forms)}, KLD {form.kld.value:.3g}"
+            if form.kld.error is not None:
+                said += f" ± {form.kld.error:.1g}"
+            ElementTree.SubElement(group, f"{SVG}title").text = said
+        group.attrib |= {"class": " ".join(classes), "data-form": _plain(form.name)}
     return ElementTree.tostring(root, encoding="unicode") + "\n"
