@@ -1,7 +1,7 @@
 """Questions before and after a run; nothing is built. See docs/staleness.md.
 
 needs: the config, and the files under results/
-makes: nothing; but `accept` writes into records, `clean_orphans` deletes what it has shown, and
+makes: nothing; but `gallery` writes a page, `accept` writes into records, `clean_orphans` deletes what it has shown, and
        `verify_rebuild` builds in a directory of its own
 """
 
@@ -13,6 +13,7 @@ localrules:
     why,
     plan,
     status,
+    gallery,
     verify,
     verify_rebuild,
     orphans,
@@ -57,6 +58,18 @@ rule status:
         config=lambda wildcards: config_file(session),
     shell:
         "script ask_status.py --config {params.config:q} | tee {log:q}"
+
+
+rule gallery:
+    """Write results/index.html, a page of all models; a build does so itself when it ends."""
+    log:
+        "logs/gallery.log",
+    conda:
+        "../envs/quantmill.yaml"
+    params:
+        config=lambda wildcards: config_file(session),
+    shell:
+        "script gallery.py --config {params.config:q} | tee {log:q}"
 
 
 rule verify:

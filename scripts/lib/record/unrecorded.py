@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lib.record import recipe as recipes
-from lib.record.layout import is_building
+from lib.record.layout import GALLERY, is_building
 
 
 def recorded(*tops: str) -> Iterator[str]:
@@ -17,7 +17,11 @@ def recorded(*tops: str) -> Iterator[str]:
 
 
 def unrecorded(known: Collection[Path] = ()) -> Iterator[Path]:
-    """Yield the files under results/ that no record covers and that are not in `known`."""
+    """Yield the files under results/ that no record covers and that are not in `known`.
+
+    The gallery has no record: it is written by each run.
+    """
+    known = {*known, GALLERY}
     for here, names, files in _walk("results"):
         # Files inside a recorded directory belong to it.
         names[:] = [name for name in names if not _has_record(here / name)]

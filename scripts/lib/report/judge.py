@@ -39,6 +39,8 @@ SMALL_BITS = 4.0
 LOSSLESS_KLD = 0.01
 LOSSLESS_RATIO = 5.0
 SURE = 2.0
+# A KLD that is less than this share of the largest one would only stretch the axis of a plot.
+NEGLIGIBLE = 1e-7
 
 
 class Figure(NamedTuple):

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from lib.report.figures import size_text, size_unit
-from lib.report.judge import Form, pareto_front
+from lib.report.judge import NEGLIGIBLE, Form, pareto_front
 from lib.report.looks import Look
 
 # The light colours, with which the plot is drawn, and the dark ones that replace them.
@@ -44,8 +44,6 @@ TICKS = (
     tuple(1 + tenth / 10 for tenth in range(90)),
 )
 STRIP = 34  # height in pixels of the band below the log axis, for forms of a KLD near 0
-# A KLD that is less than this share of the largest one would only stretch the axis.
-NEGLIGIBLE = 1e-7
 # A form in the band that is this many times larger than the largest charted one is off the scale.
 BEYOND = 1.25
 SVG = "{http://www.w3.org/2000/svg}"

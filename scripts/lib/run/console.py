@@ -5,6 +5,7 @@ import os
 
 from lib.planning.graph import Graph
 from lib.record import recipe as recipes
+from lib.record.layout import GALLERY
 from lib.stages.registry import STAGES
 from lib.units import count, human
 
@@ -47,4 +48,6 @@ def summary(graph: Graph) -> str:
         page = f"results/{name}/report/quality.html"
         if os.path.exists(page):
             lines.append(f"    {page}")
+    if GALLERY.exists():
+        lines.append(f"  all models: {GALLERY}")
     return "\n".join(["", "Quantmill: there are now", *lines]) if lines else ""

@@ -8,11 +8,12 @@ from pathlib import Path
 from lib.errors import UserError, plainly
 from lib.forecast.machine import keep_to
 from lib.planning.staleness import Plan
+from lib.record.layout import GALLERY
 from lib.run.console import summary
 from lib.run.hold import clear_abandoned, hold_directory
 from lib.run.requests import config_file
 from lib.run.session import ANSWERS, Session
-from lib.stages.registry import STAGES
+from lib.stages.registry import FAMILIES, STAGES
 from lib.units import count, is_are
 
 # Targets that do something else than build, and say so themselves.
@@ -61,15 +62,31 @@ def preflight(session: Session, local: bool) -> None:
 
 
 def end(session: Session) -> None:
-    """After the last job: print which weights are there now, and how much is still stale."""
+    """After the last job: write the gallery, print what is there and how much is still stale."""
     cancel_timers()
     if session.asked_only(ANSWERS | ACTIONS):
         return
+    write_gallery(session)
     print(summary(session.graph))
     if left := len(Plan(session.graph).stale(session.graph)):
         # Not asked for, or made from an input that came out with other bytes than before.
         which = f"{count(left, 'artifact')} {is_are(left)}"
         print(f"{which} not up to date: `snakemake why` says why.")
+
+
+def failed(session: Session) -> None:
+    """After a run that failed: what it has built until then is in the gallery."""
+    if session.building:
+        write_gallery(session)
+
+
+def write_gallery(session: Session) -> None:
+    """Write the page of all models of the config (lib/report/gallery.py)."""
+    # Imported for builds only: a dry run does without.
+    from lib.report import gallery
+    from lib.report.looks import Looks
+
+    gallery.write(list(session.config.models), Looks.of(FAMILIES.values()), GALLERY)
 
 
 def cancel_timers() -> None:

@@ -26,6 +26,7 @@ from lib.stages.registry import STAGES
 ALONE = Machine(1)
 # Targets that answer a question: they build nothing and may be asked while a build runs.
 ANSWERS = {"why", "plan", "verify", "orphans", "status", "lock", "preflight", "publish_plan"}
+ANSWERS.add("gallery")  # a page about what is there
 # `accept` holds the directory itself, and gives the hold back to make reports anew.
 ANSWERS.add("accept")
 

@@ -1,0 +1,124 @@
+"""The gallery: one page of all models, from the tables that their reports leave.
+
+It is no artifact: a run writes it anew when it ends, so it is never older than a report.
+"""
+
+import csv
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+
+from lib.report import judge
+from lib.report.figures import size_text
+from lib.report.judge import Figure, Form
+from lib.report.looks import Looks
+
+TEMPLATES = Path(__file__).parents[2] / "templates"
+CONTEXT = 16384  # for which a report's table has the memory
+WIDTH, HEIGHT, EDGE = 240, 110, 8  # of a small plot, in pixels
+
+
+class Dot(NamedTuple):
+    """A form in a small plot, in its pixels."""
+
+    x: float
+    y: float
+    form: Form
+
+
+def write(names: list[str], looks: Looks, page: Path) -> None:
+    """Write the gallery of models to `page`, beside which their directories lie.
+
+    A model without a report is listed without figures.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = (TEMPLATES / "gallery.js").read_text(encoding="utf-8")
+    models = [_model(name, looks, page.parent / name) for name in names]
+    shown = {look.name: look for model in models for look in model["looks"]}
+    text = environment.get_template("gallery.html.j2").render(
+        models=models,
+        shown=sorted(shown.values(), key=lambda look: look.order),
+        context=CONTEXT // 1024,
+        size=(WIDTH, HEIGHT),
+        script=script,
+    )
+    page.parent.mkdir(exist_ok=True)
+    new = page.with_name(f".{page.name}.new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, page)
+
+
+def _model(name: str, looks: Looks, folder: Path) -> dict[str, Any]:
+    """What the template shows of a model whose artifacts are in `folder`."""
+    forms = read(folder / "report/quality.csv", looks)
+    families = sorted({form.look for form in forms}, key=lambda look: look.order)
+    links = {"report": "report/quality.html", "card": "README.md", "speed": "speed/speed.html"}
+    dots, front = plot(forms)
+    return {
+        "name": name,
+        "forms": forms,
+        "sizes": [size_text(form.bytes, forms) for form in forms[:1] + forms[1:][-1:]],
+        "looks": families,
+        "best": [(look, _best([f for f in forms if f.look == look])) for look in families],
+        "dots": dots,
+        "front": front,
+        "links": {text: f"{name}/{at}" for text, at in links.items() if (folder / at).exists()},
+    }
+
+
+def read(table: Path, looks: Looks) -> list[Form]:
+    """The forms of a report's table, quality.csv, the smallest first; none if there is no table."""
+    if not table.exists():
+        return []
+    with table.open(newline="", encoding="utf-8") as file:
+        return [_form(row, looks) for row in csv.DictReader(file)]
+
+
+def _form(row: dict[str, str], looks: Looks) -> Form:
+    family = Path(row["file"]).parts[2]  # results/MODEL/FAMILY/…
+    memory = row.get("memory_16k")
+    return Form(
+        row["form"],
+        looks[family],
+        True,
+        row["file"],
+        int(row["bytes"]),
+        kld=Figure(float(row["kld"])) if row["kld"] else Figure(),
+        memory={CONTEXT: int(memory)} if memory else {},
+    )
+
+
+def _best(forms: list[Form]) -> list[tuple[str, str]]:
+    """[(sizes of memory as text, the name of the best form that fits into it)]"""
+    fitting = judge.by_memory(forms, None)
+    picks = [(judge.memory_text(sizes), pick) for sizes, (pick,) in fitting.rows]
+    return [(memory, pick.name) for memory, pick in picks if pick]
+
+
+def plot(forms: list[Form]) -> tuple[list[Dot], list[Dot]]:
+    """Where the forms that were measured stand, log KLD against log size, and the Pareto front."""
+    most = max((form.loss or 0.0 for form in forms), default=0.0)
+    measured = [form for form in forms if form.loss and form.loss > most * judge.NEGLIGIBLE]
+    if not measured:
+        return [], []
+    xs = _spread([math.log(form.bytes) for form in measured], WIDTH)
+    ys = _spread([-math.log(form.loss) for form in measured], HEIGHT)
+    dots = [Dot(*place) for place in zip(xs, ys, measured, strict=True)]
+    front = {form.name for form in judge.pareto_front(measured)}
+    return dots, [dot for dot in dots if dot.form.name in front]
+
+
+def _spread(values: list[float], pixels: int) -> list[float]:
+    """The values as places between the edges of so many pixels."""
+    low, high = min(values), max(values)
+    scale = (pixels - 2 * EDGE) / ((high - low) or 1)
+    return [round(EDGE + (value - low) * scale, 1) for value in values]
