@@ -2,8 +2,8 @@
 
 It is made from the wanted recipe, the evaluations, the GGUFs' headers and the records. Its keys are
 model, parameters, corpus, context, chunks, reference, and forms, a list of {form, family,
-quantized, file, bytes, sha256, type, imatrix, fallbacks, evaluation, also}; `card.py --help` says
-what each means.
+quantized, file, bytes, sha256, type, imatrix, fallbacks, evaluation, also, tasks}; `card.py --help`
+says what each means.
 """
 
 import argparse
@@ -28,10 +28,7 @@ def describe(wanted: WantedRecipe) -> dict:
     options, origins = wanted.recipe["options"], Origins(wanted)
     inputs = origins.inputs_in("form")
     evaluations = origins.inputs_in("evaluation")
-    also: dict[str, dict[str, str]] = {}
-    for name, path in origins.inputs_in("also").items():
-        text, form = name.split(" ")
-        also.setdefault(form, {})[text] = path
+    also, tasks = (by_form(origins.inputs_in(role)) for role in ("also", "task"))
     forms, conditions, parameters = [], {}, None
     for form, about in options["forms"].items():
         record = origins.record(about["file"])
@@ -64,11 +61,21 @@ def describe(wanted: WantedRecipe) -> dict:
                 "fallbacks": fallbacks_of(record),
                 "evaluation": evaluations.get(form),
                 "also": also.get(form, {}),
+                "tasks": tasks.get(form, {}),
             }
         )
     if parameters is None and (record := origins.record(options["weights"])):
         parameters = record.notes.get("parameters")  # counted when the weights were made or linked
     return {"model": options["model"], "parameters": parameters, **conditions, "forms": forms}
+
+
+def by_form(inputs: dict[str, str]) -> dict[str, dict[str, str]]:
+    """{form: {what it was measured on: path}}, from {"TEXT FORM": path}."""
+    found: dict[str, dict[str, str]] = {}
+    for name, path in inputs.items():
+        measured, form = name.split(" ")
+        found.setdefault(form, {})[measured] = path
+    return found
 
 
 def fallbacks_of(record: Record) -> dict | None:

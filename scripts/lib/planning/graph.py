@@ -116,8 +116,9 @@ class Graph:
         here = f"results/{name}/report"
         inputs = {f"form {form}": up for form, up in made.forms.items()}
         inputs |= {f"evaluation {form}": up for form, up in made.evaluations.items()}
-        for text, evaluations in made.also.items():
-            inputs |= {f"also {text} {form}": up for form, up in evaluations.items()}
+        for role, measured in (("also", made.also), ("task", made.tasks)):
+            for name_, by_form in measured.items():
+                inputs |= {f"{role} {name_} {form}": up for form, up in by_form.items()}
         # A report does not need an intermediate itself: the record has its size, even after the
         # intermediate was reclaimed.
         inputs = {role: up for role, up in inputs.items() if not up.intermediate}

@@ -9,7 +9,8 @@
                 "type": "Q4_K_M", "imatrix": true,
                 "fallbacks": {"count": 180, "tensors": 272, "types": ["q5_0"], "block": 256},
                 "evaluation": "results/Demo/evaluation/Q4_K_M.json",
-                "also": {"code": "results/Demo/evaluation/code/Q4_K_M.json"}}, ...]}
+                "also": {"code": "results/Demo/evaluation/code/Q4_K_M.json"},
+                "tasks": {"arc": "results/Demo/evaluation/tasks/arc/Q4_K_M.json"}}, ...]}
 
 `family` is one of lib/cards/registry.py. `evaluation` is null if nothing was measured. `fallbacks`
 (see lib/formats/fallbacks.py) is null if the tool gave every tensor its type. A form may have its
@@ -72,6 +73,8 @@ class Form:
     same_top: Figure = Figure()
     # Its KLD on further texts.
     also: dict[str, Figure] = field(default_factory=dict)
+    # The share that it solves of the tasks of each file.
+    tasks: dict[str, Figure] = field(default_factory=dict)
     # {(text, calibration text): the share of the first's paragraphs that are in the second}
     shared: dict[tuple[str, str], float] = field(default_factory=dict)
     # (engine, corpus, context, chunks) of the evaluation; None where nothing was measured.
@@ -184,6 +187,7 @@ def form_of(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: 
     places = entry.get("also") or {}
     further = {text: _read(Path(place)) for text, place in places.items()}
     texts = [(str(measured.get("corpus")), measured), *further.items()]
+    scores = {task: (place, _read(Path(place))) for task, place in entry.get("tasks", {}).items()}
     return Form(
         name=name,
         look=looks[entry["family"]],
@@ -206,6 +210,10 @@ def form_of(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: 
         perplexity=_figure(source, "perplexity", measured),
         same_top=_figure(source, "same_top", measured),
         also={text: _figure(places[text], "kld", found) for text, found in further.items()},
+        tasks={
+            task: Figure(*(_number(place, key, found.get(key)) for key in ("score", "error")))
+            for task, (place, found) in scores.items()
+        },
         shared={
             (text, other): float(share)
             for text, found in texts
