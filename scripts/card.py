@@ -10,7 +10,8 @@ and of each form `form`, `family`, `file` and `bytes`:
                    the text of the evaluations, its tokens a chunk, its number of chunks
     forms          [{form, family, quantized, file, bytes, sha256, type, imatrix, fallbacks,
                    evaluation, also, tasks}]: a form each.
-                   `fallbacks` is {count, tensors, types, block} or null: how many of its tensors have another type than asked for, and which types.
+                   `fallbacks` is {count, tensors, types, block} or null: how many of its tensors
+                   have another type than asked for, and which types.
                    `evaluation` is the path of its JSON, as scripts/evaluate.py writes it, or null;
                    `also` is {text: path}, its evaluations on further texts, `tasks` {task: path}
 

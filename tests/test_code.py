@@ -40,6 +40,7 @@ MADE_BY = {
     "exl2_quantize": ["exl2_convert.py"],
     "base_logits": ["lib/flags/context.py"],
     "evaluate": ["evaluate.py", "lib/flags/context.py"],
+    "evaluate_task": ["evaluate_task.py", "lib/flags/tasks.py"],
     "exl2_evaluate": ["exl2_evaluate.py", "lib/flags/context.py"],
     "report": [
         "describe_forms.py",

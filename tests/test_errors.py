@@ -46,6 +46,7 @@ MISTAKES = {
     "describe_families.py": None,  # there is nothing to say on its command line
     "describe_forms.py": WANTED,
     "evaluate.py": ("--base nowhere --text t --corpus NAME --output out -- tool", "nowhere"),
+    "evaluate_task.py": ("nowhere --kind hellaswag --output out -- tool", "nowhere"),
     "exl2_convert.py": (
         "quantize --model nowhere --work work --recipe-digest 0 --measurement nowhere "
         "--bits 4 --output model",

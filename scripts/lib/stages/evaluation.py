@@ -9,7 +9,7 @@ from pydantic import Field
 from lib.formats.base_logits import base_logits_bytes
 from lib.formats.task_files import READERS
 from lib.keys.section import Choice, Number, Section, Text
-from lib.keys.values import to_mapping
+from lib.keys.values import to_choice, to_mapping
 from lib.record.artifact import Artifact
 from lib.stages.convert import model_of
 from lib.stages.family import Forms
@@ -43,12 +43,18 @@ class TaskFile(Section):
 
 
 def to_tasks(value: Any) -> dict[str, dict[str, Any]]:
-    """{name: keys of TaskFile}; an entry may be the file alone. A name that is a kind says it."""
-    return {
-        name: {"kind": name if name in KINDS else None}
-        | (dict(entry) if isinstance(entry, Mapping) else {"file": entry})
-        for name, entry in to_mapping(value).items()
-    }
+    """{name: keys of TaskFile}; an entry may be the file alone, and the name stands for the kind.
+
+    Raises ValueError for a kind that is none.
+    """
+    found = {}
+    for name, entry in to_mapping(value).items():
+        found[name] = dict(entry) if isinstance(entry, Mapping) else {"file": entry}
+        try:
+            found[name]["kind"] = to_choice(found[name].get("kind") or name, KINDS)
+        except ValueError as error:
+            raise ValueError(f"{name}: kind: {error}") from None
+    return found
 
 
 class BaseLogitsStage(Stage):
@@ -105,11 +111,7 @@ def check(checks: Any, at: tuple, tasks: dict[str, TaskFile]) -> None:
     """Report mistakes in `tasks` of a model, at the key path `at` (lib/config/checks.Checks)."""
     checks.names(at, tasks)
     for name, task in tasks.items():
-        if task.kind:
-            checks.task_file((*at, name, "file"), task.file, task.kind)
-        else:
-            text = f"is no kind of task, so it needs one besides file: {', '.join(KINDS)}"
-            checks.add((*at, name, "kind"), text)
+        checks.task_file((*at, name, "file"), task.file, task.kind)
 
 
 def evaluate(shared: Any, found: Forms, name: str, section: Any, conversion: Artifact) -> None:
