@@ -4,30 +4,20 @@ llama-perplexity finds which of a task's choices is the most probable: of multip
 HellaSwag the one whose tokens have the highest mean log-probability, of WinoGrande the one after
 which the rest of the sentence has.
 
-The JSON is {score, error, tasks, left_out, chance, correct, kind, sha256, engine}:
-
-    score, error  the share of tasks solved, and its standard error by their number
-    tasks         how many were measured
-    left_out      how many more cannot be (lib/formats/task_files.Task.is_comparable)
-    chance        the score of one that guesses
-    correct       a sign a task, in the order of the file: 1 solved, 0 not
-    sha256        of the file of tasks
+The JSON is what lib/formats/task_files.measured says, and {engine: llama.cpp}.
 """
 
 import argparse
-import hashlib
 import json
-import math
 import re
 import subprocess
 import tempfile
-from pathlib import Path
 
 from lib.errors import UserError, program
 from lib.formats.task_files import (
-    READERS,
     Task,
-    read,
+    measured,
+    options,
     write_multiple_choice,
     write_winogrande,
 )
@@ -37,13 +27,6 @@ from lib.formats.task_files import (
 # the tool's last line comes without them, every time, on a busy machine.
 QUEUE = 512
 SEQUENCES = 128  # as many choices as the tool computes side by side
-
-
-def chosen(tasks: list[Task], count: int | None) -> list[Task]:
-    """So many tasks, spread evenly over all of them; all if None."""
-    if count is None or count >= len(tasks):
-        return tasks
-    return [tasks[index * len(tasks) // count] for index in range(count)]
 
 
 def solved(tasks: list[Task], kind: str, command: list[str], context: int) -> list[bool]:
@@ -79,40 +62,21 @@ def solved(tasks: list[Task], kind: str, command: list[str], context: int) -> li
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("tasks", type=Path, help="file of tasks (lib/formats/task_files.py)")
-    parser.add_argument("--kind", required=True, choices=READERS, help="of the file")
-    parser.add_argument("--count", type=int, help="tasks to measure (default: all)")
+    parser = argparse.ArgumentParser(description=__doc__)
+    options(parser)
     parser.add_argument(
         "--context",
         type=int,
         default=2048,
         help="tokens of a task with all its choices, at most (default: 2048)",
     )
-    parser.add_argument("--output", type=Path, required=True, help="JSON to write")
     parser.add_argument(
         "command", nargs="+", help="after --: llama-perplexity, with the model and flags"
     )
     args = parser.parse_args()
-    every = read(args.tasks, args.kind)
-    usable = [task for task in every if task.is_comparable]
-    tasks = chosen(usable, args.count)
-    correct = solved(tasks, args.kind, args.command, args.context)
-    score = sum(correct) / len(tasks)
-    found = {
-        "score": score,
-        "error": math.sqrt(score * (1 - score) / max(1, len(tasks) - 1)),
-        "tasks": len(tasks),
-        "left_out": len(every) - len(usable),
-        "chance": sum(1 / len(task.choices) for task in tasks) / len(tasks),
-        "correct": "".join("01"[right] for right in correct),
-        "kind": args.kind,
-        "sha256": hashlib.sha256(args.tasks.read_bytes()).hexdigest(),
-        "engine": "llama.cpp",
-    }
-    args.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    found = measured(args, lambda tasks: solved(tasks, args.kind, args.command, args.context))
+    text = json.dumps(found | {"engine": "llama.cpp"}, indent=2)
+    args.output.write_text(f"{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
-"""The flags of evaluate_task.py."""
+"""The flags of the programs that measure tasks."""
 
 from typing import Any
 
 
 def task_flags(options: dict[str, Any]) -> list[str]:
-    """--kind, --context and --count, from the options of these names; `count` may be left out."""
-    flags = ["--kind", options["kind"], "--context", str(options["context"])]
-    if options.get("count"):
-        flags += ["--count", str(options["count"])]
-    return flags
+    """--kind, --count and --context, from the options of these names that are set."""
+    names = [name for name in ("kind", "count", "context") if options.get(name)]
+    return [word for name in names for word in (f"--{name}", str(options[name]))]
