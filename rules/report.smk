@@ -17,7 +17,9 @@ rule report:
     """A table, a plot and a page of all forms: size, KL divergence, perplexity, agreement."""
     input:
         recipe=REPORT.wanted,
-        made=made_from(REPORT, "form", "evaluation", "also", "task", "model"),
+        made=made_from(
+            REPORT, "form", "evaluation", "also", "task", "harness", "model"
+        ),
     output:
         csv=report(
             REPORT.path,
@@ -70,7 +72,9 @@ rule card:
     input:
         recipe=CARD.wanted,
         made=made_from(
-            CARD, "report", "form", "evaluation", "also", "task", "model", "shards"
+            CARD,
+            *("report", "form", "evaluation", "also", "task", "harness"),
+            *("model", "shards"),
         ),
     output:
         card=CARD.path,

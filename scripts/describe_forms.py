@@ -1,7 +1,7 @@
 """Print forms.json for a model's report and card: the JSON that report.py and card.py read.
 
 It is made from the wanted recipe, the evaluations, the GGUFs' headers and the records. Its keys are
-model, parameters, corpus, context, chunks, reference, and forms, a list of {form, family,
+model, parameters, corpus, context, chunks, reference, harness, and forms, a list of {form, family,
 quantized, file, bytes, sha256, type, imatrix, fallbacks, evaluation, also, tasks}; `card.py --help`
 says what each means.
 """
@@ -66,7 +66,8 @@ def describe(wanted: WantedRecipe) -> dict:
         )
     if parameters is None and (record := origins.record(options["weights"])):
         parameters = record.notes.get("parameters")  # counted when the weights were made or linked
-    return {"model": options["model"], "parameters": parameters, **conditions, "forms": forms}
+    found = {"model": options["model"], "parameters": parameters, **conditions, "forms": forms}
+    return found | {"harness": origins.inputs_in("harness")}
 
 
 def by_form(inputs: dict[str, str]) -> dict[str, dict[str, str]]:

@@ -276,6 +276,7 @@ def page(model: ModelForms, template: str, script: str) -> str:
         beaten=[row for row in rows if row["beaten_by"]],
         texts=further(forms),
         tasks=task_names(forms),
+        harness=dict(zip(model.harness, column([*model.harness.values()], 1, 100), strict=True)),
         shared=model.shared,
         tails=[tail for tail in TAILS if any(row[tail[0]] for row in rows)],
         has_flips=any(form.lost.value is not None for form in forms),
@@ -308,11 +309,11 @@ def main() -> None:
         help="JSON object, which describe_forms.py prints: {model, parameters, reference, corpus, "
         "context, chunks, forms: [{form, family, quantized, file, bytes, sha256, type, imatrix, "
         "fallbacks: {count, tensors, types, block} or null, evaluation: path or null, also: {text: "
-        "path}, tasks: {task: path}}]}. An evaluation is JSON: {kld: {mean, error, p99, p99_9, "
-        "max}, perplexity: {mean, error}, same_top: {mean, error}, flips: {lost, lost_error, "
-        "gained, gained_error}, per_chunk: {kld: [nats a token]}, shared: {calibration text: "
-        "share}, engine, corpus, context, chunks}, as evaluate.py writes it; that of a task is "
-        "{score, error}, as evaluate_task.py writes it",
+        "path}, tasks: {task: path}}], harness: {task: path}}. An evaluation is JSON: {kld: {mean, "
+        "error, p99, p99_9, max}, perplexity: {mean, error}, same_top: {mean, error}, flips: "
+        "{lost, lost_error, gained, gained_error}, per_chunk: {kld: [nats a token]}, shared: "
+        "{calibration text: share}, engine, corpus, context, chunks}, as evaluate.py writes it; "
+        "that of a task is {score, error}, as evaluate_task.py writes it",
     )
     parser.add_argument(
         "--families",

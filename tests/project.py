@@ -100,7 +100,7 @@ EVERYTHING: dict[str, Any] = {
                 "metadata": {"general.license": "mit"},
             },
             "exl2": {"bits": [3, 5.0]},
-            "evaluate": {"tasks": {"hellaswag": "data/hellaswag.txt"}},
+            "evaluate": {"tasks": {"hellaswag": "data/hellaswag.txt"}, "harness": True},
             "publish": {"gguf": "a/All-GGUF", "exl2": "a/All-exl2", "safetensors": "a/All"},
         },
     },

@@ -209,7 +209,7 @@ class Checks:
                 none = f"there is neither {' nor '.join(WITH_SECTIONS)} to evaluate"
                 self.add((*at, "evaluate"), none)
             self.uses_corpus((*at, "evaluate", "corpus"), model.evaluate.corpus)
-            evaluation.check(self, (*at, "evaluate", "tasks"), model.evaluate.tasks)
+            evaluation.check(self, (*at, "evaluate"), model)
             for number, text in enumerate(also := model.evaluate.also):
                 self.uses_corpus((*at, "evaluate", "also", number), text)
                 if text in (model.evaluate.corpus, *also[:number]):

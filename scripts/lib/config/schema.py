@@ -97,6 +97,11 @@ class Evaluate(Section):
         "(`hellaswag`, `winogrande`, `multiple_choice`) and the file, or a mapping with the keys "
         "below.",
     )
+    harness: Flag = Field(
+        False,
+        description="Measure the model's own weights on `tasks` too, by lm-evaluation-harness in a "
+        "Python environment of its own.",
+    )
 
     @property
     def texts(self) -> dict[str, str]:

@@ -10,7 +10,8 @@
                 "fallbacks": {"count": 180, "tensors": 272, "types": ["q5_0"], "block": 256},
                 "evaluation": "results/Demo/evaluation/Q4_K_M.json",
                 "also": {"code": "results/Demo/evaluation/code/Q4_K_M.json"},
-                "tasks": {"arc": "results/Demo/evaluation/tasks/arc/Q4_K_M.json"}}, ...]}
+                "tasks": {"arc": "results/Demo/evaluation/tasks/arc/Q4_K_M.json"}}, ...],
+     "harness": {"arc": "results/Demo/harness/arc.json"}}
 
 `family` is one of lib/cards/registry.py. `evaluation` is null if nothing was measured. `fallbacks`
 (see lib/formats/fallbacks.py) is null if the tool gave every tensor its type. A form may have its
@@ -107,12 +108,16 @@ class Form:
 
 
 class ModelForms(NamedTuple):
-    """The facts on one model in forms.json. reference: the engine, with its version."""
+    """The facts on one model in forms.json.
+
+    reference: the engine, with its version. harness: what the model's own weights solve of tasks.
+    """
 
     name: str
     parameters: int | None
     reference: str
     forms: list[Form]
+    harness: dict[str, Figure] = {}
 
     @property
     def shared(self) -> dict[tuple[str, str], float]:
@@ -160,6 +165,7 @@ def read(path: Path, looks: Looks) -> ModelForms:
             parameters=document.get("parameters"),
             reference=str(document.get("reference") or "llama.cpp"),
             forms=sorted(forms, key=lambda form: (form.bytes, form.name)),
+            harness=_scores(document.get("harness")),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a list of forms ({error!r})") from None
@@ -187,7 +193,6 @@ def form_of(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: 
     places = entry.get("also") or {}
     further = {text: _read(Path(place)) for text, place in places.items()}
     texts = [(str(measured.get("corpus")), measured), *further.items()]
-    scores = {task: (place, _read(Path(place))) for task, place in entry.get("tasks", {}).items()}
     return Form(
         name=name,
         look=looks[entry["family"]],
@@ -210,10 +215,7 @@ def form_of(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: 
         perplexity=_figure(source, "perplexity", measured),
         same_top=_figure(source, "same_top", measured),
         also={text: _figure(places[text], "kld", found) for text, found in further.items()},
-        tasks={
-            task: Figure(*(_number(place, key, found.get(key)) for key in ("score", "error")))
-            for task, (place, found) in scores.items()
-        },
+        tasks=_scores(entry.get("tasks")),
         shared={
             (text, other): float(share)
             for text, found in texts
@@ -236,6 +238,15 @@ def _figure(source: str | None, key: str, measured: dict[str, Any]) -> Figure:
         _number(source, f"{key}.mean", found.get("mean")),
         _number(source, f"{key}.error", found.get("error")),
     )
+
+
+def _scores(places: dict[str, str] | None) -> dict[str, Figure]:
+    """{task: the share that is solved of it}, from {task: path}."""
+    read = {task: (place, _read(Path(place))) for task, place in (places or {}).items()}
+    return {
+        task: Figure(*(_number(place, key, found.get(key)) for key in ("score", "error")))
+        for task, (place, found) in read.items()
+    }
 
 
 def _flips(source: str | None, way: str, measured: dict[str, Any]) -> Figure:

@@ -107,11 +107,17 @@ class EvaluateTaskStage(EvaluateStage):
 STAGES = (BaseLogitsStage(), EvaluateStage(), EvaluateTaskStage())
 
 
-def check(checks: Any, at: tuple, tasks: dict[str, TaskFile]) -> None:
-    """Report mistakes in `tasks` of a model, at the key path `at` (lib/config/checks.Checks)."""
-    checks.names(at, tasks)
+def check(checks: Any, at: tuple, model: Any) -> None:
+    """Report mistakes in `evaluate` of a model, at the key path `at` (lib/config/checks.Checks)."""
+    tasks = model.evaluate.tasks
+    checks.names((*at, "tasks"), tasks)
     for name, task in tasks.items():
-        checks.task_file((*at, name, "file"), task.file, task.kind)
+        checks.task_file((*at, "tasks", name, "file"), task.file, task.kind)
+    if model.evaluate.harness and not tasks:
+        checks.add((*at, "harness"), "there are no tasks to measure: name their files in tasks")
+    if model.evaluate.harness and model.own_gguf:
+        wanted = f"needs safetensors, and source is the GGUF file {model.source}"
+        checks.add((*at, "harness"), wanted)
 
 
 def evaluate(shared: Any, found: Forms, name: str, section: Any, conversion: Artifact) -> None:

@@ -25,7 +25,8 @@ class Forms:
 
     artifacts: all of them, each after its inputs. forms: {form: artifact}, the files that people
     load. evaluations, shards: {form: artifact}, for the forms that have one. also: evaluations on
-    further texts, {text: {form: artifact}}. tasks: scores, {task: {form: artifact}}.
+    further texts, {text: {form: artifact}}. tasks: scores, {task: {form: artifact}}. harness: those
+    of the model's own weights, {task: artifact}; of no family.
     """
 
     artifacts: list[Artifact] = field(default_factory=list)
@@ -33,6 +34,7 @@ class Forms:
     evaluations: dict[str, Artifact] = field(default_factory=dict)
     also: dict[str, dict[str, Artifact]] = field(default_factory=dict)
     tasks: dict[str, dict[str, Artifact]] = field(default_factory=dict)
+    harness: dict[str, Artifact] = field(default_factory=dict)
     shards: dict[str, Artifact] = field(default_factory=dict)
 
     @classmethod
