@@ -1064,6 +1064,30 @@ def test_another_version_of_pandas_makes_stale_the_reports(planned, monkeypatch)
     assert p.plan() == exl2(*SHOWN)
 
 
+def test_a_file_of_tasks_makes_stale_its_scores_alone_and_only_by_its_content(planned):
+    Path("tasks").mkdir()
+    make_tasks(Path("tasks"))
+    tasks = {"hellaswag": "tasks/hellaswag.txt", "winogrande": "tasks/winogrande.csv"}
+    p = planned(GGUF | {"evaluate": {"tasks": tasks, "harness": True}})
+    section = p.config["models"]["M"]["evaluate"]
+
+    def scores(task: str) -> set[str]:
+        places = (f"evaluation/tasks/{task}/BF16.json", f"evaluation/tasks/{task}/Q8_0.json")
+        return exl2(*places, f"harness/{task}.json", *SHOWN)
+
+    assert p.plan() == NOTHING
+    text = Path("tasks/hellaswag.txt").read_text()
+    Path("tasks/hellaswag.txt").write_text(text * 2)
+    assert p.plan() == scores("hellaswag")
+    Path("tasks/again.txt").write_text(text)
+    section["tasks"]["hellaswag"] = "tasks/again.txt"  # the same content elsewhere
+    assert p.plan() == NOTHING
+    section["tasks"]["winogrande"] = {"file": "tasks/winogrande.csv", "count": 4}
+    assert p.plan() == scores("winogrande")
+    del section["tasks"]["winogrande"], section["harness"]
+    assert p.plan() == exl2(*SHOWN)
+
+
 def own_tools(directory: Path, version: str) -> str:
     """A directory of tools that say one version and do nothing."""
     directory.mkdir()

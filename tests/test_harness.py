@@ -102,5 +102,7 @@ def test_the_harness_and_llama_cpp_find_the_same_choices_where_they_compare_alik
     assert agree["winogrande"] >= 54
     assert agree["hellaswag"] >= 40
     assert score["winogrande", "harness"]["metric"] == "acc"
+    card = (tmp_path / "results/Base/README.md").read_text()
+    assert f"hellaswag: BF16 {100 * score['hellaswag', 'llama.cpp']['score']:.1f} ± " in card
     page = (tmp_path / "results/Base/report/quality.html").read_text()
     assert "lm-evaluation-harness, which compares choices in another way" in page
