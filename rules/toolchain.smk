@@ -10,6 +10,11 @@ LLAMA_CPP = pattern("resources/llama.cpp")
 ENVIRONMENT = pattern("resources/environments/{environment}")
 
 
+# Downloads need the network of the machine that Snakemake runs on.
+localrules:
+    environment,
+
+
 rule llama_cpp:
     """Compile llama.cpp's tools (or find the user's own), in the cache that all checkouts share."""
     input:
@@ -56,6 +61,6 @@ rule environment:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        script install_environment.py "$QM_SCRIPTS"/../envs/{wildcards.environment:q}.txt --output "$OUT"
+        script install_environment.py {wildcards.environment:q} --output "$OUT"
         commit
         """

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from lib.errors import UserError, program
-from lib.record.tools import cache_directory
+from lib.record.tools import REPOSITORY, cache_directory
 
 
 def installed(requirements: Path) -> Path:
@@ -47,12 +47,13 @@ def install(home: Path, requirements: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("requirements", type=Path, help="NAME.txt, lines PACKAGE==VERSION for pip")
+    parser.add_argument("name", help="of a file of envs/ without .txt: lines PACKAGE==VERSION")
     parser.add_argument("--output", type=Path, required=True, help="directory to make")
     arguments = parser.parse_args()
-    if not arguments.requirements.is_file():
-        raise UserError(f"{arguments.requirements}: there is no such file")
-    home = installed(arguments.requirements)
+    requirements = REPOSITORY / "envs" / f"{arguments.name}.txt"
+    if not requirements.is_file():
+        raise UserError(f"{requirements}: there is no such file")
+    home = installed(requirements)
     arguments.output.mkdir()
     (arguments.output / "venv").symlink_to(home)
     # A file, by which the plan sees that the environment is still there.

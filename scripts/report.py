@@ -62,8 +62,7 @@ def table(forms: list[Form]) -> pandas.DataFrame:
 
     For further texts there are columns kld_on_TEXT and kld_error_on_TEXT, and worst_text; for files
     of tasks task_NAME and task_NAME_error, last. Bytes, bits per weight, nats per token, fractions.
-    Measured figures have six decimals, because that is
-    what base logits of 16 bits are good for.
+    Measured figures have six decimals, because that is what base logits of 16 bits are good for.
     """
     names = [(form.name, form.file, form.bytes) for form in forms]
     rivals, none, texts = judge.rivals(forms), Figure(), further(forms)

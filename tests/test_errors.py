@@ -68,7 +68,7 @@ MISTAKES = {
         "--tool ./nowhere --devices 0 --output-format dat --output-file out",
         "nowhere",
     ),
-    "install_environment.py": ("nowhere.txt --output out", "nowhere.txt"),
+    "install_environment.py": ("nowhere --output out", "envs/nowhere.txt"),
     "install_llama_cpp.py": RECIPE,
     "link_file.py": ("nowhere out", "nowhere"),
     "merge.py": ("--config nowhere.yaml --output out --seed 1", "nowhere.yaml"),

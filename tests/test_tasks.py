@@ -99,11 +99,10 @@ def test_sentences_with_quotes_and_commas_are_read_as_the_tool_reads_them(tmp_pa
     lines = [
         '0,He said "no, or _ so" to it,yes,not,1',
         '1,"""No"", he said, _ left",yes,not,2',
-        "2,A cat _ sat.,has,is,1\r",
         '3,"The last, _ has no end",one,two,2',
     ]
     file = tmp_path / "x.csv"
-    file.write_bytes("\n".join([*lines[:2], lines[3]]).encode())
+    file.write_bytes("\n".join(lines).encode())
     found = read(file, "winogrande")
     assert [task.before for task in found] == [
         'He said "no, or ',
@@ -112,7 +111,7 @@ def test_sentences_with_quotes_and_commas_are_read_as_the_tool_reads_them(tmp_pa
     ]
     file.write_bytes(write_winogrande(found))
     assert read(file, "winogrande") == found
-    file.write_bytes("\n".join(lines).encode())
+    file.write_bytes("\r\n".join(lines).encode())
     with pytest.raises(UserError, match="end as on Windows"):
         read(file, "winogrande")
 

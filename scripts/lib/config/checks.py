@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ class Checks:
 
     # files and directories
 
+    @cached_property
+    def _contents(self) -> Contents:
+        return Contents(Path(self.workdir) / STORE)
+
     def _place(self, path: str) -> str:
         return os.path.join(self.workdir, path)
 
@@ -111,9 +116,10 @@ class Checks:
         self.file(at, path)
         place = Path(self._place(path))
         if place.is_file():
-            contents = Contents(Path(self.workdir) / STORE)
-            wrong = contents.remembered(str(place), kind, lambda: task_files.fault(place, kind))
-            contents.save()
+            wrong = self._contents.remembered(
+                str(place), kind, lambda: task_files.fault(place, kind)
+            )
+            self._contents.save()
             if wrong:
                 self.add(at, f"{show(path)} {wrong}")
 
@@ -237,9 +243,8 @@ class Checks:
         self.file((*at, "source"), model.source)
         if os.path.isfile(path):
             try:
-                contents = Contents(Path(self.workdir) / STORE)
-                found = contents.remembered(path, "gguf", lambda: describe(Path(path)))
-                contents.save()
+                found = self._contents.remembered(path, "gguf", lambda: describe(Path(path)))
+                self._contents.save()
                 model._own_gguf = GgufSource(*found)
             except (UserError, OSError) as error:
                 self.add((*at, "source"), str(error).replace(str(Path(path)), model.source))

@@ -122,8 +122,8 @@ class Graph:
         inputs = {f"form {form}": up for form, up in made.forms.items()}
         inputs |= {f"evaluation {form}": up for form, up in made.evaluations.items()}
         for role, measured in (("also", made.also), ("task", made.tasks)):
-            for name_, by_form in measured.items():
-                inputs |= {f"{role} {name_} {form}": up for form, up in by_form.items()}
+            for where, by_form in measured.items():
+                inputs |= {f"{role} {where} {form}": up for form, up in by_form.items()}
         inputs |= {f"harness {task}": up for task, up in made.harness.items()}
         # A report does not need an intermediate itself: the record has its size, even after the
         # intermediate was reclaimed.

@@ -15,26 +15,15 @@ REQUIREMENTS = Path(__file__).resolve().parents[3] / "requirements.txt"
 # The packages of the process that plans, and of its requests to the hub. With `--sdm conda` the
 # steps have packages of their own.
 PLANNING = {"pydantic", "huggingface_hub"}
-# The line of envs/NAME.txt below which are packages that decide nothing that the tool makes.
-WITHOUT_INFLUENCE = "# Without influence"
 # Packages that are known to fail if their major version is lower than that of the pin.
 NEW_ENOUGH = {"huggingface_hub", "pydantic", "transformers"}
 
 
 def pins(requirements: Path) -> dict[str, str]:
     """{package: version} of the lines NAME==VERSION of a file; empty if there is no such file."""
-    return _pins(requirements.read_text() if requirements.exists() else "")
-
-
-def _pins(text: str) -> dict[str, str]:
+    text = requirements.read_text() if requirements.exists() else ""
     lines = (line.partition("#")[0].strip().partition("==") for line in text.splitlines())
     return {name: version for name, _, version in lines if version}
-
-
-def deciding(requirements: Path) -> dict[str, str]:
-    """{package: version} of a tool's pins, without those below WITHOUT_INFLUENCE."""
-    text = requirements.read_text()
-    return _pins(text.partition(WITHOUT_INFLUENCE)[0])
 
 
 def unfit(wanted: dict[str, str]) -> list[str]:

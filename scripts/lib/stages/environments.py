@@ -1,13 +1,15 @@
 """Tools with a Python environment of their own: envs/NAME.txt pins its packages."""
 
+from pathlib import Path
 from typing import Any
 
 from lib.record.artifact import Artifact
-from lib.record.packages import deciding
 from lib.record.tools import REPOSITORY, package_version
 from lib.stages.stage import Cost, Size, Sizing, Stage, Time
 
 FILES = REPOSITORY / "envs"
+# The line of envs/NAME.txt below which are packages that decide nothing that the tool makes.
+WITHOUT_INFLUENCE = "# Without influence"
 
 
 class EnvironmentStage(Stage):
@@ -24,6 +26,13 @@ class EnvironmentStage(Stage):
 
 
 STAGES = (EnvironmentStage(),)
+
+
+def deciding(requirements: Path) -> dict[str, str]:
+    """{package: version} of a tool's pins, without those below WITHOUT_INFLUENCE."""
+    lines = requirements.read_text().partition(WITHOUT_INFLUENCE)[0].splitlines()
+    pins = (line.partition("==") for line in lines)
+    return {name: version for name, _, version in pins if version}
 
 
 def by_environment(shared: Any, name: str) -> dict[str, Any]:

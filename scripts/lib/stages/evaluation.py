@@ -113,6 +113,9 @@ def check(checks: Any, at: tuple, model: Any) -> None:
     checks.names((*at, "tasks"), tasks)
     for name, task in tasks.items():
         checks.task_file((*at, "tasks", name, "file"), task.file, task.kind)
+    if tasks and model.gguf is None and not model.evaluate.harness:
+        wanted = "only GGUF files are measured on tasks, and there is no gguf section"
+        checks.add((*at, "tasks"), f"{wanted}; harness: true measures the model's own weights")
     if model.evaluate.harness and not tasks:
         checks.add((*at, "harness"), "there are no tasks to measure: name their files in tasks")
     if model.evaluate.harness and model.own_gguf:
