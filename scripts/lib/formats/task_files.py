@@ -49,7 +49,7 @@ class Task(NamedTuple):
 
 
 def read(path: Path, kind: str) -> list[Task]:
-    """The tasks of a file. kind: a key of READERS. Raises UserError; OSError if it is not there."""
+    """The tasks of a file. kind: a key of READERS. Raises UserError."""
     if wrong := fault(path, kind):
         raise UserError(f"{path} {wrong}")
     return READERS[kind](path.read_bytes())
@@ -59,6 +59,8 @@ def fault(path: Path, kind: str) -> str:
     """Why a file holds no tasks of a kind, in words ("is no file of …"); empty if it holds some."""
     try:
         tasks = READERS[kind](path.read_bytes())
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:
         return f"is no file of {kind} tasks: it is not in UTF-8"
     except ValueError as error:
