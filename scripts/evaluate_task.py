@@ -38,12 +38,12 @@ def solved(tasks: list[Task], kind: str, command: list[str], context: int) -> li
     with tempfile.NamedTemporaryFile() as file:
         if kind == "winogrande":
             file.write(write_winogrande([*tasks, *[Task("a ", ["b", "c"], 0, " a a")] * QUEUE]))
-            mode, pattern = "--winogrande", r"\d+\t.* ([12])  ([12])$"
+            mode, pattern = "--winogrande", r"^\d+\t.* ([12])  ([12])$"
         else:
             # For HellaSwag too, which is computed alike: --hellaswag takes the tasks in an order
             # of its own.
             file.write(write_multiple_choice([*tasks, *[Task("a", ["b", "c"], 0)] * QUEUE]))
-            mode, pattern = "--multiple-choice", r"(\d+)\t([\d.]+)$"
+            mode, pattern = "--multiple-choice", r"^(\d+)\t([\d.]+)$"
         file.flush()
         # Not --file, which takes away the last line's end, and with it the last task.
         typed = [*command, mode, "--binary-file", file.name, *size]
