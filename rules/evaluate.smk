@@ -1,15 +1,19 @@
-"""Quality: KL divergence, perplexity and top-token agreement against the unquantized model.
+"""Quality: KL divergence, perplexity and top-token agreement against the unquantized model; tasks.
 
-needs: the unquantized GGUF, every GGUF form, an evaluation text
+needs: the unquantized GGUF, every GGUF form, an evaluation text; files of tasks
 makes: results/MODEL/evaluation/base.kld (large, reclaimed), results/MODEL/evaluation/FORM.json;
-       of further texts results/MODEL/evaluation/TEXT/base.kld and results/MODEL/evaluation/TEXT/FORM.json
+       of further texts results/MODEL/evaluation/TEXT/base.kld and results/MODEL/evaluation/TEXT/FORM.json;
+       results/MODEL/evaluation/tasks/TASK/FORM.json, results/MODEL/harness/TASK.json
 """
 
 from lib.flags.context import context_flags
+from lib.flags.tasks import task_flags
 
 # With further texts (`also`) form is TEXT/FORM, and base is TEXT/base.
 BASE_LOGITS = pattern("results/{model}/evaluation/{base}.kld")
 EVALUATION = pattern("results/{model}/evaluation/{form}.json")
+TASK = pattern("results/{model}/evaluation/tasks/{task}/{form}.json")
+HARNESS = pattern("results/{model}/harness/{task}.json")
 
 
 rule base_logits:
@@ -108,5 +112,91 @@ rule evaluate:
             --threads {threads} \
             --gpu-layers {params.gpu_layers} \
             --json "$STAGE/notes.json"
+        commit
+        """
+
+
+rule evaluate_task:
+    """Measure how many tasks of the user's file a form solves."""
+    input:
+        recipe=TASK.wanted,
+        tools=made_from(TASK, "llama.cpp"),
+        gguf=made_from(TASK, "gguf"),
+    output:
+        score=TASK.path,
+        recipe=TASK.record,
+    log:
+        TASK.log,
+    benchmark:
+        TASK.benchmark
+    wildcard_constraints:
+        task="[^/]+",
+    priority: TASK.priority
+    conda:
+        "../envs/quantmill.yaml"
+    threads: TASK.threads
+    resources:
+        **needs(TASK),
+        gpu=0,
+    params:
+        file=lambda wildcards: TASK.made(wildcards).file,
+        flags=TASK.flags(task_flags),
+        gpu_layers=lambda wildcards, resources: 99 if resources.gpu else 0,
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        gpus {resources.gpu} {resources.gpu_mb}
+        fetch copy_file.py {params.file:q} --recipe {input.recipe:q} --output "$STAGE/tasks"
+        script evaluate_task.py "$STAGE/tasks" \
+            {params.flags:q} \
+            --output "$OUT" \
+            -- \
+            {input.tools:q}/bin/llama-perplexity \
+            --model {input.gguf:q} \
+            --n-gpu-layers {params.gpu_layers} \
+            --threads {threads}
+        commit
+        """
+
+
+rule evaluate_harness:
+    """Measure how many tasks of the user's file the model's own weights solve."""
+    input:
+        recipe=HARNESS.wanted,
+        environment=made_from(HARNESS, "environment"),
+        model=made_from(HARNESS, "model"),
+    output:
+        score=HARNESS.path,
+        recipe=HARNESS.record,
+    log:
+        HARNESS.log,
+    benchmark:
+        HARNESS.benchmark
+    wildcard_constraints:
+        task="[^/]+",
+    conda:
+        "../envs/quantmill.yaml"
+    threads: HARNESS.threads
+    resources:
+        **needs(HARNESS),
+        gpu=0,
+    params:
+        file=lambda wildcards: HARNESS.made(wildcards).file,
+        flags=HARNESS.flags(task_flags),
+        device=lambda wildcards, resources: "cuda" if resources.gpu else "cpu",
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        gpus {resources.gpu} {resources.gpu_mb}
+        fetch copy_file.py {params.file:q} --recipe {input.recipe:q} --output "$STAGE/tasks"
+        OMP_NUM_THREADS={threads} script evaluate_harness.py "$STAGE/tasks" \
+            {params.flags:q} \
+            --model {input.model:q} \
+            --output "$OUT" \
+            -- \
+            {input.environment:q}/venv/bin/lm_eval run \
+            --model hf \
+            --batch_size 16 \
+            --device {params.device}
         commit
         """

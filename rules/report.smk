@@ -17,7 +17,7 @@ rule report:
     """A table, a plot and a page of all forms: size, KL divergence, perplexity, agreement."""
     input:
         recipe=REPORT.wanted,
-        made=made_from(REPORT, "form", "evaluation", "also", "model"),
+        made=made_from(REPORT, "form", "evaluation", "also", "task", "harness", "model"),
     output:
         csv=report(
             REPORT.path,
@@ -69,7 +69,11 @@ rule card:
     """A model card: what the model is, which file to take, how it was made."""
     input:
         recipe=CARD.wanted,
-        made=made_from(CARD, "report", "form", "evaluation", "also", "model", "shards"),
+        made=made_from(
+            CARD,
+            *("report", "form", "evaluation", "also", "task", "harness"),
+            *("model", "shards"),
+        ),
     output:
         card=CARD.path,
         recipe=CARD.record,

@@ -47,7 +47,7 @@ rule shards:
 
 
 rule evaluations:
-    """KL divergence, perplexity and agreement of every form."""
+    """KL divergence, perplexity and agreement of every form, and what it solves of tasks."""
     input:
         stale("evaluated"),
 

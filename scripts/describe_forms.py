@@ -1,9 +1,9 @@
 """Print forms.json for a model's report and card: the JSON that report.py and card.py read.
 
 It is made from the wanted recipe, the evaluations, the GGUFs' headers and the records. Its keys are
-model, parameters, trained, corpus, context, chunks, reference, and forms, a list of {form, family,
-quantized, file, bytes, sha256, type, imatrix, fallbacks, memory, evaluation, also}; `card.py
---help` says what each means.
+model, parameters, trained, corpus, context, chunks, reference, harness, and forms, a list of {form,
+family, quantized, file, bytes, sha256, type, imatrix, fallbacks, memory, evaluation, also, tasks};
+`card.py --help` says what each means.
 """
 
 import argparse
@@ -29,10 +29,7 @@ def describe(wanted: WantedRecipe) -> dict:
     options, origins = wanted.recipe["options"], Origins(wanted)
     inputs = origins.inputs_in("form")
     evaluations = origins.inputs_in("evaluation")
-    also: dict[str, dict[str, str]] = {}
-    for name, path in origins.inputs_in("also").items():
-        text, form = name.split(" ")
-        also.setdefault(form, {})[text] = path
+    also, tasks = (by_form(origins.inputs_in(role)) for role in ("also", "task"))
     forms, conditions, parameters = [], {}, None
     shapes = shapes_of(options["forms"])
     for form, about in options["forms"].items():
@@ -67,13 +64,23 @@ def describe(wanted: WantedRecipe) -> dict:
                 "memory": memory_of(record.bytes, shapes.get(about["family"])),
                 "evaluation": evaluations.get(form),
                 "also": also.get(form, {}),
+                "tasks": tasks.get(form, {}),
             }
         )
     if parameters is None and (record := origins.record(options["weights"])):
         parameters = record.notes.get("parameters")  # counted when the weights were made or linked
     trained = next((shape.trained for shape in shapes.values()), None)
     facts = {"model": options["model"], "parameters": parameters, "trained": trained}
-    return {**facts, **conditions, "forms": forms}
+    return {**facts, **conditions, "forms": forms, "harness": origins.inputs_in("harness")}
+
+
+def by_form(inputs: dict[str, str]) -> dict[str, dict[str, str]]:
+    """{form: {what it was measured on: path}}, from {"TEXT FORM": path}."""
+    found: dict[str, dict[str, str]] = {}
+    for name, path in inputs.items():
+        measured, form = name.split(" ")
+        found.setdefault(form, {})[measured] = path
+    return found
 
 
 def shapes_of(forms: dict[str, dict]) -> dict[str, Shape]:

@@ -55,12 +55,17 @@ def further(forms: list[Form]) -> list[str]:
     return list(dict.fromkeys(text for form in forms for text in form.also))
 
 
+def task_names(forms: list[Form]) -> list[str]:
+    """The files of tasks on which forms were measured."""
+    return list(dict.fromkeys(task for form in forms for task in form.tasks))
+
+
 def table(forms: list[Form]) -> pandas.DataFrame:
     """The table of COLUMNS, a row for each form; NaN if not measured.
 
-    For further texts there are columns kld_on_TEXT and kld_error_on_TEXT, and worst_text. Bytes,
-    bits per weight, nats per token, fractions. Measured figures have six decimals, because that is
-    what base logits of 16 bits are good for.
+    For further texts there are columns kld_on_TEXT and kld_error_on_TEXT, and worst_text; for files
+    of tasks task_NAME and task_NAME_error, last. Bytes, bits per weight, nats per token, fractions.
+    Measured figures have six decimals, because that is what base logits of 16 bits are good for.
     """
     names = [(form.name, form.file, form.bytes) for form in forms]
     rivals, none, texts = judge.rivals(forms), Figure(), further(forms)
@@ -78,8 +83,11 @@ def table(forms: list[Form]) -> pandas.DataFrame:
     figures = pandas.DataFrame(measured, columns=columns[3:], dtype=float)
     rounded = figures.round(6).round({"bits_per_weight": 4}) + 0.0  # no -0.0
     rounded = rounded.astype({"memory_16k": "Int64"})
-    worst = {"worst_text": list(map(judge.worst_text, forms))} if texts else {}
-    return pandas.DataFrame(names, columns=columns[:3]).join(rounded).assign(**worst)
+    last: dict[str, Any] = {"worst_text": list(map(judge.worst_text, forms))} if texts else {}
+    for task in task_names(forms):
+        scores = pandas.DataFrame([form.tasks.get(task, none) for form in forms], dtype=float)
+        last |= {f"task_{task}": scores.value.round(6), f"task_{task}_error": scores.error.round(6)}
+    return pandas.DataFrame(names, columns=columns[:3]).join(rounded).assign(**last)
 
 
 def column(figures: list[Figure], most: int, factor: float = 1.0) -> list[dict[str, str] | None]:
@@ -152,6 +160,10 @@ def _rows(forms: list[Form]) -> list[dict[str, Any]]:
         "perplexity": column([form.perplexity for form in forms], 3),
     }
     also = {t: column([form.also.get(t, Figure()) for form in forms], 6) for t in further(forms)}
+    tasks = {
+        task: column([form.tasks.get(task, Figure()) for form in forms], 1, 100)
+        for task in task_names(forms)
+    }
     return [
         {
             "form": form,
@@ -159,6 +171,7 @@ def _rows(forms: list[Form]) -> list[dict[str, Any]]:
             "memory": size_text(form.memory[16384], forms) if 16384 in form.memory else "",
             "front": form in front,
             "also": {text: cells[index] for text, cells in also.items()},
+            "tasks": {task: cells[index] for task, cells in tasks.items()},
             "worst": judge.worst_text(form),
             "beaten_by": _beaten_by(rivals.get(form.name), forms),
             "bar": bar,
@@ -290,6 +303,8 @@ def page(model: ModelForms, template: str, script: str) -> str:
         rows=rows,
         beaten=[row for row in rows if row["beaten_by"]],
         texts=further(forms),
+        tasks=task_names(forms),
+        harness=dict(zip(model.harness, column([*model.harness.values()], 1, 100), strict=True)),
         shared=model.shared,
         tails=[tail for tail in TAILS if any(row[tail[0]] for row in rows)],
         has_flips=any(form.lost.value is not None for form in forms),
@@ -329,10 +344,11 @@ def main() -> None:
         help="JSON object, which describe_forms.py prints: {model, parameters, reference, corpus, "
         "context, chunks, forms: [{form, family, quantized, file, bytes, sha256, type, imatrix, "
         "fallbacks: {count, tensors, types, block} or null, evaluation: path or null, also: {text: "
-        "path}}]}. An evaluation is JSON: {kld: {mean, error, p99, p99_9, max}, perplexity: {mean, "
-        "error}, same_top: {mean, error}, flips: {lost, lost_error, gained, gained_error}, "
-        "per_chunk: {kld: [nats a token]}, shared: {calibration text: share}, engine, corpus, "
-        "context, chunks}, as evaluate.py writes it",
+        "path}, tasks: {task: path}}], harness: {task: path}}. An evaluation is JSON: {kld: {mean, "
+        "error, p99, p99_9, max}, perplexity: {mean, error}, same_top: {mean, error}, flips: "
+        "{lost, lost_error, gained, gained_error}, per_chunk: {kld: [nats a token]}, shared: "
+        "{calibration text: share}, engine, corpus, context, chunks}, as evaluate.py writes it; "
+        "that of a task is {score, error}, as evaluate_task.py writes it",
     )
     parser.add_argument(
         "--families",

@@ -23,6 +23,7 @@ from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
 from lib.record.wanted import WantedRecipe
 from lib.run.session import Session
+from task_texts import make_tasks
 from tiny_models import make_models, make_texts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,7 +100,7 @@ EVERYTHING: dict[str, Any] = {
                 "metadata": {"general.license": "mit"},
             },
             "exl2": {"bits": [3, 5.0]},
-            "evaluate": {},
+            "evaluate": {"tasks": {"hellaswag": "data/hellaswag.txt"}, "harness": True},
             "publish": {"gguf": "a/All-GGUF", "exl2": "a/All-exl2", "safetensors": "a/All"},
         },
     },
@@ -177,6 +178,7 @@ class Project:
         """The models and texts, nothing built."""
         make_models(path / "m", "code", "prose")
         make_texts(path / "data", 100)
+        make_tasks(path / "data")
         return cls(path, copy.deepcopy(CONFIG))
 
     def copy(self, to: Path) -> "Project":

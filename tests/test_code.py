@@ -40,6 +40,9 @@ MADE_BY = {
     "exl2_quantize": ["exl2_convert.py"],
     "base_logits": ["lib/flags/context.py"],
     "evaluate": ["evaluate.py", "lib/flags/context.py"],
+    "evaluate_task": ["evaluate_task.py", "lib/flags/tasks.py"],
+    "evaluate_harness": ["evaluate_harness.py", "lib/flags/tasks.py"],
+    "environment": ["install_environment.py"],
     "exl2_evaluate": ["exl2_evaluate.py", "lib/flags/context.py"],
     "report": [
         "describe_forms.py",
@@ -100,6 +103,7 @@ def planned(tmp_path: Path, monkeypatch) -> Planned:
 def test_the_tables_here_name_every_rule_that_makes_something(planned):
     rules = {made.rule for made in planned.session().graph}
     shared = {"llama_cpp", "demo_text", "demo_base", "demo_finetune", "source", "corpus"}
+    shared.add("environment")
     own = {"source_gguf", "imatrix_file", "exl2_measurement_file"}  # no code decides these
     assert rules | shared | own == set(MADE_BY)
     assert set(Code().rules.names()) == set(MADE_BY)

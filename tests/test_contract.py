@@ -33,6 +33,7 @@ from project import (
     owner,
     shards,
 )
+from task_texts import make_tasks
 
 NOTHING: set[str] = set()
 CARDS = of("Mix", "report", "card") | of("Two", "report", "card") | of("Plain", "report", "card")
@@ -143,6 +144,14 @@ def a_further_text(p):
     return made | of("Mix", "report", "card")
 
 
+@row(builds=True)
+def tasks_added(p):
+    make_tasks(p / "data")
+    arc = {"kind": "multiple_choice", "file": "data/arc.bin", "count": 8}
+    p.model("Mix")["evaluate"]["tasks"] = {"hellaswag": "data/hellaswag.txt", "arc": arc}
+    return scores("hellaswag", "arc") | of("Mix", "report", "card")
+
+
 @row()
 def a_merge_weight(p):
     p.model("Mix")["merge"]["models"][0]["parameters"]["weight"] = 0.5
@@ -192,6 +201,12 @@ def a_split_max_size_that_every_quant_fits(p):
     """What lies there are shards; links to the whole files take their place."""
     p.model("Mix")["gguf"]["split_max_size"] = "50G"
     return shards()
+
+
+def scores(*tasks: str) -> set[str]:
+    """What each form of Mix solves of the tasks."""
+    forms = ["BF16", *FORMS["Mix"]]
+    return {f"results/Mix/evaluation/tasks/{t}/{form}.json" for t in tasks for form in forms}
 
 
 def put_merge_into_a_file(p: Project, file: str = "merges/mix.yaml") -> Path:
@@ -1046,6 +1061,30 @@ def test_another_version_of_pandas_makes_stale_the_reports(planned, monkeypatch)
         "package_version",
         lambda name: "9.9" if name == "pandas" else version(name),
     )
+    assert p.plan() == exl2(*SHOWN)
+
+
+def test_a_file_of_tasks_makes_stale_its_scores_alone_and_only_by_its_content(planned):
+    Path("tasks").mkdir()
+    make_tasks(Path("tasks"))
+    tasks = {"hellaswag": "tasks/hellaswag.txt", "winogrande": "tasks/winogrande.csv"}
+    p = planned(GGUF | {"evaluate": {"tasks": tasks, "harness": True}})
+    section = p.config["models"]["M"]["evaluate"]
+
+    def scores(task: str) -> set[str]:
+        places = (f"evaluation/tasks/{task}/BF16.json", f"evaluation/tasks/{task}/Q8_0.json")
+        return exl2(*places, f"harness/{task}.json", *SHOWN)
+
+    assert p.plan() == NOTHING
+    text = Path("tasks/hellaswag.txt").read_text()
+    Path("tasks/hellaswag.txt").write_text(text * 2)
+    assert p.plan() == scores("hellaswag")
+    Path("tasks/again.txt").write_text(text)
+    section["tasks"]["hellaswag"] = "tasks/again.txt"  # the same content elsewhere
+    assert p.plan() == NOTHING
+    section["tasks"]["winogrande"] = {"file": "tasks/winogrande.csv", "count": 4}
+    assert p.plan() == scores("winogrande")
+    del section["tasks"]["winogrande"], section["harness"]
     assert p.plan() == exl2(*SHOWN)
 
 

@@ -46,6 +46,11 @@ MISTAKES = {
     "describe_families.py": None,  # there is nothing to say on its command line
     "describe_forms.py": WANTED,
     "evaluate.py": ("--base nowhere --text t --corpus NAME --output out -- tool", "nowhere"),
+    "evaluate_harness.py": (
+        "nowhere --kind hellaswag --model model --output out -- tool",
+        "nowhere",
+    ),
+    "evaluate_task.py": ("nowhere --kind hellaswag --output out -- tool", "nowhere"),
     "exl2_convert.py": (
         "quantize --model nowhere --work work --recipe-digest 0 --measurement nowhere "
         "--bits 4 --output model",
@@ -63,6 +68,7 @@ MISTAKES = {
         "--tool ./nowhere --devices 0 --output-format dat --output-file out",
         "nowhere",
     ),
+    "install_environment.py": ("nowhere --output out", "envs/nowhere.txt"),
     "install_llama_cpp.py": RECIPE,
     "link_file.py": ("nowhere out", "nowhere"),
     "merge.py": ("--config nowhere.yaml --output out --seed 1", "nowhere.yaml"),

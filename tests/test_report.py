@@ -218,6 +218,27 @@ def test_further_texts_have_columns_and_the_worst_is_named(tmp_path):
     assert "“code” is no unseen text" in page and "12% of its paragraphs" in page
 
 
+def test_what_forms_solve_of_tasks_has_columns_at_the_end(tmp_path):
+    write_inputs(tmp_path, {"Q4_K_M": (4.9, 0.02), "Q8_0": (8.5, 0.001), "5.0bpw": (5.2, 0.01)})
+    document = json.loads((tmp_path / "forms.json").read_text())
+    for number, score in enumerate((0.5, 2 / 3)):
+        (tmp_path / f"task{number}.json").write_text(json.dumps({"score": score, "error": 0.01}))
+        document["forms"][number]["tasks"] = {"arc": f"task{number}.json"}
+    document["harness"] = {"arc": "task0.json"}
+    (tmp_path / "forms.json").write_text(json.dumps(document))
+    assert run(tmp_path).returncode == 0
+    table = pandas.read_csv(tmp_path / "quality.csv").set_index("form")
+    assert list(table.columns)[-2:] == ["task_arc", "task_arc_error"]
+    assert list(table.loc["Q8_0", ["task_arc", "task_arc_error"]]) == [0.666667, 0.01]
+    assert table.loc[["5.0bpw"], "task_arc"].isna().all()
+    page = (tmp_path / "quality.html").read_text()
+    assert "<button>arc, %</button>" in page and "66.7" in page
+    assert "The model’s own weights: <span>50.0" in page
+    (tmp_path / "task0.json").write_text(json.dumps({"score": "half"}))
+    done = run(tmp_path)
+    assert done.returncode == 1 and "task0.json: score is 'half'" in done.stderr
+
+
 def test_few_chunks_tell_nothing_of_an_error():
     few = [chunked(name, size, kld) for name, size, kld in (("a", 1, 0.1), ("b", 2, 0.9))]
     few = [replace(one, per_chunk=one.per_chunk[:9]) for one in few]

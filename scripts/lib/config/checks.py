@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lib.config.schema import (
     Model,
 )
 from lib.errors import UserError
+from lib.formats import task_files
 from lib.formats.corpora import fault
 from lib.formats.merge_references import (
     MODEL_NAME,
@@ -32,7 +34,7 @@ from lib.formats.weights import EXPERT_COUNTS
 from lib.keys.values import TILDE, show, suggestion
 from lib.record.contents import STORE, Contents
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, own_tool
-from lib.stages import demo
+from lib.stages import demo, evaluation
 from lib.stages.family import Family
 from lib.stages.quantize import INVALID
 
@@ -63,10 +65,10 @@ class Checks:
             self.add(("models",), "names no model: there is nothing to build")
         if self.config.llama_cpp.path is not None:
             self._llama_cpp(self.config.llama_cpp)
-        self._names(("corpora",), self.corpora)
+        self.names(("corpora",), self.corpora)
         for name, corpus in self.config.corpora.items():
             self._corpus(("corpora", name), name, corpus)
-        self._names(("models",), self.models)
+        self.names(("models",), self.models)
         for name, model in self.config.models.items():
             self._model(("models", name), name, model)
         self._cycles()
@@ -78,6 +80,10 @@ class Checks:
         self.found.append((at, message))
 
     # files and directories
+
+    @cached_property
+    def _contents(self) -> Contents:
+        return Contents(Path(self.workdir) / STORE)
 
     def _place(self, path: str) -> str:
         return os.path.join(self.workdir, path)
@@ -105,6 +111,18 @@ class Checks:
             if wrong:
                 self.add(at, f"{show(path)} {wrong}; name a file with text in it")
 
+    def task_file(self, at: KeyPath, path: str, kind: str) -> None:
+        """Report a path that is no file, or no file of tasks of this kind."""
+        self.file(at, path)
+        place = Path(self._place(path))
+        if place.is_file():
+            wrong = self._contents.remembered(
+                str(place), kind, lambda: task_files.fault(place, kind)
+            )
+            self._contents.save()
+            if wrong:
+                self.add(at, f"{show(path)} {wrong}")
+
     def _llama_cpp(self, section: LlamaCpp) -> None:
         at, place = ("llama_cpp", "path"), self._place(section.path)
         if section.path.startswith("~"):
@@ -120,7 +138,8 @@ class Checks:
 
     # names
 
-    def _names(self, at: KeyPath, names: Iterable[Any]) -> None:
+    def names(self, at: KeyPath, names: Iterable[Any]) -> None:
+        """Report names that cannot be part of file names, or differ in case alone."""
         seen: dict[str, str] = {}
         for name in names:
             if not isinstance(name, str):
@@ -196,6 +215,7 @@ class Checks:
                 none = f"there is neither {' nor '.join(WITH_SECTIONS)} to evaluate"
                 self.add((*at, "evaluate"), none)
             self.uses_corpus((*at, "evaluate", "corpus"), model.evaluate.corpus)
+            evaluation.check(self, (*at, "evaluate"), model)
             for number, text in enumerate(also := model.evaluate.also):
                 self.uses_corpus((*at, "evaluate", "also", number), text)
                 if text in (model.evaluate.corpus, *also[:number]):
@@ -223,9 +243,8 @@ class Checks:
         self.file((*at, "source"), model.source)
         if os.path.isfile(path):
             try:
-                contents = Contents(Path(self.workdir) / STORE)
-                found = contents.remembered(path, "gguf", lambda: describe(Path(path)))
-                contents.save()
+                found = self._contents.remembered(path, "gguf", lambda: describe(Path(path)))
+                self._contents.save()
                 model._own_gguf = GgufSource(*found)
             except (UserError, OSError) as error:
                 self.add((*at, "source"), str(error).replace(str(Path(path)), model.source))

@@ -26,6 +26,7 @@ from lib.keys.section import (
     repository,
     within,
 )
+from lib.stages.evaluation import TaskFile, to_tasks
 from lib.stages.family import Family
 from lib.stages.registry import FAMILIES
 
@@ -89,6 +90,17 @@ class Evaluate(Section):
     context: Number(int, 8) = Field(512, description="Tokens in a chunk.")
     chunks: Number(int, 1) | None = Field(
         None, description="Number of chunks of the text to use; all if left out."
+    )
+    tasks: Read(dict[str, TaskFile], to_tasks, dict[str, str | TaskFile]) = Field(
+        {},
+        description="Files of tasks that every GGUF is measured on, by name: a name that is a kind "
+        "(`hellaswag`, `winogrande`, `multiple_choice`) and the file, or a mapping with the keys "
+        "below.",
+    )
+    harness: Flag = Field(
+        False,
+        description="Measure the model's own weights on `tasks` too, by lm-evaluation-harness in a "
+        "Python environment of its own.",
     )
 
     @property

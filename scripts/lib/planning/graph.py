@@ -20,7 +20,7 @@ from lib.planning.publishing import PLOT, card_options, local_card_options
 from lib.record.artifact import Artifact
 from lib.record.contents import Contents
 from lib.record.tools import package_version
-from lib.stages import demo
+from lib.stages import demo, environments, harness
 from lib.stages.family import Forms
 from lib.stages.registry import FULL_WEIGHTS, family_of
 from lib.stages.shared import Shared
@@ -90,6 +90,8 @@ class Graph:
         _ = self.shared.llama_cpp
         for name in ("base", "code", "prose"):
             demo.model(self.shared, name)
+        for file in environments.FILES.glob("*.txt"):
+            environments.by_environment(self.shared, file.stem)
         for name in self.config.corpora:
             for suffix in (".txt", ".parquet"):
                 self.shared.corpus(name, suffix)
@@ -108,6 +110,9 @@ class Graph:
             if family.name not in self._skip:
                 families[family.name] = family.make(self.shared, name, model, weights)
         made = Forms.together(families.values())
+        if model.evaluate is not None and model.evaluate.harness:
+            made.harness = harness.scores(self.shared, name, model.evaluate, weights)
+            made.artifacts += made.harness.values()
         report = self._report(name, weights or made.artifacts[0], made)
         declared = [*made.artifacts, report, *self._cards(name, model, report, families)]
         return ModelArtifacts({artifact.path: artifact for artifact in declared}, families)
@@ -116,8 +121,10 @@ class Graph:
         here = f"results/{name}/report"
         inputs = {f"form {form}": up for form, up in made.forms.items()}
         inputs |= {f"evaluation {form}": up for form, up in made.evaluations.items()}
-        for text, evaluations in made.also.items():
-            inputs |= {f"also {text} {form}": up for form, up in evaluations.items()}
+        for role, measured in (("also", made.also), ("task", made.tasks)):
+            for where, by_form in measured.items():
+                inputs |= {f"{role} {where} {form}": up for form, up in by_form.items()}
+        inputs |= {f"harness {task}": up for task, up in made.harness.items()}
         # A report does not need an intermediate itself: the record has its size, even after the
         # intermediate was reclaimed.
         inputs = {role: up for role, up in inputs.items() if not up.intermediate}

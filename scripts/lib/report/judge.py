@@ -10,7 +10,9 @@
                 "fallbacks": {"count": 180, "tensors": 272, "types": ["q5_0"], "block": 256},
                 "memory": {"4096": 3400000, "16384": 5000000},
                 "evaluation": "results/Demo/evaluation/Q4_K_M.json",
-                "also": {"code": "results/Demo/evaluation/code/Q4_K_M.json"}}, ...]}
+                "also": {"code": "results/Demo/evaluation/code/Q4_K_M.json"},
+                "tasks": {"arc": "results/Demo/evaluation/tasks/arc/Q4_K_M.json"}}, ...],
+     "harness": {"arc": "results/Demo/harness/arc.json"}}
 
 `family` is one of lib/cards/registry.py. `evaluation` is null if nothing was measured. `fallbacks`
 (see lib/formats/fallbacks.py) is null if the tool gave every tensor its type. `memory` is what it
@@ -80,6 +82,8 @@ class Form:
     same_top: Figure = Figure()
     # Its KLD on further texts.
     also: dict[str, Figure] = field(default_factory=dict)
+    # The share that it solves of the tasks of each file.
+    tasks: dict[str, Figure] = field(default_factory=dict)
     # {(text, calibration text): the share of the first's paragraphs that are in the second}
     shared: dict[tuple[str, str], float] = field(default_factory=dict)
     # (engine, corpus, context, chunks) of the evaluation; None where nothing was measured.
@@ -114,7 +118,8 @@ class Form:
 class ModelForms(NamedTuple):
     """The facts on one model in forms.json.
 
-    reference: the engine, with its version. trained: its longest context, in tokens.
+    reference: the engine, with its version. trained: its longest context, in tokens. harness: what
+    the model's own weights solve of tasks.
     """
 
     name: str
@@ -122,6 +127,7 @@ class ModelForms(NamedTuple):
     reference: str
     forms: list[Form]
     trained: int | None = None
+    harness: dict[str, Figure] = {}
 
     @property
     def shared(self) -> dict[tuple[str, str], float]:
@@ -170,6 +176,7 @@ def read(path: Path, looks: Looks) -> ModelForms:
             reference=str(document.get("reference") or "llama.cpp"),
             forms=sorted(forms, key=lambda form: (form.bytes, form.name)),
             trained=document.get("trained"),
+            harness=_scores(document.get("harness")),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a list of forms ({error!r})") from None
@@ -220,6 +227,7 @@ def form_of(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: 
         perplexity=_figure(source, "perplexity", measured),
         same_top=_figure(source, "same_top", measured),
         also={text: _figure(places[text], "kld", found) for text, found in further.items()},
+        tasks=_scores(entry.get("tasks")),
         shared={
             (text, other): float(share)
             for text, found in texts
@@ -242,6 +250,15 @@ def _figure(source: str | None, key: str, measured: dict[str, Any]) -> Figure:
         _number(source, f"{key}.mean", found.get("mean")),
         _number(source, f"{key}.error", found.get("error")),
     )
+
+
+def _scores(places: dict[str, str] | None) -> dict[str, Figure]:
+    """{task: the share that is solved of it}, from {task: path}."""
+    read = {task: (place, _read(Path(place))) for task, place in (places or {}).items()}
+    return {
+        task: Figure(*(_number(place, key, found.get(key)) for key in ("score", "error")))
+        for task, (place, found) in read.items()
+    }
 
 
 def _flips(source: str | None, way: str, measured: dict[str, Any]) -> Figure:

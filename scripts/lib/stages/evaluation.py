@@ -1,10 +1,15 @@
 """Quality of GGUF files, by llama-perplexity: KL divergence from the unquantized model."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from pydantic import Field
 
 from lib.formats.base_logits import base_logits_bytes
+from lib.formats.task_files import READERS
+from lib.keys.section import Choice, Number, Section, Text
+from lib.keys.values import to_choice, to_mapping
 from lib.record.artifact import Artifact
 from lib.stages.convert import model_of
 from lib.stages.family import Forms
@@ -14,6 +19,42 @@ from lib.stages.stage import Memory, Size, Sizing, Stage, Time
 # Characters of one token: vocabularies of 2,000 words cut finer than those of 100,000.
 BYTES_PER_TOKEN = ((10_000, 2.4), (60_000, 3.3), (math.inf, 3.8))
 USUAL_VOCABULARY = 128_256  # of a model that is not fetched yet
+
+KINDS = tuple(READERS)
+
+
+class TaskFile(Section):
+    """A file of tasks, each a choice between texts, of which every GGUF should find the right one.
+
+    The file alone may stand for it, where its name is a kind.
+    """
+
+    kind: Choice(Literal[KINDS]) | None = Field(
+        None, description="What the file is; left out, its name is it."
+    )
+    file: Text = Field(description="The file, as llama-perplexity takes it.")
+    count: Number(int, 1) | None = Field(
+        None,
+        description="Number of tasks to measure, evenly spread over the file; all if not given.",
+    )
+    context: Number(int, 128) = Field(
+        2048, description="Tokens of a task with all its choices, at most."
+    )
+
+
+def to_tasks(value: Any) -> dict[str, dict[str, Any]]:
+    """{name: keys of TaskFile}; an entry may be the file alone, and the name stands for the kind.
+
+    Raises ValueError for a kind that is none.
+    """
+    found = {}
+    for name, entry in to_mapping(value).items():
+        found[name] = dict(entry) if isinstance(entry, Mapping) else {"file": entry}
+        try:
+            found[name]["kind"] = to_choice(found[name].get("kind") or name, KINDS)
+        except ValueError as error:
+            raise ValueError(f"{name}: kind: {error}") from None
+    return found
 
 
 class BaseLogitsStage(Stage):
@@ -54,7 +95,32 @@ class EvaluateStage(BaseLogitsStage):
         """None: the file is small, and no formula predicts its size."""
 
 
-STAGES = (BaseLogitsStage(), EvaluateStage())
+class EvaluateTaskStage(EvaluateStage):
+    """Measure how many tasks of a file one form solves."""
+
+    rule = "evaluate_task"
+    # Also the logits of 2,048 tokens, twice, of vocabularies of 256,000 words.
+    memory = Memory(8000, 1.1, 0, 1.1)
+    tokens = 2_000_000  # of HellaSwag's 10,042 tasks
+
+
+STAGES = (BaseLogitsStage(), EvaluateStage(), EvaluateTaskStage())
+
+
+def check(checks: Any, at: tuple, model: Any) -> None:
+    """Report mistakes in `evaluate` of a model, at the key path `at` (lib/config/checks.Checks)."""
+    tasks = model.evaluate.tasks
+    checks.names((*at, "tasks"), tasks)
+    for name, task in tasks.items():
+        checks.task_file((*at, "tasks", name, "file"), task.file, task.kind)
+    if tasks and model.gguf is None and not model.evaluate.harness:
+        wanted = "only GGUF files are measured on tasks, and there is no gguf section"
+        checks.add((*at, "tasks"), f"{wanted}; harness: true measures the model's own weights")
+    if model.evaluate.harness and not tasks:
+        checks.add((*at, "harness"), "there are no tasks to measure: name their files in tasks")
+    if model.evaluate.harness and model.own_gguf:
+        wanted = f"needs safetensors, and source is the GGUF file {model.source}"
+        checks.add((*at, "harness"), wanted)
 
 
 def evaluate(shared: Any, found: Forms, name: str, section: Any, conversion: Artifact) -> None:
@@ -80,6 +146,20 @@ def evaluate(shared: Any, found: Forms, name: str, section: Any, conversion: Art
 
     tools = shared.by_llama_cpp()
     on_each_text(shared, found, name, section, "evaluate", "gguf", base_logits, **tools)
+    for task, asked in section.tasks.items():
+        found.tasks[task] = {
+            form: shared.own_file(
+                f"results/{name}/evaluation/tasks/{task}/{form}.json",
+                "evaluate_task",
+                name,
+                asked.file,
+                options=asked.model_dump(include={"kind", "count", "context"}),
+                inputs={"gguf": gguf},
+                **tools,
+            )
+            for form, gguf in found.forms.items()
+        }
+        found.artifacts += found.tasks[task].values()
 
 
 def on_each_text(

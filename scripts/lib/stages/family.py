@@ -25,13 +25,16 @@ class Forms:
 
     artifacts: all of them, each after its inputs. forms: {form: artifact}, the files that people
     load. evaluations, shards: {form: artifact}, for the forms that have one. also: evaluations on
-    further texts, {text: {form: artifact}}.
+    further texts, {text: {form: artifact}}. tasks: scores, {task: {form: artifact}}. harness: those
+    of the model's own weights, {task: artifact}; of no family.
     """
 
     artifacts: list[Artifact] = field(default_factory=list)
     forms: dict[str, Artifact] = field(default_factory=dict)
     evaluations: dict[str, Artifact] = field(default_factory=dict)
     also: dict[str, dict[str, Artifact]] = field(default_factory=dict)
+    tasks: dict[str, dict[str, Artifact]] = field(default_factory=dict)
+    harness: dict[str, Artifact] = field(default_factory=dict)
     shards: dict[str, Artifact] = field(default_factory=dict)
 
     @classmethod
@@ -42,8 +45,9 @@ class Forms:
             found.artifacts += made.artifacts
             found.forms |= made.forms
             found.evaluations |= made.evaluations
-            for text, evaluations in made.also.items():
-                found.also.setdefault(text, {}).update(evaluations)
+            for ours, theirs in ((found.also, made.also), (found.tasks, made.tasks)):
+                for measured, artifacts in theirs.items():
+                    ours.setdefault(measured, {}).update(artifacts)
             found.shards |= made.shards
         return found
 

@@ -91,4 +91,5 @@ class Shared:
         file: the file's path. details: further fields of Artifact.
         """
         identity = {"file": lambda: {"sha256": self.contents.file(file)}}
-        return Artifact(path, rule, model, {}, sources=identity, file=file, **details)
+        details = {"options": {}} | details
+        return Artifact(path, rule, model, sources=identity, file=file, **details)
