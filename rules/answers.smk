@@ -13,6 +13,7 @@ localrules:
     why,
     plan,
     status,
+    live,
     verify,
     verify_rebuild,
     orphans,
@@ -57,6 +58,14 @@ rule status:
         config=lambda wildcards: config_file(session),
     shell:
         "script ask_status.py --config {params.config:q} | tee {log:q}"
+
+
+rule live:
+    """While a build runs, in another terminal: what runs, what waits, how long, and the disk."""
+    conda:
+        "../envs/quantmill.yaml"
+    shell:
+        "script ask_live.py"
 
 
 rule verify:

@@ -64,3 +64,7 @@ onstart:
 
 onsuccess:
     lifecycle.end(session)
+
+
+onerror:
+    lifecycle.note_end(session, "failed")

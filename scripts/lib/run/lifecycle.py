@@ -8,15 +8,17 @@ from pathlib import Path
 from lib.errors import UserError, plainly
 from lib.forecast.machine import keep_to
 from lib.planning.staleness import Plan
+from lib.run import build
 from lib.run.console import summary
 from lib.run.hold import clear_abandoned, hold_directory
 from lib.run.requests import config_file
 from lib.run.session import ANSWERS, Session
 from lib.stages.registry import STAGES
-from lib.units import count, is_are
+from lib.units import count, duration, is_are
 
 # Targets that do something else than build, and say so themselves.
 ACTIONS = {"clean_orphans", "verify_rebuild", "publish"}
+LONG_S = 60  # of a build from which it is told how to watch it
 PREFLIGHT = Path(__file__).parents[2] / "ask_preflight.py"
 
 
@@ -31,16 +33,21 @@ def begin(session: Session, local: bool) -> None:
         return
     hold_directory()
     clear_abandoned()
+    build.begin([], [], session.machine)
     if not session.options.ignore_preflight:
         preflight(session, local)
-    if session.building and not session.options.ignore_disk:
+    if session.building:
         # Imported for builds only: a dry run does without.
         from lib.forecast.outlook import forecast
 
         building = session.plan.builds(session.building.values())
         outlook = forecast(session.graph, building, session.machine)
-        if not outlook.fits:
+        if not outlook.fits and not session.options.ignore_disk:
             raise UserError(outlook.refusal(session.config.reclaim))
+        build.begin(building, outlook.jobs, session.machine)
+        if outlook.course.seconds >= LONG_S:
+            took = f"{count(len(building), 'artifact')}, about {duration(outlook.course.seconds)}"
+            print(f"{took}; `snakemake live` in another terminal shows how far it is")
     if session.machine.cores:
         keep_to(session.machine.cores)
 
@@ -63,6 +70,7 @@ def preflight(session: Session, local: bool) -> None:
 def end(session: Session) -> None:
     """After the last job: print which weights are there now, and how much is still stale."""
     cancel_timers()
+    note_end(session, "done")
     if session.asked_only(ANSWERS | ACTIONS):
         return
     print(summary(session.graph))
@@ -70,6 +78,12 @@ def end(session: Session) -> None:
         # Not asked for, or made from an input that came out with other bytes than before.
         which = f"{count(left, 'artifact')} {is_are(left)}"
         print(f"{which} not up to date: `snakemake why` says why.")
+
+
+def note_end(session: Session, outcome: str) -> None:
+    """Write how the build ended, "done" or "failed", for `snakemake live`."""
+    if not session.asked_only(ANSWERS):
+        build.end(outcome)
 
 
 def cancel_timers() -> None:
