@@ -90,6 +90,7 @@ class View:
             at = time.strftime("%H:%M", time.localtime(time.time() + left))
             guessed = not all(job.known for job in self.jobs.values() if job.done is None)
             by = "partly by rates measured elsewhere" if guessed else "going by earlier runs"
+            by += ", without waits in the queue" if self.machine.cores is None else ""
             yield f"{built} in {since}; about {duration(left)} more, until {at} ({by})"
             return
         said = {"done": "The build has ended well", "failed": "The build has failed"}
@@ -180,7 +181,10 @@ def queue() -> str:
         if os.path.realpath(directory) == here and name.startswith("quantmill-"):
             why = f" ({reason})" if state == "PENDING" else ""
             states.setdefault(state.lower(), Counter())[name.removeprefix("quantmill-") + why] += 1
-    said = (f"{of.total()} {state}: {kinds(of.elements())}" for state, of in states.items())
+    said = (
+        f"{of.total()} {state}: {kinds(of.elements())}"
+        for state, of in sorted(states.items(), reverse=True)
+    )
     return "; ".join(said) or "no jobs of this directory"
 
 

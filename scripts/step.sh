@@ -62,7 +62,8 @@ check() {
 }
 
 fetch() {
-    script "$@"
+    # huggingface_hub tells its progress in a log too (`snakemake live` reads it), once a second.
+    TQDM_POSITION=-1 TQDM_MININTERVAL=1 script "$@"
 }
 
 _ended() {
