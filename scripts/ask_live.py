@@ -87,7 +87,7 @@ class View:
         if runs:
             left = max(1.0, self.course.seconds - (time.monotonic() - self.at))
             since = duration(time.time() - watch.build.began)
-            at = time.strftime("%H:%M", time.localtime(time.time() + left))
+            at = time.strftime("%a %H:%M", time.localtime(time.time() + left))
             guessed = not all(job.known for job in self.jobs.values() if job.done is None)
             by = "partly by rates measured elsewhere" if guessed else "going by earlier runs"
             by += ", without waits in the queue" if self.machine.cores is None else ""

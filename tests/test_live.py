@@ -20,7 +20,7 @@ from lib.forecast.remaining import Begun, Pace, as_it_stands, seconds_left
 from lib.forecast.schedule import Job, simulate
 from lib.run.watch import part_done
 from lib.stages.registry import STAGES
-from project import command_line, snakemake
+from project import ROOT, command_line, snakemake
 
 # From the logs of real steps, cut off where they were while the step ran.
 LOGS = {
@@ -175,7 +175,7 @@ def test_a_build_is_watched_while_it_runs_is_killed_and_ends(build):
     try:
         shown = until(build, process, r"M/imatrix.dat +\d+ s +\d+ .* +[1-9]\d?%")
         assert re.search(
-            r"\d of 9 artifacts built in .*; about \d+ \w+ more, until \d\d:\d\d", shown
+            r"\d of 9 artifacts built in .*; about \d+ \w+ more, until \w+ \d\d:\d\d", shown
         ), shown
         assert re.search(r"waiting +2 quantize, 1 report, 1 card *$", shown, re.M), shown
         assert re.search(r"disk +[\d.]+ GB free; [\d.]+ MB more than now at the fullest", shown), (
@@ -217,6 +217,18 @@ def test_a_build_that_fails_says_which_artifact_and_where_its_log_is(project):
     assert "The build has failed: 0 of 1 artifact built." in shown
     log = "logs/Mix/gguf/Mix-Q3_K_S.gguf.log"
     assert re.search(f"^failed +results/Mix/gguf/Mix-Q3_K_S.gguf: see {log}", shown, re.M), shown
+
+
+def test_a_damaged_plan_is_one_line(tmp_path):
+    (tmp_path / ".snakemake/quantmill").mkdir(parents=True)
+    (tmp_path / ".snakemake/quantmill/build.json").write_text('{"jobs": [')
+    command = [sys.executable, ROOT / "scripts/ask_live.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        "live: .snakemake/quantmill/build.json: the plan of the build is damaged"
+    )
 
 
 def test_what_builds_nothing_does_not_forget_the_last_build_and_is_none(project):

@@ -26,8 +26,8 @@ PREFLIGHT = Path(__file__).parents[2] / "ask_preflight.py"
 def begin(session: Session, local: bool) -> None:
     """Before the first job: hold the directory, run the preflight, check the disk, take the cores.
 
-    local: whether the jobs run on this machine. Ends Snakemake with a message if the build should
-    not start.
+    Leaves the plan of a build for `snakemake live`. local: whether the jobs run on this machine.
+    Ends Snakemake with a message if the build should not start.
     """
     if session.asked_only(ANSWERS):
         return
