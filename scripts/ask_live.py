@@ -121,7 +121,7 @@ class View:
             host = self.watch.hosts[path]
             name = path.removeprefix("results/")
             name += "" if host == self.watch.build.host else f" on {host}"
-            if len(name) > (room := width - REST):
+            if len(name) > (room := max(20, width - REST)):
                 name = f"…{name[1 - room :]}"
             whole = duration(begun.seconds + left[path])
             table.add_row(name, duration(begun.seconds), whole, bar, part)

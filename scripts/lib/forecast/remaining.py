@@ -53,19 +53,14 @@ def as_it_stands(
     jobs = [pace.of(job) for job in jobs]
     running = [job for job in jobs if job.path in begun]
     # Jobs share the cores, so a second of theirs does less than a second of a job that runs alone.
-    shares = (
-        {job.path: job.seconds * speeds[job.path] for job in running}
-        if (speeds := speeds_of(running, cores))
-        else {}
-    )
-    return [
-        _begun(job, begun[job.path], shares[job.path])
-        if job.path in begun
-        else replace(job, done=1)
-        if job.path in built
-        else job
-        for job in jobs
-    ]
+    speeds = speeds_of(running, cores)
+
+    def stands(job: Job) -> Job:
+        if job.path in begun:
+            return _begun(job, begun[job.path], job.seconds * speeds[job.path])
+        return replace(job, done=1) if job.path in built else job
+
+    return [stands(job) for job in jobs]
 
 
 def _begun(job: Job, begun: Begun, share: float) -> Job:

@@ -35,16 +35,17 @@ class Build:
     machine: Machine
 
 
-def begin(artifacts: Iterable[Artifact], jobs: Sequence[Job], machine: Machine) -> None:
-    """Write the plan of a build that begins now; without artifacts, only forget the last one."""
+def forget() -> None:
+    """Forget the last build."""
     for file in (PLAN, END):
         file.unlink(missing_ok=True)
-    wanted = {artifact.path: str(handoff.path_of(artifact)) for artifact in artifacts}
-    if not wanted:
-        return
+
+
+def begin(artifacts: Iterable[Artifact], jobs: Sequence[Job], machine: Machine) -> None:
+    """Write the plan of a build that begins now."""
     plan = {
         "jobs": [vars(job) | {"waiting": ()} for job in jobs],
-        "wanted": wanted,
+        "wanted": {artifact.path: str(handoff.path_of(artifact)) for artifact in artifacts},
         "host": os.uname().nodename,
         "machine": machine.to_json(),
     }

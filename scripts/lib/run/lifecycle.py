@@ -33,7 +33,7 @@ def begin(session: Session, local: bool) -> None:
         return
     hold_directory()
     clear_abandoned()
-    build.begin([], [], session.machine)
+    build.forget()
     if not session.options.ignore_preflight:
         preflight(session, local)
     if session.building:

@@ -22,8 +22,8 @@ from lib.stages.stage import Counted
 HEAD, TAIL = 1 << 16, 1 << 14  # bytes of a log that are read
 # The size of an output tells how far its step is, from so many bytes and from this part of it on.
 LARGE, BEGUN = 10**6, 0.01
-_building, _log = cache(building_directory), cache(log_file)
 SETTLE_S = 0.3  # between the end of a step's log and the mark that its artifact is there
+_building, _log = cache(building_directory), cache(log_file)
 
 
 class Watch:
@@ -63,8 +63,7 @@ class Watch:
 
     def _look(self) -> None:
         self.running, self.failed, todo = {}, [], list(self._ready)
-        while todo:
-            path = todo.pop(0)
+        for path in todo:  # to which what has become ready is added
             if self._is_built(path):
                 del self._ready[path]
                 self._end(path)
@@ -132,10 +131,10 @@ def part_done(counted: Counted, logs: list[str]) -> float | None:
     """The part of a step that is done, by its logs; None if they do not tell yet."""
     done = whole = 0.0
     for log in logs:
-        of = re.findall(counted.of, log) if counted.of else ["100"]
         numbers = re.findall(counted.done, log)
-        if of and (counted.of or numbers):
-            whole += float(of[-1])
+        wholes = re.findall(counted.of, log) if counted.of else ["100"] * len(numbers)
+        if wholes:
+            whole += float(wholes[-1])
             done += float(numbers[-1]) if numbers else 0.0
     return min(1.0, done / whole) if whole else None
 
