@@ -113,7 +113,10 @@ class Watch:
             seconds = max(0.0, time.time() - marks[0].stat().st_mtime)
             there = sum(_size(file) for file in building.rglob("*") if file.name != marks[0].name)
             self.hosts[path] = marks[0].parent.name.rpartition("-")[0]
-            return Begun(seconds, self._part(path, there), there)
+            part = self._part(path, there)
+            # A download goes into the hub's cache, and is as large as what comes of it.
+            there = max(there, round((part or 0.0) * self.jobs[path].bytes))
+            return Begun(seconds, part, there)
         except OSError:  # it has just ended
             return None
 
