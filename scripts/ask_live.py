@@ -151,8 +151,9 @@ class View:
         table.add_row("disk", disk)
         if self.queued:
             table.add_row("queue", self.queued)
+        how = Text("failed" if runs or build.outcome() else "cut off", style="red")
         for path in self.watch.failed[:SHOWN]:
-            table.add_row(Text("failed", style="red"), f"{path}: see {log_file(path)}")
+            table.add_row(how, f"{path}: see {log_file(path)}")
         if (more := len(self.watch.failed) - SHOWN) > 0:
             table.add_row("", f"and {more} more")
         return table

@@ -190,6 +190,7 @@ def test_a_build_is_watched_while_it_runs_is_killed_and_ends(build):
     shown = live(build)
     assert re.search(r"^The build was killed: \d of 9 artifacts built.$", shown, re.M), shown
     assert "The same command again goes on from there." in shown
+    assert re.search(r"^cut off +results/M/", shown, re.M), shown
 
     process = start(build)
     try:
