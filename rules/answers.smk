@@ -14,6 +14,7 @@ localrules:
     plan,
     status,
     gallery,
+    live,
     verify,
     verify_rebuild,
     orphans,
@@ -70,6 +71,14 @@ rule gallery:
         config=lambda wildcards: config_file(session),
     shell:
         "script gallery.py --config {params.config:q} | tee {log:q}"
+
+
+rule live:
+    """While a build runs, in another terminal: what runs, what waits, how long, and the disk."""
+    conda:
+        "../envs/quantmill.yaml"
+    shell:
+        "script ask_live.py"
 
 
 rule verify:

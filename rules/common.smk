@@ -8,6 +8,7 @@ rule's sections: `wanted` is the wanted recipe, or nothing if the artifact is fr
 
 import sys
 from functools import partial
+from logging.handlers import QueueHandler
 from shlex import quote
 
 from snakemake.logging import logger
@@ -54,7 +55,10 @@ snakemake_shell.prefix(
     f". {scripts}/step.sh; . {scripts}/gpus.sh; "
 )
 
-logger.addFilter(is_news)
+# Logger plugins (--logger) hear of all that happens.
+for handler in logger.handlers:
+    if not isinstance(handler, QueueHandler):
+        handler.addFilter(is_news)
 
 session = Session(
     config, lambda: workflow.dag_settings, workflow.is_main_process, machine

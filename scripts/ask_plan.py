@@ -13,7 +13,7 @@ from lib.record.artifact import Artifact
 from lib.run.answers import chosen, columns, open_session, parser, short, wrapped
 from lib.run.session import Session
 from lib.stages.registry import STAGES
-from lib.units import count, human
+from lib.units import count, duration, human
 
 MARKS = {"tensors": "", "dry run": "", "made": "", "lock": "~", "last time": "", "guess": "~"}
 START_S = 4  # of Snakemake, before the first job and after the last
@@ -140,14 +140,6 @@ def spent(outlook: Outlook, group: list[Artifact]) -> str:
     work = [outlook.work[artifact.path] for artifact in group]
     mark = "" if all(part.known for part in work) else "~"
     return mark + duration(sum(part.seconds for part in work))
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: "62 min", "1 h 45 min"."""
-    if seconds < 100:
-        return f"{max(1, seconds):.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 if __name__ == "__main__":

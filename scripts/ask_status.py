@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lib.errors import program
 from lib.planning.staleness import State
-from lib.record.layout import artifact_of, building_directories
+from lib.record.layout import artifact_of, building_directories, log_file
 from lib.run.answers import columns, open_session, parser
 from lib.run.hold import held
 from lib.run.session import Session
@@ -75,7 +75,7 @@ def row(building: Path) -> tuple[str, str, str, str]:
     now = time.time()
     begun = (file.stat().st_ctime for file in files if file.name == ".inputs.json")
     seconds = f"{now - min(begun, default=now):.0f} s"
-    return path, human(size), seconds, f"logs/{path.removeprefix('results/')}.log"
+    return path, human(size), seconds, log_file(path)
 
 
 if __name__ == "__main__":

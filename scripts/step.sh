@@ -62,7 +62,8 @@ check() {
 }
 
 fetch() {
-    script "$@"
+    # huggingface_hub tells its progress in a log too (`snakemake live` reads it), once a second.
+    TQDM_POSITION=-1 TQDM_MININTERVAL=1 script "$@"
 }
 
 _ended() {
@@ -72,7 +73,9 @@ _ended() {
     rm -rf "$(dirname "$STAGE")" # the file in it is still held
     {
         printf 'FAILED  %s, after %s s. The end of %s:\n' "$OUT_NAME" "$SECONDS" "$QM_LOG"
-        tail -n 15 "$QM_LOG" | sed 's/^/    /'
+        # Progress bars would move the cursor: a line for each state, and no escape sequences.
+        tr '\r' '\n' <"$QM_LOG" | sed -e $'s/\033\\[[0-9;]*[A-Za-z]//g' -e '/^ *$/d' |
+            tail -n 15 | sed 's/^/    /'
     } >&8
     exit $status
 }

@@ -22,6 +22,7 @@ RECIPE = ("--recipe nowhere.json --output out", "nowhere.json")
 # {program: a mistake on its command line, what the one line must name}
 MISTAKES = {
     "accept.py": OWN_BUILD,
+    "ask_live.py": None,  # there is nothing to say on its command line
     "ask_orphans.py": QUESTION,
     "ask_plan.py": ("--config nowhere.json --machine [1,[]]", "nowhere.json"),
     "ask_preflight.py": QUESTION,
@@ -43,7 +44,7 @@ MISTAKES = {
     "demo_text.py": ("--output broken.json", "broken.json"),
     "demo_train.py": ("base --text nowhere --output out", "nowhere"),
     "describe_card.py": WANTED,
-    "describe_families.py": None,  # there is nothing to say on its command line
+    "describe_families.py": None,  # nor on this one's
     "describe_forms.py": WANTED,
     "evaluate.py": ("--base nowhere --text t --corpus NAME --output out -- tool", "nowhere"),
     "evaluate_harness.py": (

@@ -10,6 +10,14 @@ def human(size: float) -> str:
     return f"{size:.2f} TB"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in words: "62 min", "1 h 45 min"."""
+    if seconds < 100:
+        return f"{max(1, seconds):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def count(number: int, noun: str) -> str:
     """A number and its noun, with a plural s unless the number is 1: "1 file", "2 files"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

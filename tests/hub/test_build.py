@@ -11,6 +11,8 @@ from hubtest import MODEL, ROOT
 from pyarrow import parquet
 from safetensors.numpy import save
 
+from lib.run.watch import part_done
+from lib.stages.registry import STAGES
 from lib.stages.sources import slug
 
 
@@ -31,6 +33,19 @@ def test_a_downloaded_text_with_nothing_in_it_stops_the_build_with_its_name(work
         assert "corpora.calibration: what it names " in done.stdout, done.stdout
         assert "Traceback" not in done.stdout
         assert not (workdir.path / f"resources/corpora/calibration{suffix}").exists()
+
+
+def test_a_download_tells_how_far_it_is_and_its_failure_does_not_move_the_cursor(workdir, hub):
+    hub.add_repo("acme/base", MODEL)  # whose weights are none
+    models = {"A": {"source": "acme/base", "gguf": {"quants": ["Q8_0"]}}}
+    (workdir.path / "c.yaml").write_text(yaml.safe_dump({"models": models}))
+    path = f"resources/models/{slug('acme/base')}"
+    del workdir.env["HF_HUB_DISABLE_PROGRESS_BARS"]
+    done = start(workdir, path, "--config", "ignore_preflight=true")
+    log = (workdir.path / f"logs/{path}.log").read_text()
+    assert part_done(STAGES["source"].counted, [log]) == 1.0, log
+    assert "not a safetensors file" in done.stdout and "100%|" in done.stdout
+    assert "\x1b[A" in log and "\x1b[A" not in done.stdout, done.stdout
 
 
 def start(workdir, *args: str, **env: str) -> subprocess.CompletedProcess:

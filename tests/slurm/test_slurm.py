@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from builds import REPOSITORY, wrap, write_config
+from builds import REPOSITORY, snakemake, wrap, write_config
 
 from lib.forecast import resources
 from lib.stages.registry import STAGES
@@ -336,3 +337,35 @@ def test_the_example_of_a_site_is_read_and_a_wrong_key_is_named(tmp_path):
     assert (
         wrong.returncode == 1 and "partitions" in wrong.stderr and "gpu_partition" in wrong.stderr
     )
+
+
+def test_live_shows_what_runs_and_why_the_rest_waits_in_the_queue(run, tmp_path):
+    quants = ("Q5_0", "Q5_1", "Q4_0")
+    write_config(tmp_path, static(*quants))
+    wrap(tmp_path, "llama-quantize", "until [ -e go ]; do sleep 0.2; done")
+    files = [f"results/M/gguf/M-{kind}.gguf" for kind in quants]
+    started = run(*files, "--set-resources", "quantize:mem_mb=1900000")  # one a node, of two
+    states = lambda: sorted(job["state"] for job in started.cluster.jobs())  # noqa: E731
+    started.until(lambda: states() == ["PENDING", "RUNNING", "RUNNING"], "a job that waits")
+
+    def live() -> str:
+        command = [*snakemake(tmp_path), "--cores", "1", "live"]
+        env = started.cluster.env
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+
+    started.until(lambda: live().count("M/gguf/M-Q") >= 3, "two steps that run, and one that waits")
+    shown = live()
+    assert re.search(r"^queue +2 running: 2 \w+; 1 pending: 1 \w+ \(Resources\)", shown, re.M), (
+        shown
+    )
+    assert re.search(r"^waiting +1 quantize", shown, re.M), shown
+    (tmp_path / "go").touch()
+    assert started.wait() == 0, started.text + started.slurm_logs()
+    assert "The build has ended well: 3 of 3 artifacts" in live()
+    started.cluster.stop_controller()
+    try:
+        assert re.search("^queue +squeue", live(), re.M), (
+            "a queue that does not answer is waited for"
+        )
+    finally:
+        started.cluster.start_controller()

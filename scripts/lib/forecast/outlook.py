@@ -10,7 +10,7 @@ from lib.forecast import resources
 from lib.forecast.machine import Machine
 from lib.forecast.schedule import Course, Job, simulate
 from lib.forecast.sizes import Sizes
-from lib.forecast.times import Times, Work
+from lib.forecast.times import Times, Work, kind_of
 from lib.planning.graph import Graph
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
@@ -28,14 +28,15 @@ class Outlook:
     """The forecast of a build.
 
     artifacts: in the order of the build. predicted: the object that computed the sizes. sizes,
-    work: by path. course: how long the build takes and what it adds to the disk. free: bytes that
-    are free on the disk now.
+    work: by path. jobs: what was simulated. course: how long the build takes and what it adds to
+    the disk. free: bytes that are free on the disk now.
     """
 
     artifacts: list[Artifact]
     predicted: Sizes
     sizes: dict[str, Size]
     work: dict[str, Work]
+    jobs: list[Job]
     course: Course
     free: int
 
@@ -92,10 +93,13 @@ def forecast(graph: Graph, building: Iterable[Artifact], machine: Machine) -> Ou
                 gpu_mb=resources.gpu_mb(stage, weights) if machine.has_gpu(stage) else 0,
                 width=work[artifact.path].width,
                 seconds=work[artifact.path].seconds,
+                rule=artifact.rule,
+                kind=" ".join(kind_of(artifact)),
+                known=work[artifact.path].known,
             )
         )
     course = simulate(jobs, machine.all_cores, machine.gpu_mb)
-    return Outlook(artifacts, sizes, found, work, course, shutil.disk_usage(".").free)
+    return Outlook(artifacts, sizes, found, work, jobs, course, shutil.disk_usage(".").free)
 
 
 def _output(artifact: Artifact, sizes: Sizes) -> Size:

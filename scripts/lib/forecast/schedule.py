@@ -7,7 +7,7 @@ input. Jobs that run at the same time and can use more cores than there are shar
 """
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -21,7 +21,10 @@ class Job:
     inputs: paths of the inputs that are built in the same run. temporary: the artifact is deleted
     when its last consumer is done. threads, gpu_mb: what the job counts for, by which Snakemake
     starts jobs; gpu_mb in MiB. width: cores that its tools can use. seconds: of the job, if it has
-    these. waiting: inputs that are not built yet; `simulate` sets it.
+    these. rule: that makes it. kind: jobs of one kind take times in proportion. known: whether an
+    earlier run tells the seconds. done: the part of the job that is done, 1 where the artifact is
+    there; None if the job has not begun. there: bytes of it that are on the disk already. waiting:
+    inputs that are not built yet; `simulate` sets it.
     """
 
     path: str
@@ -29,13 +32,18 @@ class Job:
     replaces: int = 0
     scratch: int = 0
     reads: int = 0
-    inputs: tuple[str, ...] = ()
+    inputs: Sequence[str] = ()
     temporary: bool = False
     priority: int = 0
     threads: int = 1
     gpu_mb: int = 0
     width: float = 1.0
     seconds: float = 1.0
+    rule: str = ""
+    kind: str = ""
+    known: bool = False
+    done: float | None = None
+    there: int = 0
     waiting: set[str] = field(default_factory=set)
 
 
@@ -57,28 +65,34 @@ class Course:
 
 
 def simulate(jobs: Iterable[Job], cores: int, gpu_mb: int | None = None) -> Course:
-    """Simulate the build of these jobs.
+    """Simulate the build of these jobs, from now on if some are done or have begun.
 
     cores: threads that may run at once. gpu_mb: MiB of GPU memory; None: no limit.
     """
     known = {job.path: job for job in jobs}
     consumers: dict[str, set[str]] = {path: set() for path in known}
-    for job in known.values():
-        job.waiting = {up for up in job.inputs if up in known}
-        for up in job.waiting:
+    undone = [job for job in known.values() if job.done != 1]
+    for job in undone:
+        inputs = [up for up in job.inputs if up in known]
+        for up in inputs:
             consumers[up].add(job.path)
+        job.waiting = {up for up in inputs if known[up].done != 1}
     needed = {path: set(users) for path, users in consumers.items()}
     reward = partial(_reward, known)
     # In ascending order, so that the next one is the last.
-    ready = sorted((job for job in known.values() if not job.waiting), key=reward)
-    left: dict[str, float] = {}  # of the jobs that run, the part that is still to be done
-    began: dict[str, tuple[float, str]] = {}  # when a job began, and at the end of which other job
+    ready = sorted((job for job in undone if job.done is None and not job.waiting), key=reward)
+    running = [job for job in undone if job.done is not None]
+    left = {job.path: 1 - job.done for job in running}  # of each, the part still to be done
+    # When a job began, and at the end of which other job.
+    began: dict[str, tuple[float, str]] = {job.path: (0.0, "") for job in running}
     cores, gpu_mb = max(1, cores), float("inf") if gpu_mb is None else gpu_mb
-    free, free_mb, now, used = cores, gpu_mb, 0.0, 0
-    most, at, path = 0, "", ""
+    free = cores - sum(min(job.threads, cores) for job in running)
+    free_mb = gpu_mb - sum(min(job.gpu_mb, gpu_mb) for job in running)
+    used = sum(job.bytes + job.scratch - job.there for job in running)
+    most, at, now, path = max(0, used), next(iter(left), ""), 0.0, ""
     while ready or left:
         passed_over = []
-        while ready and free:
+        while ready and free > 0:
             job = ready.pop()
             threads, memory = min(job.threads, cores), min(job.gpu_mb, gpu_mb)
             if threads > free or memory > free_mb:
@@ -90,7 +104,7 @@ def simulate(jobs: Iterable[Job], cores: int, gpu_mb: int | None = None) -> Cour
                 most, at = used, job.path
             left[job.path], began[job.path] = 1.0, (now, path)
         ready += reversed(passed_over)
-        speeds = _speeds([known[path] for path in left], cores)
+        speeds = speeds_of([known[path] for path in left], cores)
         step, path = min((left[path] / speed, path) for path, speed in speeds.items())
         now += step
         for other, speed in speeds.items():
@@ -112,7 +126,7 @@ def simulate(jobs: Iterable[Job], cores: int, gpu_mb: int | None = None) -> Cour
     return Course(most, at, used, now, _critical(path, now, began))
 
 
-def _speeds(running: list[Job], cores: int) -> dict[str, float]:
+def speeds_of(running: list[Job], cores: int) -> dict[str, float]:
     """{path: the part of the job that is done in a second}.
 
     None gets more cores than it can use, and what one leaves goes to the others in equal parts.

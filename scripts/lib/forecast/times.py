@@ -46,7 +46,7 @@ class Times:
         if self._found is None:
             self._found = {}
             self._read()
-        runs = self._found.get(_kind(artifact)) or self._found.get((artifact.rule, ""))
+        runs = self._found.get(kind_of(artifact)) or self._found.get((artifact.rule, ""))
         reads = self.sizes.read_by(artifact)
         if not runs:
             return self._work(artifact, *self._guess(artifact, reads), known=False)
@@ -99,9 +99,10 @@ class Times:
             except (OSError, ValueError):
                 continue
             read = self.sizes.read_by(artifact)
-            for kind in {_kind(artifact), (artifact.rule, "")}:
+            for kind in {kind_of(artifact), (artifact.rule, "")}:
                 self._found.setdefault(kind, []).append((seconds, cpu, read))
 
 
-def _kind(artifact: Artifact) -> tuple[str, str]:
+def kind_of(artifact: Artifact) -> tuple[str, str]:
+    """(rule, quant type): earlier runs of the same tell how long a step takes."""
     return artifact.rule, str(artifact.options.get("type", ""))

@@ -16,6 +16,11 @@ def cpu_file(artifact: str) -> Path:
     return Path(f"benchmarks/{artifact.removeprefix('results/')}.cpu")
 
 
+def log_file(artifact: str) -> str:
+    """The log of the step that makes an artifact; wildcards in its path stay as they are."""
+    return f"logs/{artifact.removeprefix('results/')}.log"
+
+
 def building_directory(artifact: str) -> Path:
     """The directory in which a step builds an artifact: `.NAME.building`, beside the artifact."""
     path = Path(artifact)

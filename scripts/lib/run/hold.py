@@ -52,9 +52,18 @@ def _hold(path: Path) -> IO | None:
 
 def held(building: Path) -> bool:
     """Whether a step is at work in this build directory."""
+    return _is_held(hold_file(building))
+
+
+def held_run() -> bool:
+    """Whether a run is at work in the working directory."""
+    return _is_held(RUN)
+
+
+def _is_held(path: Path) -> bool:
     try:
-        file = _hold(hold_file(building))
-    except OSError:  # it has just ended
+        file = _hold(path)
+    except OSError:  # its directory has just been removed
         return False
     if file:
         file.close()

@@ -9,15 +9,17 @@ from lib.errors import UserError, plainly
 from lib.forecast.machine import keep_to
 from lib.planning.staleness import Plan
 from lib.record.layout import GALLERY
+from lib.run import build
 from lib.run.console import summary
 from lib.run.hold import clear_abandoned, hold_directory
 from lib.run.requests import config_file
 from lib.run.session import ANSWERS, Session
 from lib.stages.registry import FAMILIES, STAGES
-from lib.units import count, is_are
+from lib.units import count, duration, is_are
 
 # Targets that do something else than build, and say so themselves.
 ACTIONS = {"clean_orphans", "verify_rebuild", "publish"}
+LONG_S = 60  # of a build from which it is told how to watch it
 PREFLIGHT = Path(__file__).parents[2] / "ask_preflight.py"
 
 
@@ -25,23 +27,28 @@ PREFLIGHT = Path(__file__).parents[2] / "ask_preflight.py"
 def begin(session: Session, local: bool) -> None:
     """Before the first job: hold the directory, run the preflight, check the disk, take the cores.
 
-    local: whether the jobs run on this machine. Ends Snakemake with a message if the build should
-    not start.
+    Leaves the plan of a build for `snakemake live`. local: whether the jobs run on this machine.
+    Ends Snakemake with a message if the build should not start.
     """
     if session.asked_only(ANSWERS):
         return
     hold_directory()
     clear_abandoned()
+    build.forget()
     if not session.options.ignore_preflight:
         preflight(session, local)
-    if session.building and not session.options.ignore_disk:
+    if session.building:
         # Imported for builds only: a dry run does without.
         from lib.forecast.outlook import forecast
 
         building = session.plan.builds(session.building.values())
         outlook = forecast(session.graph, building, session.machine)
-        if not outlook.fits:
+        if not outlook.fits and not session.options.ignore_disk:
             raise UserError(outlook.refusal(session.config.reclaim))
+        build.begin(building, outlook.jobs, session.machine)
+        if outlook.course.seconds >= LONG_S:
+            took = f"{count(len(building), 'artifact')}, about {duration(outlook.course.seconds)}"
+            print(f"{took}; `snakemake live` in another terminal shows how far it is")
     if session.machine.cores:
         keep_to(session.machine.cores)
 
@@ -64,6 +71,7 @@ def preflight(session: Session, local: bool) -> None:
 def end(session: Session) -> None:
     """After the last job: write the gallery, print what is there and how much is still stale."""
     cancel_timers()
+    note_end(session, "done")
     if session.asked_only(ANSWERS | ACTIONS):
         return
     write_gallery(session)
@@ -76,8 +84,15 @@ def end(session: Session) -> None:
 
 def failed(session: Session) -> None:
     """After a run that failed: what it has built until then is in the gallery."""
+    note_end(session, "failed")
     if session.building:
         write_gallery(session)
+
+
+def note_end(session: Session, outcome: str) -> None:
+    """Write how the build ended, "done" or "failed", for `snakemake live`."""
+    if not session.asked_only(ANSWERS):
+        build.end(outcome)
 
 
 def write_gallery(session: Session) -> None:

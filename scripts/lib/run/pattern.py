@@ -7,6 +7,7 @@ from lib.errors import plainly
 from lib.forecast import resources
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
+from lib.record.layout import log_file
 from lib.run.session import Session
 from lib.stages.registry import STAGES
 
@@ -20,8 +21,7 @@ class Pattern:
     def __init__(self, session: Session, path: str):
         self._session, self.path = session, path
         self.record = recipes.path_of(path)
-        beside = path.removeprefix("results/")
-        self.log, self.benchmark = f"logs/{beside}.log", f"benchmarks/{beside}.tsv"
+        self.log, self.benchmark = log_file(path), f"benchmarks/{path.removeprefix('results/')}.tsv"
 
     def made(self, wildcards) -> Artifact:
         """The artifact that the rule makes for these wildcards. Raises UserError if it is none."""

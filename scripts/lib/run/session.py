@@ -25,8 +25,8 @@ from lib.stages.registry import STAGES
 
 ALONE = Machine(1)
 # Targets that answer a question: they build nothing and may be asked while a build runs.
-ANSWERS = {"why", "plan", "verify", "orphans", "status", "lock", "preflight", "publish_plan"}
-ANSWERS.add("gallery")  # a page about what is there
+ANSWERS = {"why", "plan", "verify", "orphans", "status", "live", "lock", "preflight"}
+ANSWERS |= {"publish_plan", "gallery"}
 # `accept` holds the directory itself, and gives the hold back to make reports anew.
 ANSWERS.add("accept")
 

@@ -5,7 +5,7 @@ from typing import Any
 from lib.formats.weights import Weights, llama_weights
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
-from lib.stages.stage import Sizing, Stage
+from lib.stages.stage import Counted, Sizing, Stage
 
 PLACE = "resources/demo"
 # The model that scripts/demo_train.py makes by default.
@@ -25,6 +25,7 @@ class DemoBaseStage(Stage):
 
     rule = "demo_base"
     makes_model = True
+    counted = Counted(r"step (\d+)/", r"step \d+/(\d+)")
     fixed_threads = 2  # of torch: the trained bytes depend on it
 
     def weights(self, artifact: Artifact, sizes: Sizing) -> Weights:

@@ -13,6 +13,7 @@ from lib.keys.values import to_choice, to_mapping
 from lib.record.artifact import Artifact
 from lib.stages.convert import model_of
 from lib.stages.family import Forms
+from lib.stages.imatrix import CHUNKS
 from lib.stages.sources import calibration
 from lib.stages.stage import Memory, Size, Sizing, Stage, Time
 
@@ -65,6 +66,7 @@ class BaseLogitsStage(Stage):
     memory = Memory(3000, 1.1, 0, 1.1)
     time = Time(15, 100)
     tokens = 300_000  # 600 chunks of 512
+    counted = CHUNKS
     gpu = "whole"
     fixed_threads = None
 

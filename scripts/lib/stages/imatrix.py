@@ -12,8 +12,10 @@ from lib.keys.values import show
 from lib.record.artifact import Artifact
 from lib.stages.checked import Inspector, Row
 from lib.stages.convert import model_of
-from lib.stages.stage import Memory, Size, Sizing, Stage, TakenStage, Time
+from lib.stages.stage import Counted, Memory, Size, Sizing, Stage, TakenStage, Time
 
+# llama-imatrix and llama-perplexity write "computing over 40 chunks", then "[1]152.3903,[2]168.42".
+CHUNKS = Counted(r"\[(\d+)\]-?[\dn]", r"over (\d+) chunks")
 SUFFIXES = (".dat", ".gguf")
 
 
@@ -57,6 +59,7 @@ class ComputeImatrixStage(Stage):
     time = Time(15, 100)
     output = 0.01
     tokens = 100_000  # 200 chunks of 512
+    counted = CHUNKS
     gpu = "whole"
     fixed_threads = None
     priority = 1

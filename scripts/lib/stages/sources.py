@@ -10,7 +10,7 @@ from lib.formats.weights import Weights, read_weights
 from lib.hub.lock import HubSource
 from lib.record.artifact import Artifact
 from lib.stages import demo
-from lib.stages.stage import Size, Sizing, Stage, TakenStage
+from lib.stages.stage import Counted, Size, Sizing, Stage, TakenStage
 
 WEIGHTS = (".safetensors", ".bin")
 
@@ -19,6 +19,8 @@ class SourceStage(TakenStage):
     """Link to a model's weights, config and tokenizer."""
 
     rule = "source"
+    # huggingface_hub (2.4.0) writes "Reconstructing (incomplete total...):  42%|████".
+    counted = Counted(r"Reconstructi[^|]*: +(\d+)%\|")
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size:
         """Bytes that must still be downloaded into the hub's cache; 0 for a directory."""

@@ -55,6 +55,18 @@ class Cost(NamedTuple):
     """Core seconds for 10^9 bytes."""
 
 
+class Counted(NamedTuple):
+    """Where the log of a running step tells how far it is: patterns with the number as a group.
+
+    Of each the last match counts.
+    """
+
+    done: str
+    """How much is done."""
+    of: str = ""
+    """Of how much; empty: `done` is in per cent."""
+
+
 @dataclass(frozen=True)
 class Size:
     """A size in bytes, and its source.
@@ -124,6 +136,8 @@ class Stage:
     time of its tokens, is computed from this."""
     cost = Cost()
     """What it costs, if that is the same for all its artifacts (`cost_of`)."""
+    counted: Counted | None = None
+    """How its log tells how far it is; None: by the bytes that are written (`snakemake live`)."""
     gpu = ""
     """How much of a model it keeps on the GPUs: "" nothing, "layer" one layer, "whole" all."""
     on_gpu = False
