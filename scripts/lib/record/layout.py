@@ -7,12 +7,25 @@ from pathlib import Path
 # Files that Quantmill's programs leave for each other. They may be deleted while no run is active.
 RUN_STATE = Path(".snakemake/quantmill")
 SNAKEMAKE_MARK = ".snakemake_timestamp"  # Snakemake puts it into directory() outputs
+SPEED_PAGE = "speed.html"
 _SUFFIX = ".building"
 
 
 def cpu_file(artifact: str) -> Path:
     """The file with the core seconds of the step that made an artifact, beside its benchmark."""
     return Path(f"benchmarks/{artifact.removeprefix('results/')}.cpu")
+
+
+def speed_directory(model: str) -> Path:
+    """The directory of what `snakemake speed` has measured: HOST.json, and a page of all hosts."""
+    return Path("results", model, "speed")
+
+
+def is_speed(path: Path) -> bool:
+    """Whether a file is one of those that `snakemake speed` leaves."""
+    parts = path.parts
+    ours = path.suffix == ".json" or path.name == SPEED_PAGE
+    return len(parts) == 4 and path.parent == speed_directory(parts[1]) and ours
 
 
 def building_directory(artifact: str) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lib.record import recipe as recipes
-from lib.record.layout import is_building
+from lib.record.layout import is_building, is_speed
 
 
 def recorded(*tops: str) -> Iterator[str]:
@@ -17,12 +17,17 @@ def recorded(*tops: str) -> Iterator[str]:
 
 
 def unrecorded(known: Collection[Path] = ()) -> Iterator[Path]:
-    """Yield the files under results/ that no record covers and that are not in `known`."""
+    """Yield the files under results/ that no record covers and that are not in `known`.
+
+    What `snakemake speed` has measured never has a record, and is left out.
+    """
     for here, names, files in _walk("results"):
         # Files inside a recorded directory belong to it.
         names[:] = [name for name in names if not _has_record(here / name)]
         paths = (here / name for name in files if not name.endswith(recipes.SUFFIX))
-        yield from (path for path in paths if path not in known and not _has_record(path))
+        yield from (
+            path for path in paths if not (path in known or is_speed(path) or _has_record(path))
+        )
 
 
 def _walk(*tops: str) -> Iterator[tuple[Path, list[str], list[str]]]:

@@ -16,7 +16,7 @@ from lib.stages.registry import STAGES
 from lib.units import count, is_are
 
 # Targets that do something else than build, and say so themselves.
-ACTIONS = {"clean_orphans", "verify_rebuild", "publish"}
+ACTIONS = {"clean_orphans", "verify_rebuild", "publish", "speed"}
 PREFLIGHT = Path(__file__).parents[2] / "ask_preflight.py"
 
 
