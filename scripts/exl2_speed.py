@@ -57,12 +57,12 @@ def rates(tokens: int, repetitions: int, run: Callable[[], None]) -> list[float]
 
 def main() -> None:
     arguments = speed_parser(__doc__).parse_args()
-    if find_spec("exllamav2") is None:
-        raise UserError("exllamav2 is not installed: pip install -r requirements-exl2.txt")
     os.environ.update(ENVIRONMENT)
     prompt, text, times = arguments.prompt_tokens, arguments.text_tokens, arguments.repetitions
     with tempfile.TemporaryDirectory() as scratch:
         model = readable(arguments.form, Path(scratch) / "model")
+        if find_spec("exllamav2") is None:
+            raise UserError("exllamav2 is not installed: pip install -r requirements-exl2.txt")
         engine = Engine(model, max(prompt, text))
         found = {
             "prompt": rates(prompt, times, lambda: engine.run(1, prompt)),

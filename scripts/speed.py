@@ -154,7 +154,7 @@ def obstacle(form: Form, meter: Speedometer | None, here: Host) -> str | None:
     if form.family.needs_gpu and not here.gpus:
         return f"{form.family.title} needs a CUDA GPU, and there is none here"
     if form.record is None:
-        return f"is not there, or stale: build it first, snakemake --cores all {form.artifact.path}"
+        return f"is not there, or stale; build it first: {form.artifact.path}"
     return None
 
 

@@ -1,7 +1,6 @@
 """What `snakemake speed` has measured: results/MODEL/speed/HOST.json, and a page of all hosts."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
@@ -84,6 +83,14 @@ class Host(BaseModel):
         """The machine in words."""
         return ", ".join([f"{self.cpu}, {self.cores} cores", human(self.memory), *self.gpus])
 
+    @property
+    def notes(self) -> list[str]:
+        """Lines: under which conditions its forms were measured, and which on a busy machine."""
+        lines = list(dict.fromkeys(str(form.conditions) for form in self.forms.values()))
+        busy = [f"{name} ({f.busy:.0%})" for name, f in self.forms.items() if f.busy > BUSY]
+        text = f"Too low, because other programs used the cores meanwhile: {', '.join(busy)}."
+        return [*lines, text] if busy else lines
+
 
 def read(file: Path) -> Host:
     """A HOST.json without the forms whose file has changed since.
@@ -119,17 +126,4 @@ def _page(model: str, hosts: list[Host]) -> str:
         model=model,
         hosts=hosts,
         rows=[(name, human(sizes[name])) for name in sorted(sizes, key=sizes.get)],
-        conditions=[(host, _conditions(host.forms.values())) for host in hosts],
     )
-
-
-def _conditions(forms: Iterable[Measured]) -> list[str]:
-    """Lines: each combination of conditions once, and what was measured on a busy machine."""
-    forms = list(forms)
-    lines = list(dict.fromkeys(str(form.conditions) for form in forms))
-    if busy := [form.busy for form in forms if form.busy > BUSY]:
-        lines.append(
-            f"Other programs used up to {max(busy):.0%} of the cores while {len(busy)} of these "
-            "were measured: their figures are too low."
-        )
-    return lines
