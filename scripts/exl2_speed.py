@@ -1,8 +1,8 @@
 """Measure how fast exllamav2 runs an EXL2 directory, as llama-bench does with a GGUF file.
 
-Its last line is JSON: {prompt: [tokens a second, for each repetition], text: [the same]}. Tokens
-are drawn at random, so that neither a tokenizer nor sampling is measured. Written for exllamav2
-0.3.2.
+Its last line is JSON: {backend, prompt: [tokens a second, for each repetition], text: [the same]}.
+Tokens are drawn at random, so that neither a tokenizer nor sampling is measured. Written for
+exllamav2 0.3.2.
 """
 
 import json
@@ -65,6 +65,7 @@ def main() -> None:
             raise UserError("exllamav2 is not installed: pip install -r requirements-exl2.txt")
         engine = Engine(model, max(prompt, text))
         found = {
+            "backend": "CUDA",
             "prompt": rates(prompt, times, lambda: engine.run(1, prompt)),
             "text": rates(text, times, lambda: engine.run(text, 1)),
         }

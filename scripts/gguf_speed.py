@@ -1,8 +1,9 @@
 """Measure how fast llama.cpp runs a GGUF file, by its llama-bench.
 
-Prints JSON: {prompt: [tokens a second, for each repetition], text: [the same]}. llama-bench is that
-of the user's own llama.cpp, or is compiled once a machine, from the source and with the flags of
-the tools that make files. It is none of these tools: another tool would make all files stale.
+Prints JSON: {backend, prompt: [tokens a second, for each repetition], text: [the same]}.
+
+llama-bench is that of the user's own llama.cpp, or is compiled once a machine, from the source and
+with the flags of the tools that make files. It is none of these tools, so it is in no recipe.
 """
 
 import fcntl
@@ -94,7 +95,8 @@ def main() -> None:
         last = done.stderr.strip().rpartition("\n")[2]
         raise UserError(f"{arguments.form}: {TOOL} ended with status {done.returncode}: {last}")
     prompt, text = json.loads(done.stdout)
-    print(json.dumps({"prompt": prompt["samples_ts"], "text": text["samples_ts"]}))
+    found = {"backend": text["backends"], "prompt": prompt["samples_ts"]}
+    print(json.dumps(found | {"text": text["samples_ts"]}))
 
 
 if __name__ == "__main__":

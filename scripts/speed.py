@@ -29,7 +29,7 @@ from lib.planning.staleness import State
 from lib.record.artifact import Artifact
 from lib.record.layout import speed_directory
 from lib.record.recipe import Record
-from lib.report.speed import BUSY, Conditions, Host, Measured, Rate, read, write
+from lib.report.speed import BUSY, Conditions, Host, Machine, Measured, Rate, read, write
 from lib.run.answers import open_session, parser
 from lib.run.session import Session
 from lib.stages.family import Family, Speedometer
@@ -67,7 +67,7 @@ def main() -> int | None:
     if arguments.cluster:
         raise UserError("it measures the machine it runs on: run it on a node, without the profile")
     here, found = this_machine(), list(forms(session))
-    threads = min(arguments.cores, here.cores)
+    threads = min(arguments.cores, here.machine.cores)
     say(f"{here.host}: {here.machine}; {threads} threads. Tokens a second,")
     say("of a prompt of {prompt_tokens} tokens and a text of {text_tokens}:".format(**LENGTHS))
     failures = 0
@@ -89,13 +89,10 @@ def this_machine() -> Host:
     if (info := Path("/proc/cpuinfo")).exists():
         found = re.search(r"^model name\s*: (.+)$", info.read_text(), re.M)
         name = found[1] if found else name
-    return Host(
-        host=socket.gethostname(),
-        cpu=name,
-        cores=psutil.cpu_count(logical=False) or os.cpu_count() or 1,
-        gpus=gpus("name"),
-        memory=psutil.virtual_memory().total,
-    )
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    memory = psutil.virtual_memory().total
+    machine = Machine(cpu=name, cores=cores, gpus=gpus("name"), memory=memory)
+    return Host(host=socket.gethostname(), machine=machine)
 
 
 def forms(session: Session) -> Iterator[Form]:
@@ -130,7 +127,11 @@ def measure_all(session: Session, here: Host, own: list[Form], threads: int, aga
             say(f"  {form.name:{width}}  {why}")
             continue
         conditions = Conditions(
-            engine=meter.engine, cpu=here.cpu, gpus=here.gpus, threads=threads, **LENGTHS
+            engine=meter.engine,
+            cpu=here.machine.cpu,
+            gpus=here.machine.gpus,
+            threads=threads,
+            **LENGTHS,
         )
         known = host.forms.get(form.name)
         if again or known is None or known.conditions != conditions:
@@ -151,7 +152,7 @@ def obstacle(form: Form, meter: Speedometer | None, here: Host) -> str | None:
     """Why the form cannot be measured, in words; None if it can."""
     if meter is None:
         return f"{form.family.title}: no way to measure speed is known"
-    if form.family.needs_gpu and not here.gpus:
+    if form.family.needs_gpu and not here.machine.gpus:
         return f"{form.family.title} needs a CUDA GPU, and there is none here"
     if form.record is None:
         return f"is not there, or stale; build it first: {form.artifact.path}"
@@ -176,7 +177,8 @@ def measure(form: Form, meter: Speedometer, conditions: Conditions) -> Measured 
         file=form.artifact.path,
         bytes=form.record.bytes,
         sha256=form.record.sha256,
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        backend=found["backend"],
         busy=busy,
         conditions=conditions,
         **{kind: rate(found[kind]) for kind in ("prompt", "text")},

@@ -28,8 +28,20 @@ class Rate(BaseModel):
         return f"{self.mean:,.{digits}f} ± {self.error:,.{digits}f}"
 
 
+class Machine(BaseModel):
+    """A machine. cpu, gpus: names. cores: physical ones. memory: bytes."""
+
+    cpu: str
+    cores: int
+    gpus: list[str]
+    memory: int
+
+    def __str__(self) -> str:
+        return ", ".join([f"{self.cpu}, {self.cores} cores", human(self.memory), *self.gpus])
+
+
 class Conditions(BaseModel):
-    """On what a figure depends beside the form. cpu, gpus: names. threads: of the engine."""
+    """On what a figure depends beside the form. threads: of the engine."""
 
     engine: str
     cpu: str
@@ -39,23 +51,19 @@ class Conditions(BaseModel):
     text_tokens: int
     repetitions: int
 
-    def __str__(self) -> str:
-        on = ", ".join(self.gpus) or "no GPU"
-        lengths = f"{self.prompt_tokens} and {self.text_tokens} tokens, {self.repetitions} times"
-        return f"{self.engine}, {self.threads} threads of {self.cpu}, {on}; {lengths}"
-
 
 class Measured(BaseModel):
     """The speed of one form.
 
-    file, bytes, sha256 (hex): of the form. at: the time, ISO 8601. busy: the share of the cores
-    that other programs used meanwhile.
+    file, bytes, sha256 (hex): of the form. measured: when, ISO 8601. backend: of the engine, such
+    as CPU or CUDA. busy: the share of the cores that other programs used meanwhile.
     """
 
     file: str
     bytes: int
     sha256: str
-    at: str
+    measured: str
+    backend: str
     busy: float
     conditions: Conditions
     prompt: Rate
@@ -67,26 +75,30 @@ class Measured(BaseModel):
         record = recipes.read(self.file)
         return record is not None and record.sha256 == self.sha256
 
+    @property
+    def how(self) -> str:
+        """How it was measured, in words."""
+        given = self.conditions
+        lengths = f"{given.prompt_tokens} and {given.text_tokens} tokens"
+        engine = f"{given.engine} ({self.backend}), {given.threads} threads"
+        return f"{engine}; {lengths}, {given.repetitions} times each."
+
 
 class Host(BaseModel):
-    """What was measured on one host. cores: physical ones. memory: bytes. forms: {form: speed}."""
+    """What was measured on one host. forms: {form: its speed}."""
 
     host: str
-    cpu: str
-    cores: int
-    gpus: list[str]
-    memory: int
+    machine: Machine
     forms: dict[str, Measured] = {}
 
     @property
-    def machine(self) -> str:
-        """The machine in words."""
-        return ", ".join([f"{self.cpu}, {self.cores} cores", human(self.memory), *self.gpus])
-
-    @property
     def notes(self) -> list[str]:
-        """Lines: under which conditions its forms were measured, and which on a busy machine."""
-        lines = list(dict.fromkeys(str(form.conditions) for form in self.forms.values()))
+        """Lines: how its forms were measured, and which of them on a busy machine."""
+        ways: dict[str, list[str]] = {}
+        for name, form in self.forms.items():
+            ways.setdefault(form.how, []).append(name)
+        lines = [f"{', '.join(names)}: {how}" for how, names in ways.items()]
+        lines = lines if len(ways) > 1 else list(ways)
         busy = [f"{name} ({f.busy:.0%})" for name, f in self.forms.items() if f.busy > BUSY]
         text = f"Too low, because other programs used the cores meanwhile: {', '.join(busy)}."
         return [*lines, text] if busy else lines

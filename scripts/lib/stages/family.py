@@ -55,8 +55,8 @@ class Speedometer(NamedTuple):
     """The engine that runs them, with its version: "llama.cpp b10605"."""
     command: list[str]
     """The program of scripts/ that measures one form, and its own options. It is called with those
-    of lib/flags/speed.py too, and its last line is JSON: {prompt: [tokens a second, for each
-    repetition], text: [the same]}."""
+    of lib/flags/speed.py too, and its last line is JSON: {backend: its name, prompt: [tokens a
+    second, for each repetition], text: [the same]}."""
 
 
 class Family:
