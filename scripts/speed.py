@@ -63,9 +63,9 @@ def main() -> int | None:
     options.add_argument("--again", action="store_true", help="measure also what has not changed")
     options.add_argument("--cluster", action="store_true", help="jobs go to a cluster: refuse")
     arguments = options.parse_args()
-    session = open_session(arguments.config)
     if arguments.cluster:
         raise UserError("it measures the machine it runs on: run it on a node, without the profile")
+    session = open_session(arguments.config)
     here, found = this_machine(), list(forms(session))
     threads = min(arguments.cores, here.machine.cores)
     say(f"{here.host}: {here.machine}; {threads} threads. Tokens a second,")
@@ -161,11 +161,11 @@ def obstacle(form: Form, meter: Speedometer | None, here: Host) -> str | None:
 
 def measure(form: Form, meter: Speedometer, conditions: Conditions) -> Measured | None:
     """Run the family's program on the form; None if it failed, which it has told on stderr."""
-    program_, *words = meter.command
+    script, *words = meter.command
     options = LENGTHS | {"threads": conditions.threads, "gpus": len(conditions.gpus)}
     for name, number in options.items():
         words += [f"--{name.replace('_', '-')}", str(number)]
-    command = [sys.executable, SCRIPTS / program_, form.artifact.path, *words]
+    command = [sys.executable, SCRIPTS / script, form.artifact.path, *words]
     before, begin = core_seconds(), time.monotonic()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     all_cores = (time.monotonic() - begin) * (os.cpu_count() or 1)
