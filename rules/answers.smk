@@ -1,8 +1,9 @@
 """Questions before and after a run; nothing is built. See docs/staleness.md.
 
 needs: the config, and the files under results/
-makes: nothing; but `gallery` writes a page, `accept` writes into records, `clean_orphans` deletes what it has shown, and
-       `verify_rebuild` builds in a directory of its own
+makes: nothing; but `accept` writes into records, `clean_orphans` deletes what it has shown,
+       `verify_rebuild` builds in a directory of its own, `gallery` writes results/index.html, and
+       `speed` results/MODEL/speed/, which no recipe reads
 """
 
 from lib.run.requests import config_file
@@ -19,6 +20,7 @@ localrules:
     verify_rebuild,
     orphans,
     clean_orphans,
+    speed,
 
 
 rule why:
@@ -153,3 +155,22 @@ rule clean_orphans:
         config=lambda wildcards: config_file(session),
     shell:
         "script ask_orphans.py --config {params.config:q} --delete | tee {log:q}"
+
+
+rule speed:
+    """Measure how fast this machine runs each form (--config target=MODEL,FORM: only these)."""
+    log:
+        "logs/speed.log",
+    conda:
+        "../envs/quantmill.yaml"
+    threads: machine.cores or 1
+    params:
+        config=lambda wildcards: config_file(session),
+        cluster=lambda wildcards: [] if workflow.local_exec else ["--cluster"],
+        again=lambda wildcards: ["--again"] if session.forces("speed") else [],
+    shell:
+        r"""
+        gpus all
+        script speed.py --config {params.config:q} \
+            --cores {threads} {params.cluster:q} {params.again:q} | tee {log:q}
+        """

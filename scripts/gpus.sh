@@ -3,6 +3,7 @@
 #   gpus N MB    waits until N of the visible GPUs have MB MiB free (of all N together; without MB
 #                all that they have), takes so much of them until the step ends, and shows only them
 #                to the commands that follow. N = 0: shows none, so a CPU step never uses a GPU.
+#                N = all: all that are visible, if there are any.
 #
 # The visible GPUs are those of CUDA_VISIBLE_DEVICES if a scheduler or the user has set it, else
 # all. The steps of one user on one machine share GPUs by this account, whatever --resources says.
@@ -13,6 +14,7 @@ gpus() {
     local want=$1 need=${2:-} device id total gate fd
     local home=/tmp/quantmill-gpus-$UID
     local -a visible taken
+    [ "$want" != all ] || want=$(_visible_gpus | wc -l)
     if [ "$want" = 0 ]; then
         export CUDA_VISIBLE_DEVICES=
         return

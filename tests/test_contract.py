@@ -775,6 +775,13 @@ def forceall(p):
     return made | corpora | sources | {"resources/llama.cpp"}
 
 
+@row()
+def speed_was_measured_on_another_machine(p):
+    (p / "results/Mix/speed").mkdir()
+    (p / "results/Mix/speed/elsewhere.json").write_text("{}")
+    return NOTHING
+
+
 @row("--force", "results/Plain/gguf/Plain-Q4_0.gguf")
 def force_of_a_target(p):
     return of("Plain", "Q4_0")

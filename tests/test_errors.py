@@ -19,6 +19,7 @@ QUESTION = ("--config nowhere.json", "nowhere.json")
 OWN_BUILD = (f"--config nowhere.json --snakefile {ROOT}/Snakefile", "nowhere.json")
 WANTED = ("nowhere.json", "nowhere.json")
 RECIPE = ("--recipe nowhere.json --output out", "nowhere.json")
+LENGTHS = "--prompt-tokens 1 --text-tokens 1 --repetitions 1 --threads 1 --gpus 0"
 # {program: a mistake on its command line, what the one line must name}
 MISTAKES = {
     "accept.py": OWN_BUILD,
@@ -57,11 +58,13 @@ MISTAKES = {
         "--bits 4 --output model",
         "model: not empty",
     ),
+    "exl2_speed.py": (f"nowhere {LENGTHS}", "nowhere"),
     "exl2_evaluate.py": (
         "--model nowhere --reference nowhere --text empty.txt --corpus NAME --output out",
         "nowhere",
     ),
     "fetch_corpus.py": ("--path nowhere --recipe wanted.json --output out", "nowhere"),
+    "gguf_speed.py": (f'nowhere {LENGTHS} --llama-cpp {{"path":"nowhere"}}', "llama_cpp.path"),
     "gguf_metadata.py": ("broken.json out --set general.name=Name", "broken.json"),
     "hub_fetch.py": ("acme/base --output out", "acme/base"),
     "hub_lock.py": ("--sources nowhere.json", "nowhere.json"),
@@ -81,6 +84,7 @@ MISTAKES = {
         "broken.json",
     ),
     "source.py": RECIPE,
+    "speed.py": (QUESTION[0] + " --cores 1", "nowhere.json"),
     "step.py": ("begin nowhere.json", "nowhere.json"),
 }
 

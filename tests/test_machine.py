@@ -109,6 +109,11 @@ def test_a_step_waits_until_enough_memory_is_free(tmp_path):
     assert lines == ["first", "second"]
 
 
+def test_a_measurement_of_speed_has_all_gpus_for_itself(tmp_path):
+    steps = "gpus 1 100; sleep 1; echo first", "gpus all; echo $CUDA_VISIBLE_DEVICES"
+    assert together(tmp_path, *steps) == ["first", "0,1"]
+
+
 def test_a_step_that_is_larger_than_the_gpu_has_it_for_itself(tmp_path):
     lines = together(
         tmp_path,

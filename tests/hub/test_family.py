@@ -108,6 +108,7 @@ def test_every_question_knows_a_family_that_was_just_added(guest):
     assert (head, row) == (["model", "copies", "evaluated", "report"], ["Plain", *["2/2"] * 3])
     assert re.search(r"All \d+ artifacts .* are what their records say", said["verify"])
     assert "No orphans" in said["orphans"]
+    assert "half.copy   Copies: no way to measure speed is known" in said["speed"]
     assert "acme/Plain-copies (new" in said["publish_plan"] and "half.copy" in said["publish_plan"]
 
     page = (guest / "results/Plain/report/quality.html").read_text()

@@ -257,7 +257,9 @@ class Options(Section):
     )
     only: Words = Field([], description="Only these hub references, for `lock`.")
     target: Words = Field(
-        [], description="Only these files, rules or models, for `why`, `plan` and `accept`."
+        [],
+        description="Only these files, rules or models, for `why`, `plan` and `accept`; these "
+        "models or forms for `speed`.",
     )
     ignore_preflight: Flag = Field(
         False, description="Build even if the preflight finds a problem."

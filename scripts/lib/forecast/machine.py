@@ -97,13 +97,18 @@ def keep_to(cores: int) -> None:
     )
 
 
+def gpus(fact: str) -> list[str]:
+    """A fact on each GPU that can be seen here: its `name`, or its `memory.total` in MiB."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", f"--query-gpu=index,uuid,{fact}", "--format=csv,noheader,nounits"]
+    lines = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
+    found = [line.split(", ") for line in lines if line.count(", ") == 2]
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        found = [gpu for gpu in found if {gpu[0], gpu[1]} & set(visible.split(","))]
+    return [said for _, _, said in found]
+
+
 def gpu_memory_mb() -> int | None:
     """MiB of memory of all GPUs that can be seen here, together; None if that is not known."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
-    lines = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
-    gpus = [line.split(", ") for line in lines if line.count(", ") == 2]
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        gpus = [gpu for gpu in gpus if {gpu[0], gpu[1]} & set(visible.split(","))]
-    return sum(int(memory) for _, _, memory in gpus if memory.isdecimal()) or None
+    return sum(int(memory) for memory in gpus("memory.total") if memory.isdecimal()) or None

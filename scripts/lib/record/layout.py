@@ -8,6 +8,7 @@ from pathlib import Path
 RUN_STATE = Path(".snakemake/quantmill")
 GALLERY = Path("results/index.html")  # a page of all models, written by each run
 SNAKEMAKE_MARK = ".snakemake_timestamp"  # Snakemake puts it into directory() outputs
+SPEED_PAGE = "speed.html"
 _SUFFIX = ".building"
 
 
@@ -19,6 +20,19 @@ def cpu_file(artifact: str) -> Path:
 def log_file(artifact: str) -> str:
     """The log of the step that makes an artifact; wildcards in its path stay as they are."""
     return f"logs/{artifact.removeprefix('results/')}.log"
+
+
+def speed_directory(model: str) -> Path:
+    """The directory of what `snakemake speed` has measured: HOST.json, and a page of all hosts."""
+    return Path("results", model, "speed")
+
+
+def needs_no_record(path: Path) -> bool:
+    """Whether a file is no artifact: the gallery, or what `snakemake speed` has measured."""
+    parts = path.parts
+    measured = path.suffix == ".json" or path.name == SPEED_PAGE
+    in_speed = len(parts) == 4 and path.parent == speed_directory(parts[1])
+    return path == GALLERY or (in_speed and measured)
 
 
 def building_directory(artifact: str) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lib.record import recipe as recipes
-from lib.record.layout import GALLERY, is_building
+from lib.record.layout import is_building, needs_no_record
 
 
 def recorded(*tops: str) -> Iterator[str]:
@@ -17,16 +17,16 @@ def recorded(*tops: str) -> Iterator[str]:
 
 
 def unrecorded(known: Collection[Path] = ()) -> Iterator[Path]:
-    """Yield the files under results/ that no record covers and that are not in `known`.
-
-    The gallery has no record: it is written by each run.
-    """
-    known = {*known, GALLERY}
+    """Yield the files under results/ that need a record, have none and are not in `known`."""
     for here, names, files in _walk("results"):
         # Files inside a recorded directory belong to it.
         names[:] = [name for name in names if not _has_record(here / name)]
         paths = (here / name for name in files if not name.endswith(recipes.SUFFIX))
-        yield from (path for path in paths if path not in known and not _has_record(path))
+        yield from (
+            path
+            for path in paths
+            if not (path in known or needs_no_record(path) or _has_record(path))
+        )
 
 
 def _walk(*tops: str) -> Iterator[tuple[Path, list[str], list[str]]]:

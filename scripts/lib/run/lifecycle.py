@@ -18,7 +18,7 @@ from lib.stages.registry import FAMILIES, STAGES
 from lib.units import count, duration, is_are
 
 # Targets that do something else than build, and say so themselves.
-ACTIONS = {"clean_orphans", "verify_rebuild", "publish"}
+ACTIONS = {"clean_orphans", "verify_rebuild", "publish", "speed"}
 LONG_S = 60  # of a build from which it is told how to watch it
 PREFLIGHT = Path(__file__).parents[2] / "ask_preflight.py"
 

@@ -79,6 +79,12 @@ class Session:
             named |= set(settings.targets)
         return settings.forceall or artifact.rule in named or not named.isdisjoint(artifact.outputs)
 
+    def forces(self, target: str) -> bool:
+        """Whether -F, --force or --forcerun asks for a target that makes no artifact."""
+        settings = self._settings()
+        named = set(settings.forcerun) | (set(settings.targets) if settings.forcetargets else set())
+        return settings.forceall or target in named
+
     def find(self, path: str) -> Artifact:
         """The artifact of a path that a rule's pattern matched. Raises UserError if it is none."""
         artifact = self.graph.find(path)

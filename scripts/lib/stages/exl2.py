@@ -16,7 +16,7 @@ from lib.record.artifact import Artifact
 from lib.record.tools import package_version
 from lib.stages.checked import Inspector, Row
 from lib.stages.evaluation import on_each_text
-from lib.stages.family import Family, Forms, entry, file_entry
+from lib.stages.family import Family, Forms, Speedometer, entry, file_entry
 from lib.stages.stage import Memory, Size, Sizing, Stage, TakenStage, Time, locked_size
 
 HEAD_BITS = (2, 3, 4, 5, 6, 8)
@@ -236,6 +236,9 @@ class Exl2Family(Family):
             with_weights = {"model": weights}
             on_each_text(*on, "exl2_evaluate", "exl2", lambda *_: with_weights, tools=tools)
         return found
+
+    def speedometer(self, shared: Any) -> Speedometer:
+        return Speedometer(f"exllamav2 {package_version('exllamav2')}", ["exl2_speed.py"])
 
     def card_options(self, model: Any, forms: dict[str, Artifact]) -> dict[str, Any]:
         return {"exl2": model.exl2.model_dump(include={"corpus", "rows", "length"})}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from re import Pattern
-from typing import Any
+from typing import Any, NamedTuple
 
 from lib.cards.registry import LINES
 from lib.keys.section import Section
@@ -50,6 +50,17 @@ class Forms:
                     ours.setdefault(measured, {}).update(artifacts)
             found.shards |= made.shards
         return found
+
+
+class Speedometer(NamedTuple):
+    """How the speed of a family's forms is measured."""
+
+    engine: str
+    """The engine that runs them, with its version: "llama.cpp b10605"."""
+    command: list[str]
+    """The program of scripts/ that measures one form, and its own options. It is called with those
+    of lib/flags/speed.py too, and its last line is JSON: {backend: its name, prompt: [tokens a
+    second, for each repetition], text: [the same]}."""
 
 
 class Family:
@@ -148,6 +159,12 @@ class Family:
         file.
         """
         raise NotImplementedError
+
+    def speedometer(self, shared: Any) -> Speedometer | None:
+        """How the speed of its forms is measured; None: it cannot be.
+
+        shared: lib/stages/shared.Shared.
+        """
 
     def card_options(self, model: Any, forms: dict[str, Artifact]) -> dict[str, Any]:
         """Options for its card from the config; `describe` of its lines reads them."""

@@ -1,5 +1,6 @@
 """The family GGUF: a conversion, its importance matrix, its quants and their shards."""
 
+import json
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
@@ -12,7 +13,7 @@ from lib.keys.values import show
 from lib.record.artifact import Artifact
 from lib.stages import convert, evaluation, imatrix, quantize
 from lib.stages.checked import Inspector, Row
-from lib.stages.family import Family, Forms, file_entry
+from lib.stages.family import Family, Forms, Speedometer, file_entry
 from lib.stages.imatrix import Imatrix
 from lib.stages.quantize import Quant
 
@@ -139,6 +140,11 @@ class GgufFamily(Family):
         if model.evaluate is not None:
             evaluation.evaluate(shared, found, name, model.evaluate, conversion)
         return found
+
+    def speedometer(self, shared: Any) -> Speedometer:
+        version = shared.llama_version
+        built = json.dumps(shared.llama_cpp.options | {"version": version})
+        return Speedometer(f"llama.cpp {version}", ["gguf_speed.py", "--llama-cpp", built])
 
     def card_options(self, model: Any, forms: dict[str, Artifact]) -> dict[str, Any]:
         found = model.gguf.imatrix

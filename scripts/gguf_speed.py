@@ -1,0 +1,103 @@
+"""Measure how fast llama.cpp runs a GGUF file, by its llama-bench.
+
+Prints JSON: {backend, prompt: [tokens a second, for each repetition], text: [the same]}.
+
+llama-bench is that of the user's own llama.cpp, or is compiled once a machine, from the source and
+with the flags of the tools that make files. It is none of these tools, so it is in no recipe.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from install_llama_cpp import (
+    COMPILER_FLAGS,
+    build_flags,
+    environment,
+    processor,
+    program_there,
+    wants_cuda,
+)
+from lib.errors import UserError, program
+from lib.flags.speed import speed_parser
+from lib.record.tools import bundled_tree, cache_directory, own_tool
+
+TOOL = "llama-bench"
+ALL_LAYERS = 99
+
+
+def llama_bench(llama_cpp: dict, jobs: int) -> Path:
+    """The tool, compiled now if it is not there.
+
+    llama_cpp: {path, cuda, portable, version}. jobs: files to compile at once. Raises UserError if
+    the user's own llama.cpp lacks it, or it cannot be compiled.
+    """
+    if own := llama_cpp["path"]:
+        if tool := own_tool(own, TOOL):
+            return tool
+        raise UserError(f"llama_cpp.path: {own} has no {TOOL}; build this target there too")
+    version, portable = llama_cpp["version"], llama_cpp["portable"]
+    flags = build_flags(wants_cuda(llama_cpp["cuda"]), portable, version)
+    machine = platform.machine() if portable else processor()
+    key = json.dumps([version, flags, COMPILER_FLAGS, machine]).encode()
+    home = cache_directory() / f"{TOOL}-{version}-{hashlib.sha256(key).hexdigest()[:12]}"
+    home.mkdir(parents=True, exist_ok=True)
+    with open(home / "hold", "w") as hold:
+        fcntl.flock(hold, fcntl.LOCK_EX)  # two working directories may want it at once
+        if not (home / TOOL).exists():
+            compile_tool(home, flags, jobs)
+    return home / TOOL
+
+
+def compile_tool(home: Path, flags: list[str], jobs: int) -> None:
+    """Compile it into the directory `home`. Raises UserError if that fails."""
+    work, log = home / "build", home / "log"
+    print(f"Compiling {TOOL}, once a machine: some minutes. {log}", file=sys.stderr)
+    settings = environment() | ({"CMAKE_GENERATOR": "Ninja"} if program_there("ninja") else {})
+    steps = (
+        ["-S", bundled_tree(), "-B", work, *(f"-D{flag}" for flag in flags)],
+        ["--build", work, "--parallel", jobs, "--target", TOOL],
+    )
+    with open(log, "w") as said:
+        for words in steps:
+            command = ["cmake", *map(str, words)]
+            if subprocess.run(command, env=settings, stdout=said, stderr=said).returncode:
+                raise UserError(f"{TOOL} could not be compiled: {log} says why")
+    os.replace(work / "bin" / TOOL, home / TOOL)
+    shutil.rmtree(work)
+
+
+def main() -> None:
+    parser = speed_parser(__doc__)
+    parser.add_argument(
+        "--llama-cpp",
+        type=json.loads,
+        required=True,
+        help="JSON {path: directory of the user's own build or null, cuda: on, off or auto, "
+        "portable: true or false, version}",
+    )
+    arguments = parser.parse_args()
+    command = [llama_bench(arguments.llama_cpp, os.cpu_count() or 1), "--output", "json"]
+    command += ["--model", arguments.form, "--repetitions", arguments.repetitions]
+    command += ["--n-prompt", arguments.prompt_tokens, "--n-gen", arguments.text_tokens]
+    command += ["--threads", arguments.threads]
+    command += ["--n-gpu-layers", ALL_LAYERS if arguments.gpus else 0]
+    # Threads wait as for people who run the file, and not as in a build (rules/common.smk).
+    os.environ.pop("OMP_WAIT_POLICY", None)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise UserError(f"{arguments.form}: {TOOL} ended with status {done.returncode}: {last}")
+    prompt, text = json.loads(done.stdout)
+    found = {"backend": text["backends"], "prompt": prompt["samples_ts"]}
+    print(json.dumps(found | {"text": text["samples_ts"]}))
+
+
+if __name__ == "__main__":
+    program(main)

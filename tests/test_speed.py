@@ -1,0 +1,117 @@
+"""`snakemake speed`: measured by the real llama-bench, kept as long as it is true, read by nothing.
+
+llama-bench is compiled once a machine, which takes minutes on two cores.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gguf_speed import llama_bench
+from lib.errors import UserError
+from project import FORMS, Project
+from test_answers import ask
+
+pytestmark = pytest.mark.slow
+MIX, STATIC = ("Q8_0", "mixed", "static", "BF16"), "results/Mix/gguf/Mix-static.gguf"
+
+
+def measured(project: Project, model: str = "Mix") -> dict[str, dict]:
+    """What this host has measured: {form: its entry}."""
+    (file,) = (project / f"results/{model}/speed").glob("*.json")
+    return json.loads(file.read_text())["forms"]
+
+
+def test_every_form_is_measured_once_and_nothing_becomes_stale_by_it(project):
+    before = project.files()
+    said = ask(project, "speed")
+    for model, quants in FORMS.items():
+        forms = measured(project, model)
+        assert forms.keys() == {"BF16", *quants}
+        page = (project / f"results/{model}/speed/speed.html").read_text()
+        for name, form in forms.items():
+            for kind in ("prompt", "text"):
+                assert form[kind]["mean"] > 0 and form[kind]["error"] >= 0
+            assert f'<th scope="row">{name}</th>' in page and f"  {name} " in said
+            assert (project / form["file"]).stat().st_size == form["bytes"]
+    assert project.plan() == set()
+    assert before.items() <= project.files().items()
+    assert "No orphans" in (orphans := ask(project, "orphans")) and "speed" not in orphans
+    assert "are what their records say" in ask(project, "verify")
+
+    once = measured(project)
+    assert ask(project, "speed").count(" ± ") == 2 * sum(len(q) + 1 for q in FORMS.values())
+    assert measured(project) == once
+    ask(project, "speed", "--config", "target=static", "--force")
+    again = measured(project)
+    assert again.pop("static") != once.pop("static") and again == once
+
+
+def test_a_changed_file_is_measured_again_and_what_is_not_there_is_named(project):
+    ask(project, "speed", "--config", "target=Mix")
+    once = measured(project)
+    project.quants[1]["output_tensor_type"] = "q8_0"
+    (project / STATIC).unlink()
+    said = ask(project, "speed", "--config", "target=Mix")
+    assert f"  static  is not there, or stale; build it first: {STATIC}\n" in said
+    assert "  mixed   is not there, or stale; " in said
+    assert measured(project) == once, "the files that were measured have not changed yet"
+    project.build()
+    said = ask(project, "speed", "--config", "target=Q8_0,mixed,results/Mix/gguf/Mix-static.gguf")
+    now = measured(project)
+    assert now.pop("mixed")["sha256"] != once.pop("mixed")["sha256"] and now == once
+    assert not (project / "results/Plain/speed").exists()
+    said = ask(project, "speed", "--config", "target=Q8_0,nosuch", fails=True)
+    assert "speed: target: nosuch is no model and no form of one" in said
+
+
+def test_what_another_machine_has_measured_is_shown_beside_as_long_as_it_is_of_this_file(project):
+    ask(project, "speed", "--config", "target=Plain")
+    folder = project / "results/Plain/speed"
+    (own,) = folder.glob("*.json")
+    other = json.loads(own.read_text()) | {"host": "elsewhere"}
+    other["forms"]["BF16"]["sha256"] = "0" * 64
+    (folder / "elsewhere.json").write_text(json.dumps(other))
+    ask(project, "speed", "--config", "target=Plain")
+    page = (folder / "speed.html").read_text()
+    assert page.count("<h2>") == 2 and "<h2>elsewhere</h2>" in page
+    assert page.count('<td class="muted">–</td>') == 2
+    assert project.plan() == set() and "elsewhere" not in ask(project, "orphans")
+    (folder / "elsewhere.json").write_text("{}")
+    said = ask(project, "speed", "--config", "target=Plain", fails=True)
+    assert "speed/elsewhere.json: `snakemake speed` did not write it; move it away" in said
+
+
+def test_nothing_is_measured_beside_a_build(project):
+    with (project / ".snakemake/quantmill/run.hold").open("a") as run:
+        fcntl.flock(run, fcntl.LOCK_EX)
+        assert "Another run is at work in " in ask(project, "speed", fails=True)
+    assert not list(project.path.glob("results/*/speed"))
+
+
+def test_a_form_that_its_engine_cannot_run_is_said_and_the_others_are_kept(project):
+    with (project / STATIC).open("r+b") as file:
+        file.write(b"NONE")  # in place of GGUF
+    said = ask(project, "speed", "--config", "target=Mix", fails=True)
+    assert f"gguf_speed: {STATIC}: llama-bench ended with status 1" in said
+    assert "  static  could not be measured; see above\n" in said
+    assert measured(project).keys() == {*MIX} - {"static"}
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU")
+def test_a_family_that_needs_a_gpu_is_said_to_need_one(project):
+    project.model("Plain")["exl2"] = {"bits": 4}
+    said = ask(project, "speed", "--config", "target=4.0bpw")
+    assert "  4.0bpw  EXL2 needs a CUDA GPU, and there is none here\n" in said
+
+
+def test_a_users_own_llama_cpp_is_measured_by_its_own_tool(tmp_path: Path):
+    (tmp_path / "bin").mkdir()
+    with pytest.raises(UserError, match="has no llama-bench; build this target there too"):
+        llama_bench({"path": str(tmp_path)}, 1)
+    os.symlink("/bin/true", tmp_path / "bin/llama-bench")
+    assert llama_bench({"path": str(tmp_path)}, 1) == tmp_path / "bin/llama-bench"
