@@ -77,10 +77,13 @@ rule gallery:
 
 rule live:
     """While a build runs, in another terminal: what runs, what waits, how long, and the disk."""
+    log:
+        "logs/live.log",
     conda:
         "../envs/quantmill.yaml"
     shell:
-        "script ask_live.py"
+        # Its output is a terminal's, so that it can draw on it.
+        "script ask_live.py 2> >(tee {log:q} >&2)"
 
 
 rule verify:
