@@ -686,7 +686,7 @@ def test_a_form_is_compared_with_the_others_on_the_same_tokens(browser, tmp_path
     cells = [cell.text for cell in browser.find_elements("css selector", "#forms .versus")][2:]
     digits = 1 - math.floor(math.log10(error))
     assert cells == [
-        *(f"{0:.1f}", "0.00 GB"),
+        *("0", "0 GB"),
         *(f"{MINUS}{-value:.{digits}f} ± {error:.{digits}f}", "+0.26 GB"),
         *("–", "+3.84 GB"),
     ]

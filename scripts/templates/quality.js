@@ -131,7 +131,7 @@ function difference(a, b) {
 
 function signed(value, digits) {
   const text = Math.abs(value).toFixed(digits);
-  return Number(text) === 0 ? text : (value < 0 ? "\u2212" : "+") + text;
+  return Number(text) === 0 ? "0" : (value < 0 ? "\u2212" : "+") + text;
 }
 
 function fill(cell, value, text, sure) {

@@ -57,9 +57,14 @@ def write(names: list[str], looks: Looks, page: Path) -> None:
     os.replace(new, page)
 
 
+def table_of(name: str, results: Path = Path("results")) -> Path:
+    """The table of a model's report."""
+    return results / name / "report/quality.csv"
+
+
 def _model(name: str, looks: Looks, folder: Path) -> dict[str, Any]:
     """What the template shows of a model whose artifacts are in `folder`."""
-    forms = read(folder / "report/quality.csv", looks)
+    forms = read(table_of(name, folder.parent), looks)
     families = sorted({form.look for form in forms}, key=lambda look: look.order)
     links = {"report": "report/quality.html", "card": "README.md", "speed": "speed/speed.html"}
     dots, front = plot(forms)

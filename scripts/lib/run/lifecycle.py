@@ -96,12 +96,17 @@ def note_end(session: Session, outcome: str) -> None:
 
 
 def write_gallery(session: Session) -> None:
-    """Write the page of all models of the config (lib/report/gallery.py)."""
+    """Write the page of all models of the config (lib/report/gallery.py).
+
+    A run that is about some models only shows the others if they have a report.
+    """
     # Imported for builds only: a dry run does without.
     from lib.report import gallery
     from lib.report.looks import Looks
 
-    gallery.write(list(session.config.models), Looks.of(FAMILIES.values()), GALLERY)
+    declared = {a.model for a in session.graph if STAGES[a.rule].column == "report"}
+    names = [n for n in session.config.models if n in declared or gallery.table_of(n).exists()]
+    gallery.write(names, Looks.of(FAMILIES.values()), GALLERY)
 
 
 def cancel_timers() -> None:
