@@ -231,7 +231,10 @@ class Project:
         return set(found)
 
     def files(self) -> dict[str, tuple]:
-        """{path: (inode, mtime, ctime)} under results and resources; links are not followed."""
+        """{path: (inode, mtime, ctime)} under results and resources; links are not followed.
+
+        Without what is no artifact: the cache of hashes, and the gallery, which each build renews.
+        """
         found = {}
         for top in ("results", "resources"):
             for path in (self / top).rglob("*"):
@@ -239,7 +242,8 @@ class Project:
                     stat = path.lstat()
                     name = path.relative_to(self.path).as_posix()
                     found[name] = (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
-        found.pop("resources/contents.json", None)
+        for path in ("resources/contents.json", "results/index.html"):
+            found.pop(path, None)
         return found
 
     def digests(self) -> dict[str, str]:

@@ -168,7 +168,7 @@ def test_report_card_and_plan_tell_what_the_tool_could_not_quantize_as_asked(nar
         said = re.findall(rf"types:.*?(\d+) of (\d+) in [^;.]*\b{form} \(([^)]+)\)", text)
         assert [(count, total) for count, total, _ in said] == counted
         assert {kind for *_, kinds in said for kind in kinds.split(", ")} == types
-    row = re.search(rf'<tr data-form="{form}">.*?</tr>', page(narrow), re.S).group()
+    row = re.search(rf'<tr data-form="{form}" .*?</tr>', page(narrow), re.S).group()
     assert (">fallback</span>" in row) == bool(counted)
 
 

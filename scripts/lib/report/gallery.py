@@ -51,6 +51,8 @@ def write(names: list[str], looks: Looks, page: Path) -> None:
         size=(WIDTH, HEIGHT),
         script=script,
     )
+    if page.exists() and page.read_text(encoding="utf-8") == text:
+        return
     page.parent.mkdir(exist_ok=True)
     new = page.with_name(f".{page.name}.new")
     new.write_text(text, encoding="utf-8")
