@@ -12,14 +12,11 @@ other way round. A cell is empty if it was not measured.
 """
 
 import argparse
-import base64
-import hashlib
 import json
 import math
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas
 from markupsafe import Markup
 
@@ -30,6 +27,7 @@ from lib.report import judge, quality_plot
 from lib.report.figures import decimal, places, scaled, size_text, size_unit
 from lib.report.judge import Figure, Form, ModelForms
 from lib.report.looks import Looks
+from lib.report.pages import render
 
 TEMPLATES = Path(__file__).parent / "templates"
 COLUMNS = (
@@ -280,15 +278,10 @@ def page(model: ModelForms, template: str, script: str) -> str:
 
     template: a jinja2 template. script: JavaScript that is put into the page.
     """
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     forms, conditions, rows = model.forms, _conditions(model), _rows(model.forms)
-    return environment.from_string(template).render(
+    return render(
+        template,
+        script,
         model=model.name,
         parameters=parameters_text(model.parameters),
         count=len(forms),
@@ -300,6 +293,7 @@ def page(model: ModelForms, template: str, script: str) -> str:
         memory=_memory(model),
         first_memory=judge.MEMORY_SIZES[0],
         all_fit=judge.all_fit(forms, model.trained),
+        longest=judge.longest_context(forms, model.trained),
         rows=rows,
         beaten=[row for row in rows if row["beaten_by"]],
         texts=further(forms),
@@ -327,8 +321,6 @@ def page(model: ModelForms, template: str, script: str) -> str:
         figures=Markup(_figures(forms)),
         has_memory=any(row["memory"] for row in rows),
         plot_style=Markup(quality_plot.style(quality_plot.looks_of(forms))),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 

@@ -11,6 +11,7 @@ from lib.report import gallery
 from lib.report.looks import Looks
 from lib.stages.registry import FAMILIES
 
+MODELS = ("Mix", "Two", "Plain")  # of project.py, those with a report
 LOOKS = Looks.of(FAMILIES.values())
 FORMS = 30
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -64,8 +65,8 @@ def test_it_opens_in_a_second_with_100_models_of_30_forms(browser, many, width):
 def test_best_forms_go_by_memory_and_family(browser, many):
     open_page(browser, many)
     card = browser.find_element("css selector", "li").text.splitlines()
-    assert card[:3] == ["Llama-0", "30 forms, 1.00 GB to 15.50 GB", "Best that fits, with 16k "
-                        "tokens of context"]  # fmt: skip
+    assert card[:3] == ["Llama-0", "30 forms, 1.00 GB to 15.50 GB", "Best that fits, with room for "
+                        "16k tokens of context"]  # fmt: skip
     # 7, 11 and 15 of 2**30 bytes, less 2 GB of cache and buffers, and 1 GB for F0: n is half of it.
     assert card[3:] == [
         *("GGUF", "8 GB", "F9", "12 GB", "F16", "16 GB", "F25", "24 GB and more", "F28"),
@@ -103,9 +104,19 @@ def test_names_are_shown_as_they_are(browser, tmp_path):
 
 def test_a_build_writes_it_and_it_is_no_stranger(project):
     page = project / "results/index.html"
-    assert all(name in page.read_text() for name in project.config["models"])
+    assert all(name in page.read_text() for name in MODELS)
     page.unlink()
     project.run("gallery")
     assert "Mix/report/quality.html" in page.read_text()
     for question in ("orphans", "verify"):
         assert "index.html" not in project.run(question)
+
+
+def test_a_damaged_table_ends_no_build(project):
+    """The build is good, and the gallery says what is wrong."""
+    project.quants.append("Q5_0")
+    table = project / "results/Plain/report/quality.csv"
+    table.write_text("form,file\nQ8_0,results/Plain/gguf/x\n")
+    said = project.build("--config", "model=Mix")  # else Plain's report would be made anew
+    assert "results/Plain/report/quality.csv: is no report's table" in said
+    assert "built   results/Mix/gguf/Mix-Q5_0.gguf" in said and "Traceback" not in said

@@ -218,7 +218,11 @@ def test_a_directory_is_read_like_a_gguf(tmp_path):
     assert shape_of(tmp_path).cache(4096) == 34 * 4 * (256 + 256) * 2 * 4096
 
 
-def test_a_form_of_another_kind_has_no_known_memory(tmp_path):
+def test_what_is_not_known_is_not_guessed(tmp_path):
+    """Falcon-H1's layers have attention and a state; it is not among the architectures above."""
+    _, keys, tensors = llama()
+    write(tmp_path / "h1.gguf", "falcon-h1", keys | {"ssm.state_size": 256}, tensors)
+    assert shape_of(tmp_path / "h1.gguf") is None
     (tmp_path / "half.bin").write_bytes(b"x")
     assert shape_of(tmp_path / "half.bin") is None
     (tmp_path / "config.json").write_text("{}")

@@ -15,62 +15,70 @@ function compare(a, b, sign) {
   return sign * (Number.isNaN(difference) ? a.localeCompare(b, "en", {numeric: true}) : difference);
 }
 
-headers.forEach((header, index) => {
+// Sort by the column whose heading says so.
+function sort() {
+  const index = headers.findIndex((header) => header.hasAttribute("aria-sort"));
+  const sign = headers[index].getAttribute("aria-sort") === "descending" ? -1 : 1;
+  const value = (row) => row.cells[index].dataset.value ?? "";
+  rows.sort((a, b) => compare(value(a), value(b), sign));
+  table.tBodies[0].append(...rows);
+}
+
+function sortBy(header, order) {
+  headers.forEach((other) => other.removeAttribute("aria-sort"));
+  header.setAttribute("aria-sort", order);
+  sort();
+}
+
+for (const header of headers) {
   header.querySelector("button").addEventListener("click", () => {
-    const down = header.getAttribute("aria-sort") === "ascending";
-    headers.forEach((other) => other.removeAttribute("aria-sort"));
-    header.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const value = (row) => row.cells[index].dataset.value ?? "";
-    rows.sort((a, b) => compare(value(a), value(b), down ? -1 : 1));
-    table.tBodies[0].append(...rows);
+    sortBy(header, header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending");
   });
-});
+}
 
 // Log or linear, families on and off -------------------------------------------
 
-for (const radio of all("input[name=scale]")) {
-  radio.addEventListener("change", () => {
-    document.body.classList.toggle("use-linear", radio.value === "linear");
-  });
+function scale() {
+  const linear = document.querySelector("input[value=linear]");
+  document.body.classList.toggle("use-linear", Boolean(linear?.checked));
 }
 
-// The forms that are shown, the smallest first, for which none smaller is as close.
+// The forms, the smallest first, that no other beats in size and KLD; equals stay together.
 function front(forms) {
-  const by = (a, b) => told.forms[a].bytes - told.forms[b].bytes || told.forms[a].kld - told.forms[b].kld;
-  let least = Infinity;
-  const measured = forms.filter((form) => told.forms[form].kld !== null).sort(by);
-  return measured.filter((form) => {
-    const kld = Math.max(told.forms[form].kld, 0);
-    const closer = kld < least;
-    least = Math.min(least, kld);
-    return closer;
-  });
+  const kld = (form) => Math.max(told.forms[form].kld, 0);
+  const size = (form) => told.forms[form].bytes;
+  const measured = forms.filter((form) => told.forms[form].kld !== null);
+  const beats = (other, form) => size(other) <= size(form) && kld(other) <= kld(form)
+    && (size(other) < size(form) || kld(other) < kld(form));
+  return measured
+    .filter((form) => !measured.some((other) => beats(other, form)))
+    .sort((a, b) => size(a) - size(b));
 }
 
-for (const box of all("input[data-family]")) {
-  box.addEventListener("change", () => {
-    const off = new Set(all("input[data-family]:not(:checked)").map((other) => other.dataset.family));
-    const hidden = new Set(rows.filter((row) => off.has(row.dataset.family)).map((row) => row.dataset.form));
-    for (const element of all("[data-form]")) {
-      element.classList.toggle("off", hidden.has(element.dataset.form));
+function families() {
+  const off = new Set(all("input[data-family]:not(:checked)").map((other) => other.dataset.family));
+  const hidden = new Set(rows.filter((row) => off.has(row.dataset.family)).map((row) => row.dataset.form));
+  for (const element of all("[data-form]")) {
+    element.classList.toggle("off", hidden.has(element.dataset.form));
+  }
+  const best = front(Object.keys(told.forms).filter((form) => !hidden.has(form)));
+  for (const row of rows) row.cells[0].classList.toggle("front", best.includes(row.dataset.form));
+  for (const svg of all(".quality-plot")) {
+    const place = new Map();
+    for (const element of all(".point, .whisker", svg)) {
+      element.classList.toggle("front", best.includes(element.dataset.form));
     }
-    const best = front(Object.keys(told.forms).filter((form) => !hidden.has(form)));
-    for (const row of rows) row.cells[0].classList.toggle("front", best.includes(row.dataset.form));
-    for (const svg of all(".quality-plot")) {
-      const place = new Map();
-      for (const element of all(".point, .whisker", svg)) {
-        element.classList.toggle("front", best.includes(element.dataset.form));
-      }
-      for (const point of all(".point.charted", svg)) {
-        const marker = point.querySelector("use");
-        place.set(point.dataset.form, `${marker.getAttribute("x")} ${marker.getAttribute("y")}`);
-      }
-      const line = best.filter((form) => place.has(form)).map((form) => place.get(form));
-      const path = svg.querySelector(".front-line path");
-      path?.setAttribute("d", line.length ? `M ${line.join(" L ")}` : "M 0 0");
+    for (const point of all(".point.charted", svg)) {
+      const marker = point.querySelector("use");
+      place.set(point.dataset.form, `${marker.getAttribute("x")} ${marker.getAttribute("y")}`);
     }
-  });
+    const line = best.filter((form) => place.has(form)).map((form) => place.get(form));
+    const path = svg.querySelector(".front-line path");
+    path?.setAttribute("d", line.length ? `M ${line.join(" L ")}` : "M 0 0");
+  }
 }
+
+for (const input of all(".controls input")) input.addEventListener("change", input.name ? scale : families);
 
 // A row and its point in the plot light up together; a point tells its row's figures ---
 
@@ -118,11 +126,12 @@ for (const point of points) {
 
 let picked = null;
 
-// The KLD of `a` less that of `b`, and its error: both were measured on the same tokens.
+// The KLD of `a` less that of `b`, and its error; nulls if not measured on the same tokens.
 function difference(a, b) {
+  const measured = a.kld !== null && b.kld !== null;
+  if (!measured || JSON.stringify(a.text) !== JSON.stringify(b.text)) return {value: null, error: null};
   const value = a.kld - b.kld, count = a.chunks.length;
-  const same = JSON.stringify(a.text) === JSON.stringify(b.text) && count === b.chunks.length;
-  if (!same || count < told.enough) return {value, error: null};
+  if (count < told.enough || count !== b.chunks.length) return {value, error: null};
   const parts = a.chunks.map((kld, index) => kld - b.chunks[index]);
   const mean = parts.reduce((sum, part) => sum + part, 0) / count;
   const squares = parts.reduce((sum, part) => sum + (part - mean) ** 2, 0);
@@ -153,17 +162,26 @@ function pick(form) {
   for (const row of picked === null ? [] : rows) {
     const mine = told.forms[row.dataset.form], [kld, size] = columns.map((index) => row.cells[index]);
     fill(size, mine.bytes - other.bytes, `${signed((mine.bytes - other.bytes) / told.unit, 2)} ${told.unitName}`);
-    if (mine.kld === null || other.kld === null) {
+    const {value, error} = difference(mine, other);
+    if (value === null) {
       fill(kld, null, "–");
       continue;
     }
-    const {value, error} = difference(mine, other);
     const digits = Math.min(6, Math.max(0, 1 - Math.floor(Math.log10(error || Math.abs(value) / 10 || 1))));
     const bounds = error ? ` ± ${error.toFixed(digits)}` : "";
     fill(kld, value, signed(value, digits) + bounds, error && Math.abs(value) > told.sure * error);
+  }
+  // What was sorted by these columns is in order again, or by size if they are gone.
+  if (columns.some((index) => headers[index].hasAttribute("aria-sort"))) {
+    if (picked === null) sortBy(headers[1], "ascending");
+    else sort();
   }
 }
 
 for (const row of rows) {
   row.cells[0].querySelector("button").addEventListener("click", () => pick(row.dataset.form));
 }
+
+// After "back" the browser keeps what was chosen.
+scale();
+if (all("input[data-family]:not(:checked)").length) families();

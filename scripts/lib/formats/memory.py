@@ -20,8 +20,13 @@ BATCH, ROUND = 512, 256
 # seeing all: more than it takes, never less.
 WINDOWED = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4, "llama4": 4}
 WINDOWS = {"gemma2": 4096, "llama4": 8192}  # where the file does not say it
-# {architecture: n}: every n-th layer has attention, the others a state of a fixed size.
+# {architecture: n}: every n-th layer has attention, the others a state of a fixed size. Others list
+# their layers: those with a state have no key-value heads.
 HYBRID = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
+LISTED = {"mamba", "mamba2", "jamba", "granitehybrid", "nemotron_h", "nemotron_h_moe", "plamo2"}
+LISTED |= {"lfm2", "lfm2moe"}
+# What the keys of a state begin with. The state of an architecture that is not above is not known.
+STATES = ("ssm.", "shortconv.", "wkv.", "kda.", "attention.recurrent_layers")
 
 
 class Shape(NamedTuple):
@@ -62,14 +67,14 @@ def shape_of(path: Path) -> Shape | None:
     """The shape of a model: a GGUF file, or a directory with config.json.
 
     Engines of directories keep the whole context for every layer. None if the file does not say
-    its shape. Raises UserError for a broken GGUF.
+    its shape, or not in a way that is known here. Raises UserError for a broken GGUF.
     """
     config = path / "config.json"
     try:
         if config.is_file():
             return _of_config(json.loads(config.read_text()))
         return _of_gguf(read_gguf(path).metadata) if path.suffix == ".gguf" else None
-    except (KeyError, TypeError, ZeroDivisionError):
+    except (LookupError, TypeError, ValueError, ZeroDivisionError):
         return None
 
 
@@ -83,13 +88,16 @@ def _of_config(config: dict[str, Any]) -> Shape:
     return Shape(full, 0, 0, 0, width, config["vocab_size"], trained)
 
 
-def _of_gguf(metadata: dict[str, Any]) -> Shape:
+def _of_gguf(metadata: dict[str, Any]) -> Shape | None:
     architecture = metadata["general.architecture"]
     own = {
         key.removeprefix(f"{architecture}."): value
         for key, value in metadata.items()
         if key.startswith(f"{architecture}.")
     }
+    with_state = any(key.startswith(STATES) for key in own)
+    if with_state and architecture not in HYBRID.keys() | LISTED:
+        return None
     # The last layers may only guess further tokens ahead.
     layers = own["block_count"] - own.get("nextn_predict_layers", 0)
     words = own.get("vocab_size") or len(metadata["tokenizer.ggml.tokens"])
@@ -98,7 +106,8 @@ def _of_gguf(metadata: dict[str, Any]) -> Shape:
     full = windowed = recurrent = 0
     for layer in range(layers):
         heads = _of_layer(layer, own.get("attention.head_count_kv", own["attention.head_count"]))
-        if not heads or (layer + 1) % every:
+        listed = own.get("attention.recurrent_layers")
+        if not heads or (_of_layer(layer, listed) if listed else (layer + 1) % every):
             recurrent += 1
         elif window and _in_window(layer, architecture, own):
             windowed += heads * _values(own, "_swa")

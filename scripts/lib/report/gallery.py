@@ -5,16 +5,15 @@ It is no artifact: a run writes it anew when it ends, so it is never older than 
 
 import csv
 import math
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-
+from lib.errors import UserError
 from lib.report import judge
 from lib.report.figures import size_text
 from lib.report.judge import Figure, Form
 from lib.report.looks import Looks
+from lib.report.pages import keep, render
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
 CONTEXT = 16384  # for which a report's table has the memory
@@ -32,31 +31,16 @@ class Dot(NamedTuple):
 def write(names: list[str], looks: Looks, page: Path) -> None:
     """Write the gallery of models to `page`, beside which their directories lie.
 
-    A model without a report is listed without figures.
+    A model without a report is listed without figures. Raises UserError for a damaged table.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    script = (TEMPLATES / "gallery.js").read_text(encoding="utf-8")
     models = [_model(name, looks, page.parent / name) for name in names]
     shown = {look.name: look for model in models for look in model["looks"]}
-    text = environment.get_template("gallery.html.j2").render(
-        models=models,
-        shown=sorted(shown.values(), key=lambda look: look.order),
-        context=CONTEXT // 1024,
-        size=(WIDTH, HEIGHT),
-        script=script,
+    template, script = (
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("gallery.html.j2", "gallery.js")
     )
-    if page.exists() and page.read_text(encoding="utf-8") == text:
-        return
-    page.parent.mkdir(exist_ok=True)
-    new = page.with_name(f".{page.name}.new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, page)
+    facts = {"models": models, "context": CONTEXT // 1024, "size": (WIDTH, HEIGHT)}
+    families = sorted(shown.values(), key=lambda look: look.order)
+    keep(page, render(template, script, shown=families, **facts))
 
 
 def table_of(name: str, results: Path = Path("results")) -> Path:
@@ -83,11 +67,17 @@ def _model(name: str, looks: Looks, folder: Path) -> dict[str, Any]:
 
 
 def read(table: Path, looks: Looks) -> list[Form]:
-    """The forms of a report's table, quality.csv, the smallest first; none if there is no table."""
+    """The forms of a report's table, quality.csv, the smallest first; none if there is no table.
+
+    Raises UserError if it is damaged.
+    """
     if not table.exists():
         return []
-    with table.open(newline="", encoding="utf-8") as file:
-        return [_form(row, looks) for row in csv.DictReader(file)]
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            return [_form(row, looks) for row in csv.DictReader(file)]
+    except (LookupError, TypeError, ValueError):
+        raise UserError(f"{table}: is no report's table; `snakemake verify` says more") from None
 
 
 def _form(row: dict[str, str], looks: Looks) -> Form:

@@ -298,14 +298,13 @@ def difference(form: Form, other: Form) -> Figure:
     """The KLD of `form` less that of `other`, and the error of that.
 
     Both were measured on the same tokens, so the error is that of the differences of their chunks,
-    which is far smaller than the errors of the two. It is None where they were not, or of fewer
-    than ENOUGH chunks.
+    which is far smaller than the errors of the two. It is None of fewer than ENOUGH chunks. Forms
+    that were not measured on the same text have no difference.
     """
-    value = form.kld.value - other.kld.value
-    count = len(form.per_chunk)
-    if form.conditions is None or other.conditions is None or count < ENOUGH:
-        return Figure(value)
-    if form.conditions[1:] != other.conditions[1:] or count != len(other.per_chunk):
+    if (form.conditions or ())[1:] != (other.conditions or ())[1:]:
+        return Figure()
+    value, count = form.kld.value - other.kld.value, len(form.per_chunk)
+    if count < ENOUGH or count != len(other.per_chunk):
         return Figure(value)
     parts = [one - two for one, two in zip(form.per_chunk, other.per_chunk, strict=True)]
     return Figure(value, stdev(parts) / math.sqrt(count))
@@ -469,9 +468,14 @@ def by_memory(forms: list[Form], trained: int | None) -> Fitting:
     return Fitting([list(filter(None, found)) for found, _ in columns], rows)
 
 
+def longest_context(forms: list[Form], trained: int | None) -> int | None:
+    """The longest context, in tokens, for which the memory of forms is known; None if none is."""
+    return max((c for form in forms for c in contexts_of(form, trained)), default=None)
+
+
 def all_fit(forms: list[Form], trained: int | None) -> bool:
-    """Whether every form fits into the least of the usual sizes of memory, with any context."""
-    longest = max((c for form in forms for c in contexts_of(form, trained)), default=None)
+    """Whether every form fits into the least of the usual sizes of memory, with longest_context."""
+    longest = longest_context(forms, trained)
     return all(needed(form, longest) <= room(MEMORY_SIZES[0]) for form in forms)
 
 

@@ -74,7 +74,7 @@ def end(session: Session) -> None:
     note_end(session, "done")
     if session.asked_only(ANSWERS | ACTIONS):
         return
-    write_gallery(session)
+    renew_gallery(session)
     print(summary(session.graph))
     if left := len(Plan(session.graph).stale(session.graph)):
         # Not asked for, or made from an input that came out with other bytes than before.
@@ -86,7 +86,7 @@ def failed(session: Session) -> None:
     """After a run that failed: what it has built until then is in the gallery."""
     note_end(session, "failed")
     if session.building:
-        write_gallery(session)
+        renew_gallery(session)
 
 
 def note_end(session: Session, outcome: str) -> None:
@@ -95,10 +95,18 @@ def note_end(session: Session, outcome: str) -> None:
         build.end(outcome)
 
 
+def renew_gallery(session: Session) -> None:
+    """Write the gallery after a build, which is no worse if that fails."""
+    try:
+        write_gallery(session)
+    except (UserError, OSError) as error:
+        print(f"{GALLERY} was not written: {error}")
+
+
 def write_gallery(session: Session) -> None:
     """Write the page of all models of the config (lib/report/gallery.py).
 
-    A run that is about some models only shows the others if they have a report.
+    A run that is about some models only shows the others if they have a report. Raises UserError.
     """
     # Imported for builds only: a dry run does without.
     from lib.report import gallery
