@@ -694,3 +694,61 @@ def test_a_form_is_compared_with_the_others_on_the_same_tokens(browser, tmp_path
     # The same again takes it back.
     browser.find_element("xpath", "//button[text()='Q4_0']").click()
     assert not browser.find_element("css selector", "#forms .versus").is_displayed()
+
+
+def test_families_off_and_on_leave_the_page_as_it_was(browser, tmp_path):
+    """Also with two forms that are equal, which are on the front together."""
+    sizes = {
+        "Q4_K_M": (4.9, 0.03),
+        "Q4_K_L": (4.9, 0.03),
+        "Q8_0": (8.5, 0.001),
+        "4.0bpw": (4.5, 0.05),
+    }
+    report(tmp_path, sizes)
+    open_page(browser, tmp_path / "quality.html")
+    before = seen(browser, ".point.front")
+    assert before == set(sizes)
+    for _ in range(2):
+        browser.find_element("css selector", "[data-family=exl2]").click()
+    assert seen(browser, ".point.front") == before
+    # After "back" the browser keeps what was chosen, and the page shows that.
+    browser.find_element("css selector", "[data-family=exl2]").click()
+    browser.find_element("css selector", "input[value=linear]").click()
+    browser.get("about:blank")
+    browser.back()
+    off = not browser.find_element("css selector", "[data-family=exl2]").is_selected()
+    assert ("4.0bpw" not in seen(browser, ".point")) == off
+    linear = browser.find_element("css selector", "input[value=linear]").is_selected()
+    assert browser.find_element("css selector", ".linear").is_displayed() == linear
+
+
+def test_a_new_comparison_is_in_order_again(browser, sweep):
+    open_page(browser, sweep / "quality.html")
+
+    def pick(form: str) -> None:
+        button = browser.find_element("xpath", f"//tbody//button[text()='{form}']")
+        browser.execute_script("arguments[0].click()", button)
+
+    pick("Q8_0")
+    place, cell, button = header(browser, "KLD less Q8_0’s")
+    button.click()
+    pick("Q4_K_M")
+    numbers = [float(value) for value in shown(browser, place)]
+    assert numbers == sorted(numbers) and cell.get_attribute("aria-sort") == "ascending"
+    pick("Q4_K_M")  # none any more
+    assert [float(value) for value in shown(browser, 1)] == sorted(
+        round(size * 1e9) for size, _ in SWEEP.values()
+    )
+
+
+def test_forms_measured_on_other_texts_have_no_difference(browser, tmp_path):
+    write_inputs(tmp_path, {"Q4_0": (4.66, 0.05), "4.0bpw": (4.7, 0.04)})
+    measured = json.loads((tmp_path / "1.json").read_text())
+    (tmp_path / "1.json").write_text(json.dumps(measured | {"corpus": "another"}))
+    assert run(tmp_path).returncode == 0
+    table = pandas.read_csv(tmp_path / "quality.csv").set_index("form")
+    assert table.loc[["4.0bpw"], "kld_vs_best"].isna().all()
+    open_page(browser, tmp_path / "quality.html")
+    browser.find_element("xpath", "//tbody//button[text()='Q4_0']").click()
+    cells = [cell.text for cell in browser.find_elements("css selector", "tbody .versus")]
+    assert cells == ["0", "0 GB", "–", "+0.04 GB"]

@@ -183,5 +183,7 @@ for (const row of rows) {
 }
 
 // After "back" the browser keeps what was chosen.
-scale();
-if (all("input[data-family]:not(:checked)").length) families();
+addEventListener("pageshow", () => {
+  scale();
+  if (all("input[data-family]:not(:checked)").length) families();
+});
