@@ -15,4 +15,4 @@ function filter() {
   found.textContent = words.length ? `${count} of ${models.length}` : "";
 }
 search.addEventListener("input", filter);
-filter();
+addEventListener("pageshow", filter);  // after "back" the browser keeps the words
