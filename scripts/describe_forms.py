@@ -31,7 +31,7 @@ def describe(wanted: WantedRecipe) -> dict:
     evaluations = origins.inputs_in("evaluation")
     also, tasks = (by_form(origins.inputs_in(role)) for role in ("also", "task"))
     forms, conditions, parameters = [], {}, None
-    shapes = shapes_of(options["forms"])
+    shapes = shapes_of({form: about for form, about in options["forms"].items() if form in inputs})
     for form, about in options["forms"].items():
         record = origins.record(about["file"])
         if record is None:
@@ -84,11 +84,14 @@ def by_form(inputs: dict[str, str]) -> dict[str, dict[str, str]]:
 
 
 def shapes_of(forms: dict[str, dict]) -> dict[str, Shape]:
-    """The shape of the model as each family's engine sees it, from a form that is there."""
+    """The shape of the model as each family's engine sees it.
+
+    forms: the entries of those that are inputs, by name; no other file may be read.
+    """
     shapes: dict[str, Shape] = {}
     for about in forms.values():
         path = Path(about["file"])
-        if about["family"] not in shapes and path.exists() and (shape := shape_of(path)):
+        if about["family"] not in shapes and (shape := shape_of(path)):
             shapes[about["family"]] = shape
     return shapes
 

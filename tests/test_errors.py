@@ -65,6 +65,7 @@ MISTAKES = {
     ),
     "fetch_corpus.py": ("--path nowhere --recipe wanted.json --output out", "nowhere"),
     "gguf_speed.py": (f'nowhere {LENGTHS} --llama-cpp {{"path":"nowhere"}}', "llama_cpp.path"),
+    "gallery.py": QUESTION,
     "gguf_metadata.py": ("broken.json out --set general.name=Name", "broken.json"),
     "hub_fetch.py": ("acme/base --output out", "acme/base"),
     "hub_lock.py": ("--sources nowhere.json", "nowhere.json"),

@@ -345,8 +345,13 @@ def test_live_shows_what_runs_and_why_the_rest_waits_in_the_queue(run, tmp_path)
     wrap(tmp_path, "llama-quantize", "until [ -e go ]; do sleep 0.2; done")
     files = [f"results/M/gguf/M-{kind}.gguf" for kind in quants]
     started = run(*files, "--set-resources", "quantize:mem_mb=1900000")  # one a node, of two
-    states = lambda: sorted(job["state"] for job in started.cluster.jobs())  # noqa: E731
-    started.until(lambda: states() == ["PENDING", "RUNNING", "RUNNING"], "a job that waits")
+    active = ["PENDING", "RUNNING", "RUNNING"]  # beside those of other tests, which have ended
+
+    def waits() -> bool:
+        states = (job["state"] for job in started.cluster.jobs())
+        return sorted(state for state in states if state in active) == active
+
+    started.until(waits, "a job that waits")
 
     def live() -> str:
         command = [*snakemake(tmp_path), "--cores", "1", "live"]
