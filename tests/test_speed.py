@@ -9,12 +9,14 @@ import os
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import speed
 from gguf_speed import llama_bench
 from lib.errors import UserError
+from lib.stages.registry import FAMILIES
 from project import FORMS, Project
 from test_answers import ask
 
@@ -175,5 +177,9 @@ def test_a_users_own_llama_cpp_is_measured_by_its_own_tool(tmp_path: Path):
     (tmp_path / "bin").mkdir()
     with pytest.raises(UserError, match="has no llama-bench; build this target there too"):
         llama_bench({"path": str(tmp_path)}, 1)
-    os.symlink("/bin/true", tmp_path / "bin/llama-bench")
-    assert llama_bench({"path": str(tmp_path)}, 1) == tmp_path / "bin/llama-bench"
+    tool = Path(shutil.copy("/bin/true", tmp_path / "bin/llama-bench"))
+    assert llama_bench({"path": str(tmp_path)}, 1) == tool
+    built = SimpleNamespace(options={"path": str(tmp_path)})
+    os.utime(tool, (0, 0))  # when it was built decides too, since its version may stay the same
+    meter = FAMILIES["gguf"].speedometer(SimpleNamespace(llama_version="b1", llama_cpp=built))
+    assert meter.engine == "llama.cpp b1, own build of 1970-01-01T00:00:00+00:00"
