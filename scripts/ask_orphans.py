@@ -1,8 +1,8 @@
 """List the orphans: what Quantmill has made and the config no longer declares.
 
 With --delete, and with `snakemake clean_orphans --config yes=true`, delete them. Only an artifact
-that has a record is Quantmill's; its log and its benchmark belong to it. All other files are listed
-and never deleted.
+that has a record is Quantmill's, with its log and its benchmark, and what `snakemake speed` has
+measured of a model. All other files are listed and never deleted.
 """
 
 import os
@@ -13,7 +13,13 @@ from pathlib import Path
 
 from lib.errors import program
 from lib.record import recipe as recipes
-from lib.record.layout import SNAKEMAKE_MARK, artifact_of, building_directories
+from lib.record.layout import (
+    SNAKEMAKE_MARK,
+    artifact_of,
+    building_directories,
+    needs_no_record,
+    speed_directory,
+)
 from lib.record.unrecorded import recorded, unrecorded
 from lib.run.answers import columns, first, open_session, parser
 from lib.run.hold import held
@@ -74,8 +80,8 @@ def main() -> None:
 def find(session: Session) -> Iterator[Orphan]:
     """The orphans under results/, logs/ and benchmarks/, in this order.
 
-    They are artifacts with a record, logs and benchmarks without an artifact, and at last the
-    working directories of killed builds.
+    They are artifacts with a record, what was measured of a model's speed, logs and benchmarks
+    without an artifact, and at last the working directories of killed builds.
     """
     declared, claimed = session.graph.find, set()
     for path in sorted(recorded("results"), key=Path):
@@ -88,6 +94,10 @@ def find(session: Session) -> Iterator[Orphan]:
         files = [*ours, Path(recipes.path_of(path)), *filter(Path.exists, journals)]
         claimed.add(path)
         yield Orphan(path, record.recipe.get("step", ""), files, others, record.is_link)
+    for folder in sorted(Path().glob(str(speed_directory("*")))):
+        files = [*filter(needs_no_record, folder.glob("*"))]
+        if files and folder.parent.name not in session.config.models:
+            yield Orphan(str(folder), "speed", files, [])
     for top, suffix in JOURNALS:
         # Those directly in logs/ are of targets such as this one.
         for file in sorted(Path(top).glob(f"*/**/*{suffix}")):

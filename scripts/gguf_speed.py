@@ -6,14 +6,13 @@ llama-bench is that of the user's own llama.cpp, or is compiled once a machine, 
 with the flags of the tools that make files. It is none of these tools, so it is in no recipe.
 """
 
-import fcntl
-import hashlib
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from install_llama_cpp import (
@@ -26,7 +25,8 @@ from install_llama_cpp import (
 )
 from lib.errors import UserError, program
 from lib.flags.speed import speed_parser
-from lib.record.tools import bundled_tree, cache_directory, own_tool
+from lib.record.shared_cache import made_once
+from lib.record.tools import bundled_tree, own_tool
 
 TOOL = "llama-bench"
 ALL_LAYERS = 99
@@ -45,18 +45,13 @@ def llama_bench(llama_cpp: dict, jobs: int) -> Path:
     version, portable = llama_cpp["version"], llama_cpp["portable"]
     flags = build_flags(wants_cuda(llama_cpp["cuda"]), portable, version)
     machine = platform.machine() if portable else processor()
-    key = json.dumps([version, flags, COMPILER_FLAGS, machine]).encode()
-    home = cache_directory() / f"{TOOL}-{version}-{hashlib.sha256(key).hexdigest()[:12]}"
-    home.mkdir(parents=True, exist_ok=True)
-    with open(home / "hold", "w") as hold:
-        fcntl.flock(hold, fcntl.LOCK_EX)  # two working directories may want it at once
-        if not (home / TOOL).exists():
-            compile_tool(home, flags, jobs)
-    return home / TOOL
+    facts = json.dumps([version, flags, COMPILER_FLAGS, machine]).encode()
+    return made_once(f"{TOOL}-{version}", facts, partial(compile_tool, flags, jobs)) / TOOL
 
 
-def compile_tool(home: Path, flags: list[str], jobs: int) -> None:
+def compile_tool(flags: list[str], jobs: int, home: Path) -> None:
     """Compile it into the directory `home`. Raises UserError if that fails."""
+    home.mkdir()
     work, log = home / "build", home / "log"
     print(f"Compiling {TOOL}, once a machine: some minutes. {log}", file=sys.stderr)
     settings = environment() | ({"CMAKE_GENERATOR": "Ninja"} if program_there("ninja") else {})
@@ -69,7 +64,7 @@ def compile_tool(home: Path, flags: list[str], jobs: int) -> None:
             command = ["cmake", *map(str, words)]
             if subprocess.run(command, env=settings, stdout=said, stderr=said).returncode:
                 raise UserError(f"{TOOL} could not be compiled: {log} says why")
-    os.replace(work / "bin" / TOOL, home / TOOL)
+    (work / "bin" / TOOL).rename(home / TOOL)
     shutil.rmtree(work)
 
 
@@ -83,7 +78,7 @@ def main() -> None:
         "portable: true or false, version}",
     )
     arguments = parser.parse_args()
-    command = [llama_bench(arguments.llama_cpp, os.cpu_count() or 1), "--output", "json"]
+    command = [llama_bench(arguments.llama_cpp, arguments.threads), "--output", "json"]
     command += ["--model", arguments.form, "--repetitions", arguments.repetitions]
     command += ["--n-prompt", arguments.prompt_tokens, "--n-gen", arguments.text_tokens]
     command += ["--threads", arguments.threads]

@@ -7,42 +7,29 @@ cannot be moved, because its programs name it.
 """
 
 import argparse
-import fcntl
-import hashlib
-import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from lib.errors import UserError, program
-from lib.record.tools import REPOSITORY, cache_directory
+from lib.record.shared_cache import made_once
+from lib.record.tools import REPOSITORY
 
 
 def installed(requirements: Path) -> Path:
     """The environment with these packages, made now if it is not there."""
-    python = f"{sys.version} {sys.base_prefix}"
-    key = hashlib.sha256(requirements.read_bytes() + python.encode()).hexdigest()[:12]
-    home = cache_directory() / "environments" / f"{requirements.stem}-{key}"
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with open(home.with_name(f"{home.name}.hold"), "w") as hold:
-        fcntl.flock(hold, fcntl.LOCK_EX)  # two working directories may want it at once
-        if not (home / "complete").exists():
-            install(home, requirements)
-    return home
+    facts = requirements.read_bytes() + f"{sys.version} {sys.base_prefix}".encode()
+    return made_once(f"environments/{requirements.stem}", facts, partial(install, requirements))
 
 
-def install(home: Path, requirements: Path) -> None:
-    """Make the environment in the directory `home`; its file `complete` is written last.
-
-    Raises UserError if venv or pip fails.
-    """
-    shutil.rmtree(home, ignore_errors=True)
+def install(requirements: Path, home: Path) -> None:
+    """Make the environment in the directory `home`. Raises UserError if venv or pip fails."""
     pip = [home / "bin/python", "-m", "pip", "install", "--requirement", requirements]
     for command in ([sys.executable, "-m", "venv", home], pip):
         if status := subprocess.run(list(map(str, command))).returncode:
             ended = f"{Path(command[0]).name} {command[2]} ended with status {status}; see above"
             raise UserError(f"{requirements.name} could not be installed: {ended}")
-    (home / "complete").touch()
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """Measure how fast this machine runs each form, by the form's own engine.
 
 Writes results/MODEL/speed/HOST.json: tokens a second of a prompt and of a text, with errors; and
-speed.html, a table of all hosts. A form is measured again if its file, its engine or the machine
-has changed, or with --again (`snakemake speed --force`). No recipe reads these files.
+speed.html, a table of all hosts. A form is measured again if its file, its engine, the machine or
+--cores has changed, if other programs disturbed it, or with --again (`snakemake speed --force`). No
+recipe reads these files.
 """
 
 import json
@@ -29,7 +30,7 @@ from lib.planning.staleness import State
 from lib.record.artifact import Artifact
 from lib.record.layout import speed_directory
 from lib.record.recipe import Record
-from lib.report.speed import BUSY, Conditions, Host, Machine, Measured, Rate, read, write
+from lib.report.speed import Conditions, Host, Machine, Measured, Rate, read, write
 from lib.run.answers import open_session, parser
 from lib.run.lifecycle import write_gallery
 from lib.run.session import Session
@@ -86,7 +87,10 @@ def say(line: str) -> None:
 
 
 def this_machine() -> Host:
-    """The machine, with nothing measured."""
+    """The machine, with nothing measured.
+
+    Where CUDA_VISIBLE_DEVICES hides GPUs it is a host of its own: NAME-cpu, or NAME-gpu0-2.
+    """
     name = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).exists():
         found = re.search(r"^model name\s*: (.+)$", info.read_text(), re.M)
@@ -94,26 +98,37 @@ def this_machine() -> Host:
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     memory = psutil.virtual_memory().total
     machine = Machine(cpu=name, cores=cores, gpus=gpus("name"), memory=memory)
-    return Host(host=socket.gethostname(), machine=machine)
+    host, seen = socket.gethostname(), gpus("index")
+    if seen != gpus("index", hidden=True):
+        host += f"-gpu{'-'.join(seen)}" if seen else "-cpu"
+    return Host(host=host, machine=machine)
 
 
 def forms(session: Session) -> Iterator[Form]:
     """The forms that `--config target=…` names, by model, name or file; without it all.
 
-    Raises UserError for a word that names none.
+    A name counts within the named models only, if there are such. Raises UserError for a word that
+    names none.
     """
-    unknown = set(words := session.options.target)
-    for model in session.graph.names:
-        for family, made in session.graph.model(model).families.items():
-            for name, artifact in made.forms.items():
-                named = {model, name, artifact.path}
-                unknown -= named
-                if named & set(words) or not words:
-                    fresh = session.plan.state(artifact) is State.FRESH
-                    record = session.plan.record(artifact) if fresh else None
-                    yield Form(model, name, FAMILIES[family], artifact, record)
-    if unknown:
-        raise UserError(f"target: {', '.join(sorted(unknown))} is no model and no form of one")
+    found = [
+        (model, name, family, artifact)
+        for model in session.graph.names
+        for family, made in session.graph.model(model).families.items()
+        for name, artifact in made.forms.items()
+    ]
+    words = set(session.options.target)
+    models = words & {model for model, *_ in found}
+    files = words & {artifact.path for *_, artifact in found}
+    names = words - models - files
+    if unknown := names - {name for model, name, *_ in found if model in models or not models}:
+        of = f"form of {', '.join(sorted(models))}" if models else "form of one"
+        raise UserError(f"target: {', '.join(sorted(unknown))} is no model and no {of}")
+    for model, name, family, artifact in found:
+        within = (model in models or not models) and (name in names or not names)
+        if artifact.path in files or (within and (words > files or not words)):
+            fresh = session.plan.state(artifact) is State.FRESH
+            record = session.plan.record(artifact) if fresh else None
+            yield Form(model, name, FAMILIES[family], artifact, record)
 
 
 def measure_all(session: Session, here: Host, own: list[Form], threads: int, again: bool) -> int:
@@ -130,13 +145,14 @@ def measure_all(session: Session, here: Host, own: list[Form], threads: int, aga
             continue
         conditions = Conditions(
             engine=meter.engine,
+            command=meter.command,
             cpu=here.machine.cpu,
             gpus=here.machine.gpus,
             threads=threads,
             **LENGTHS,
         )
         known = host.forms.get(form.name)
-        if again or known is None or known.conditions != conditions:
+        if again or known is None or known.conditions != conditions or known.disturbance:
             known = measure(form, meter, conditions)
             if known is None:
                 failures += 1
@@ -201,9 +217,7 @@ def rate(samples: list[float]) -> Rate:
 def row(known: Measured) -> str:
     """A form's figures, for the terminal."""
     line = f"{human(known.bytes):>8}  prompt {known.prompt!s:>17}  text {known.text!s:>15}"
-    if known.busy > BUSY:
-        line += f"  (others used {known.busy:.0%} of the cores)"
-    return line
+    return f"{line}  ({known.disturbance})" if known.disturbance else line
 
 
 if __name__ == "__main__":

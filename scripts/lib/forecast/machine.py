@@ -97,14 +97,17 @@ def keep_to(cores: int) -> None:
     )
 
 
-def gpus(fact: str) -> list[str]:
-    """A fact on each GPU that can be seen here: its `name`, or its `memory.total` in MiB."""
+def gpus(fact: str, hidden: bool = False) -> list[str]:
+    """A fact on each GPU that can be seen here: its `index`, `name`, or `memory.total` in MiB.
+
+    hidden: also on those that CUDA_VISIBLE_DEVICES hides.
+    """
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", f"--query-gpu=index,uuid,{fact}", "--format=csv,noheader,nounits"]
     lines = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
     found = [line.split(", ") for line in lines if line.count(", ") == 2]
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+    if not hidden and (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         found = [gpu for gpu in found if {gpu[0], gpu[1]} & set(visible.split(","))]
     return [said for _, _, said in found]
 

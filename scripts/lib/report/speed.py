@@ -45,9 +45,14 @@ class Machine(BaseModel):
 
 
 class Conditions(BaseModel):
-    """On what a figure depends beside the form. threads: of the engine."""
+    """On what a figure depends beside the form.
+
+    command: the program that measures, and its own options, such as how its engine is compiled.
+    threads: of the engine.
+    """
 
     engine: str
+    command: list[str]
     cpu: str
     gpus: list[str]
     threads: int
@@ -87,9 +92,17 @@ class Measured(BaseModel):
         engine = f"{given.engine} ({self.backend}), {given.threads} threads"
         return f"{engine}; {lengths}, {given.repetitions} times each."
 
+    @property
+    def disturbance(self) -> str:
+        """What has made the figures too low, in words; empty if nothing has."""
+        return f"others used {self.busy:.0%} of the cores" if self.busy > BUSY else ""
+
 
 class Host(BaseModel):
-    """What was measured on one host. forms: {form: its speed}."""
+    """What was measured on one host.
+
+    host: its name, and which GPUs could be seen if that is not all. forms: {form: its speed}.
+    """
 
     host: str
     machine: Machine
@@ -103,9 +116,8 @@ class Host(BaseModel):
             ways.setdefault(form.how, []).append(name)
         lines = [f"{', '.join(names)}: {how}" for how, names in ways.items()]
         lines = lines if len(ways) > 1 else list(ways)
-        busy = [f"{name} ({f.busy:.0%})" for name, f in self.forms.items() if f.busy > BUSY]
-        text = f"Too low, because other programs used the cores meanwhile: {', '.join(busy)}."
-        return [*lines, text] if busy else lines
+        busy = {name: form.disturbance for name, form in self.forms.items() if form.disturbance}
+        return [*lines, *(f"{name} is too low: {what}." for name, what in busy.items())]
 
 
 def read(file: Path) -> Host:

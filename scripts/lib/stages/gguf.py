@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from lib.keys import values
 from lib.keys.section import Choice, FileSize, Read, Section
 from lib.keys.values import show
 from lib.record.artifact import Artifact
+from lib.record.tools import own_tool
 from lib.stages import convert, evaluation, imatrix, quantize
 from lib.stages.checked import Inspector, Row
 from lib.stages.family import Family, Forms, Speedometer, file_entry
@@ -143,8 +145,14 @@ class GgufFamily(Family):
 
     def speedometer(self, shared: Any) -> Speedometer:
         version = shared.llama_version
-        built = json.dumps(shared.llama_cpp.options | {"version": version})
-        return Speedometer(f"llama.cpp {version}", ["gguf_speed.py", "--llama-cpp", built])
+        options = shared.llama_cpp.options
+        built = json.dumps(options | {"version": version})
+        engine = f"llama.cpp {version}"
+        if options["path"] and (tool := own_tool(options["path"], "llama-bench")):
+            # The same version may be compiled anew with other flags.
+            when = datetime.fromtimestamp(tool.stat().st_mtime, UTC)
+            engine += f", own build of {when.isoformat(timespec='seconds')}"
+        return Speedometer(engine, ["gguf_speed.py", "--llama-cpp", built])
 
     def card_options(self, model: Any, forms: dict[str, Artifact]) -> dict[str, Any]:
         found = model.gguf.imatrix
