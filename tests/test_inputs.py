@@ -16,9 +16,9 @@ pytestmark = pytest.mark.skipif(
     STRACE is None, reason="strace is not installed (apt install strace)"
 )
 
-# Rules that need a GPU or minutes of training. The demo's are traced where it is trained
-# (conftest.py).
-ELSEWHERE = {"exl2_measure", "exl2_quantize", "exl2_evaluate"}
+# Rules that need a GPU, or gigabytes of packages, or minutes of training. The demo's are traced where
+# it is trained (conftest.py).
+ELSEWHERE = {"exl2_measure", "exl2_quantize", "exl2_evaluate", "environment", "evaluate_harness"}
 DEMO = {"demo_text", "demo_base", "demo_finetune"}
 
 
@@ -29,7 +29,7 @@ def config() -> dict:
     del model["exl2"], model["publish"]["exl2"], found["corpora"]["demo"]
     model["merge"]["models"][1]["model"] = "./m/prose"
     model["gguf"]["imatrix"] = {"chunks": 4, "context": 128}
-    model["evaluate"] = {"context": 128, "chunks": 3}
+    model["evaluate"] |= {"context": 128, "chunks": 3, "harness": False}
     found["reclaim"] = ["safetensors", "bf16"]
     found["models"]["Plain"]["gguf"]["quants"].append("BF16")  # which keeps it
     return found

@@ -1,9 +1,7 @@
 """What `snakemake speed` has measured: results/MODEL/speed/HOST.json, and a page of all hosts."""
 
-import os
 from pathlib import Path
 
-import jinja2
 from pydantic import BaseModel, ValidationError
 
 from lib.errors import UserError
@@ -11,6 +9,7 @@ from lib.record import recipe as recipes
 from lib.record.layout import SPEED_PAGE
 from lib.report.figures import places
 from lib.report.judge import Figure
+from lib.report.pages import keep, render
 from lib.units import human
 
 TEMPLATE = Path(__file__).parents[2] / "templates/speed.html.j2"
@@ -137,20 +136,16 @@ def write(folder: Path, name: str, host: Host) -> Path:
     """Write what a host has measured of a model, NAME.json, and the page; its path is returned."""
     recipes.write_json(folder / f"{name}.json", host.model_dump())
     page = folder / SPEED_PAGE
-    part = page.with_name(f".{page.name}.{os.getpid()}.part")
     hosts = map(read, sorted(folder.glob("*.json")))
-    part.write_text(_page(folder.parent.name, [host for host in hosts if host.forms]), "utf-8")
-    part.replace(page)
+    keep(page, _page(folder.parent.name, [host for host in hosts if host.forms]))
     return page
 
 
 def _page(model: str, hosts: list[Host]) -> str:
     """The page: a row for each form, from the smallest to the largest."""
     sizes = {name: form.bytes for host in hosts for name, form in host.forms.items()}
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return render(
+        TEMPLATE.read_text(encoding="utf-8"),
         model=model,
         hosts=hosts,
         rows=[(name, human(sizes[name])) for name in sorted(sizes, key=sizes.get)],
