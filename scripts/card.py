@@ -15,6 +15,7 @@ and of each form `form`, `family`, `file` and `bytes`:
                    tensors have another type than asked for, and which types.
                    `evaluation` is the path of its JSON, as scripts/evaluate.py writes it, or null;
                    `also` is {text: path}, its evaluations on further texts, `tasks` {task: path}
+    harness        {task: path}: what the model's own weights solve of tasks
 
 --families is a JSON list, which scripts/describe_families.py prints: [{name, title, order, phrase,
 library, tags, note, tag, colours, diamond, has_quants}].
@@ -283,6 +284,7 @@ def render(model: ModelForms, about: dict[str, Any], template: Path, looks: Look
         sections=sections,
         **{key: first[key] for key in ("rows", "by_memory", "conditions")},
         reference=model.reference,
+        harness=model.harness,
         verdict=license_of(about),
         prompt=prompt_format(*chat.read(Path(about["tokenizer"]))) if about["tokenizer"] else None,
         commands=[

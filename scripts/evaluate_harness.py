@@ -8,7 +8,6 @@ fetched, and no code of the model or of the file is run.
 The JSON is what lib/formats/task_files.measured says, and {engine: lm-evaluation-harness, metric}.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import UserError, program
-from lib.formats.task_files import Task, measured, options
+from lib.flags.tasks import task_parser
+from lib.formats.task_files import Task, measured
 
 NAME = "own_file"
 # No logits_cache: where the same words are divided into two parts in two ways, it gives one the
@@ -62,20 +62,22 @@ def solved(tasks: list[Task], kind: str, command: list[str], model: Path) -> lis
         typed = [*command, "--model_args", MODEL.format(folder / "model"), "--tasks", NAME]
         typed += ["--include_path", name, "--output_path", f"{name}/out", "--log_samples"]
         offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": f"{name}/home"}
-        if status := subprocess.run(typed, env=os.environ | offline).returncode:
-            raise UserError(f"{command[0]} ended with status {status}; see above")
-        (samples,) = (folder / "out").rglob("samples_*.jsonl")
-        found = sorted(map(json.loads, samples.open()), key=lambda sample: sample["doc_id"])
+        status = subprocess.run(typed, env=os.environ | offline).returncode
+        written = [*(folder / "out").rglob("samples_*.jsonl")]
+        if status or len(written) != 1:
+            said = f"ended with status {status} and {len(written)} files of samples, not with one"
+            raise UserError(f"{command[0]} {said}; see above")
+        with written[0].open(encoding="utf-8") as samples:
+            found = sorted(map(json.loads, samples), key=lambda sample: sample["doc_id"])
     return [bool(sample[metric(kind)]) for sample in found]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    options(parser)
-    parser.add_argument("--model", type=Path, required=True, help="model directory")
-    parser.add_argument("command", nargs="+", help="after --: lm_eval run, with flags")
-    args = parser.parse_args()
-    found = measured(args, lambda tasks: solved(tasks, args.kind, args.command, args.model))
+    args = task_parser(__doc__, "model directory", "lm_eval run").parse_args()
+    found = measured(
+        *(args.tasks, args.kind, args.count),
+        lambda tasks: solved(tasks, args.kind, args.command, args.model),
+    )
     found |= {"engine": "lm-evaluation-harness", "metric": metric(args.kind)}
     args.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+import evaluate_harness
 import install_environment
 import lib.stages.environments
 from lib.errors import UserError
+from lib.formats.task_files import Task
 from project import EVERYTHING, Planned, Project
 from task_texts import make_tasks
 
@@ -68,6 +70,12 @@ def test_a_pin_of_the_tool_makes_its_scores_stale_and_one_without_influence_noth
     assert planned.plan() == (shown if stale else set())
 
 
+def test_a_harness_that_ends_well_without_samples_is_one_line(tmp_path):
+    tasks = [Task("a", ["b", "c"], 0)]
+    with pytest.raises(UserError, match="true ended with status 0 and 0 files of samples"):
+        evaluate_harness.solved(tasks, "hellaswag", ["true"], tmp_path)
+
+
 def test_the_harness_and_llama_cpp_find_the_same_choices_where_they_compare_alike(tmp_path, demo):
     """WinoGrande: mean or sum over the same words. HellaSwag: by characters, not by tokens."""
     make_tasks(tmp_path, 60)
@@ -104,5 +112,6 @@ def test_the_harness_and_llama_cpp_find_the_same_choices_where_they_compare_alik
     assert score["winogrande", "harness"]["metric"] == "acc"
     card = (tmp_path / "results/Base/README.md").read_text()
     assert f"hellaswag: BF16 {100 * score['hellaswag', 'llama.cpp']['score']:.1f} ± " in card
+    assert f"winogrande {100 * score['winogrande', 'harness']['score']:.1f} ± " in card
     page = (tmp_path / "results/Base/report/quality.html").read_text()
-    assert "lm-evaluation-harness, which compares choices in another way" in page
+    assert "lm-evaluation-harness, which compares choices in another way" in " ".join(page.split())

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
     STRACE is None, reason="strace is not installed (apt install strace)"
 )
 
-# Rules that need a GPU, or gigabytes of packages, or minutes of training. The demo's are traced where
+# Rules that need a GPU, gigabytes of packages, or minutes of training. The demo's are traced where
 # it is trained (conftest.py).
 ELSEWHERE = {"exl2_measure", "exl2_quantize", "exl2_evaluate", "environment", "evaluate_harness"}
 DEMO = {"demo_text", "demo_base", "demo_finetune"}

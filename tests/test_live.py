@@ -43,6 +43,11 @@ LOGS = {
         "batch_size=2048, n_seq=4\n",
         0.0,
     ),
+    "evaluate_task": (
+        "measuring 30 tasks\n0.00.021.370 I Read 42545 bytes from binary file /tmp/x\n"
+        "1\t100.00000000\n2\t50.00000000\n3\t66.66666667\n",
+        3 / 30,
+    ),
     "demo_finetune": ("step 40/120 loss 4.712 5,113 tokens/s\nstep 60/120 loss 4.6", 60 / 120),
     "source": (
         "\n\nReconstructing (incomplete total...):  42%|████▏     | 41.9MB /  100MB"

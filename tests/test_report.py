@@ -224,7 +224,7 @@ def test_what_forms_solve_of_tasks_has_columns_at_the_end(tmp_path):
     for number, score in enumerate((0.5, 2 / 3)):
         (tmp_path / f"task{number}.json").write_text(json.dumps({"score": score, "error": 0.01}))
         document["forms"][number]["tasks"] = {"arc": f"task{number}.json"}
-    document["harness"] = {"arc": "task0.json"}
+    document["harness"] = {"arc": "task0.json", "unmeasured": "task1.json"}
     (tmp_path / "forms.json").write_text(json.dumps(document))
     assert run(tmp_path).returncode == 0
     table = pandas.read_csv(tmp_path / "quality.csv").set_index("form")
@@ -233,7 +233,8 @@ def test_what_forms_solve_of_tasks_has_columns_at_the_end(tmp_path):
     assert table.loc[["5.0bpw"], "task_arc"].isna().all()
     page = (tmp_path / "quality.html").read_text()
     assert "<button>arc, %</button>" in page and "66.7" in page
-    assert "The model’s own weights: <span>50.0" in page
+    (own,) = re.findall("Tasks that the model’s own weights.*?</p>", page, re.S)
+    assert "arc <span>50.0" in own and "unmeasured <span>66.7" in own
     (tmp_path / "task0.json").write_text(json.dumps({"score": "half"}))
     done = run(tmp_path)
     assert done.returncode == 1 and "task0.json: score is 'half'" in done.stderr

@@ -16,6 +16,7 @@ from lib.errors import UserError
 from lib.formats.task_files import Task, read, write_multiple_choice, write_winogrande
 from project import Project
 from task_texts import make_tasks
+from test_memory import lfm2, llama, qwen35, write
 
 FILES = {"hellaswag": "hellaswag.txt", "winogrande": "winogrande.csv", "multiple_choice": "arc.bin"}
 GGUF = "results/Mix/gguf/Mix-Q8_0.gguf"
@@ -35,8 +36,8 @@ def tasks(built: Project, tmp_path_factory) -> Path:
 def measure(here: Path, kind: str, *flags: str, file: str | None = None) -> dict | str:
     """The JSON of evaluate_task.py, or what it says where it fails."""
     command = [sys.executable, evaluate_task.__file__, file or FILES[kind], "--kind", kind]
-    command += [*flags, "--output", "score.json", "--", "./llama-perplexity"]
-    command += ["--model", Path(GGUF).name, "--threads", "1"]
+    command += [*flags, "--model", Path(GGUF).name, "--output", "score.json"]
+    command += ["--", "./llama-perplexity", "--threads", "1"]
     done = subprocess.run(command, cwd=here, capture_output=True, text=True)
     return done.stderr if done.returncode else json.loads((here / "score.json").read_text())
 
@@ -83,6 +84,27 @@ def test_a_task_that_the_tool_cannot_compare_is_left_out_and_counted(tasks):
     assert part["correct"] == "".join(
         sign for number, sign in enumerate(whole["correct"]) if number not in (3, 5)
     )
+
+
+def test_a_model_with_a_state_takes_fewer_choices_together_and_never_fewer_than_a_task_has(
+    tmp_path,
+):
+    four, ten = Task("a", list("bcde"), 0), Task("a", list("bcdefghijk"), 0)
+    for model, together in ((llama, 128), (lfm2, 128), (qwen35, 6)):
+        write(tmp_path / "x.gguf", *model())
+        assert evaluate_task.side_by_side([four], tmp_path / "x.gguf") == together
+        assert evaluate_task.side_by_side([four, ten], tmp_path / "x.gguf") == max(10, together)
+
+
+def test_few_choices_together_find_the_same(tasks, monkeypatch):
+    model, command = tasks / Path(GGUF).name, [str(tasks / "llama-perplexity"), "--threads", "1"]
+    for kind, file in FILES.items():
+        every = read(tasks / file, kind)
+        found = []
+        for most in (128, 1):
+            monkeypatch.setattr(evaluate_task, "SEQUENCES", most)
+            found.append(evaluate_task.solved(every, kind, command, model, 2048))
+        assert found[0] == found[1]
 
 
 def test_a_task_that_does_not_fit_ends_with_a_line_that_says_what_to_do(tasks):

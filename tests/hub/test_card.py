@@ -102,6 +102,18 @@ def forms(tmp_path) -> Path:
     return path
 
 
+def test_a_card_says_what_the_models_own_weights_solve_also_where_no_form_was_measured(
+    workdir, forms, about
+):
+    (workdir.path / "arc.json").write_text(json.dumps({"score": 0.5, "error": 0.0125}))
+    document = json.loads(forms.read_text()) | {"harness": {"arc": "arc.json"}}
+    for entries in (document["forms"], []):
+        forms.write_text(json.dumps(document | {"forms": entries}))
+        ok(write(workdir, forms, about, kind="gguf" if entries else "safetensors"))
+        card = (workdir.path / "README.md").read_text()
+        assert card.count("another\nway: arc 50.0 ± 1.2 %.\n\n#") == 1, card
+
+
 def write(workdir, forms, about, kind="gguf"):
     path = workdir.path / "about.json"
     path.write_text(json.dumps({"families": [kind], **about}))

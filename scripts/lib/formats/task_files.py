@@ -11,7 +11,6 @@
 The layouts are those of tools/perplexity/perplexity.cpp in llama.cpp b10605.
 """
 
-import argparse
 import hashlib
 import io
 import math
@@ -176,14 +175,6 @@ def write_multiple_choice(tasks: Iterable[Task]) -> bytes:
     return struct.pack(f"<{len(entries) + 1}I", len(entries), *places) + b"".join(entries)
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a program that measures tasks."""
-    parser.add_argument("tasks", type=Path, help="file of tasks (lib/formats/task_files.py)")
-    parser.add_argument("--kind", required=True, choices=READERS, help="of the file")
-    parser.add_argument("--count", type=int, help="tasks to measure (default: all)")
-    parser.add_argument("--output", type=Path, required=True, help="JSON to write")
-
-
 def chosen(tasks: list[Task], count: int | None) -> list[Task]:
     """So many tasks, spread evenly over all of them; all if None."""
     if count is None or count >= len(tasks):
@@ -192,9 +183,9 @@ def chosen(tasks: list[Task], count: int | None) -> list[Task]:
 
 
 def measured(
-    args: argparse.Namespace, solved: Callable[[list[Task]], list[bool]]
+    path: Path, kind: str, count: int | None, solved: Callable[[list[Task]], list[bool]]
 ) -> dict[str, Any]:
-    """What a program that measures tasks says of them, for its JSON:
+    """What a program that measures so many tasks of a file (None: all) says of them, for its JSON:
 
         score, error  the share of tasks solved, and its standard error by their number
         tasks         how many were measured
@@ -203,11 +194,11 @@ def measured(
         correct       a sign a task, in the order of the file: 1 solved, 0 not
         kind, sha256  of the file
 
-    args: of `options`. solved(tasks): whether each is solved.
+    kind: a key of READERS. solved(tasks): whether each is solved.
     """
-    every = read(args.tasks, args.kind)
+    every = read(path, kind)
     usable = [task for task in every if task.is_comparable]
-    tasks = chosen(usable, args.count)
+    tasks = chosen(usable, count)
     correct = solved(tasks)
     score = sum(correct) / len(tasks)
     return {
@@ -217,6 +208,6 @@ def measured(
         "left_out": len(every) - len(usable),
         "chance": sum(1 / len(task.choices) for task in tasks) / len(tasks),
         "correct": "".join("01"[right] for right in correct),
-        "kind": args.kind,
-        "sha256": hashlib.sha256(args.tasks.read_bytes()).hexdigest(),
+        "kind": kind,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }

@@ -15,7 +15,7 @@ from lib.stages.convert import model_of
 from lib.stages.family import Forms
 from lib.stages.imatrix import CHUNKS
 from lib.stages.sources import calibration
-from lib.stages.stage import Memory, Size, Sizing, Stage, Time
+from lib.stages.stage import Counted, Memory, Size, Sizing, Stage, Time
 
 # Characters of one token: vocabularies of 2,000 words cut finer than those of 100,000.
 BYTES_PER_TOKEN = ((10_000, 2.4), (60_000, 3.3), (math.inf, 3.8))
@@ -103,6 +103,7 @@ class EvaluateTaskStage(EvaluateStage):
     rule = "evaluate_task"
     # Also the logits of 2,048 tokens, twice, of vocabularies of 256,000 words.
     memory = Memory(8000, 1.1, 0, 1.1)
+    counted = Counted(r"(?m)^(\d+)\t", r"measuring (\d+) tasks")
     tokens = 2_000_000  # of HellaSwag's 10,042 tasks
 
 
