@@ -52,7 +52,7 @@ MISTAKES = {
         "nowhere --kind hellaswag --model model --output out -- tool",
         "nowhere",
     ),
-    "evaluate_task.py": ("nowhere --kind hellaswag --output out -- tool", "nowhere"),
+    "evaluate_task.py": ("nowhere --kind hellaswag --model x.gguf --output out -- tool", "nowhere"),
     "exl2_convert.py": (
         "quantize --model nowhere --work work --recipe-digest 0 --measurement nowhere "
         "--bits 4 --output model",
