@@ -24,7 +24,7 @@ from lib.errors import UserError, program
 from lib.formats import fallbacks
 from lib.formats.divergence import ENOUGH
 from lib.report import judge, quality_plot
-from lib.report.figures import decimal, places, scaled, size_text, size_unit
+from lib.report.figures import decimal, places, scaled, size_range, size_text, size_unit
 from lib.report.judge import Figure, Form, ModelForms
 from lib.report.looks import Looks
 from lib.report.pages import render
@@ -72,7 +72,7 @@ def table(forms: list[Form]) -> pandas.DataFrame:
         (
             *(form.bits_per_weight, *form.kld, *form.perplexity, *form.same_top, form.kld_p999),
             *(rivals[form.name].difference if form.name in rivals else none),
-            form.memory.get(16384),
+            form.memory.get(judge.TABLE_CONTEXT),
             *(form.kld_p99, form.kld_max, form.lost.value, form.gained.value),
             *(part for text in texts for part in form.also.get(text, none)),
         )
@@ -166,7 +166,8 @@ def _rows(forms: list[Form]) -> list[dict[str, Any]]:
         {
             "form": form,
             "size": size_text(form.bytes, forms),
-            "memory": size_text(form.memory[16384], forms) if 16384 in form.memory else "",
+            "bytes_of_memory": (memory := form.memory.get(judge.TABLE_CONTEXT)),
+            "memory": size_text(memory, forms) if memory else "",
             "front": form in front,
             "also": {text: cells[index] for text, cells in also.items()},
             "tasks": {task: cells[index] for task, cells in tasks.items()},
@@ -286,7 +287,7 @@ def page(model: ModelForms, template: str, script: str) -> str:
         parameters=parameters_text(model.parameters),
         count=len(forms),
         measured=sum(form.loss is not None for form in forms),
-        sizes=[size_text(form.bytes, forms) for form in (forms[:1] + forms[1:][-1:])],
+        sizes=size_range(forms),
         answers=_answers(forms),
         lossless=judge.nearly_lossless(forms),
         unquantized=next((form for form in forms if not form.quantized), None),
@@ -333,9 +334,10 @@ def main() -> None:
         "--forms",
         type=Path,
         required=True,
-        help="JSON object, which describe_forms.py prints: {model, parameters, reference, corpus, "
-        "context, chunks, forms: [{form, family, quantized, file, bytes, sha256, type, imatrix, "
-        "fallbacks: {count, tensors, types, block} or null, evaluation: path or null, also: {text: "
+        help="JSON object, which describe_forms.py prints: {model, parameters, trained, reference, "
+        "corpus, context, chunks, forms: [{form, family, quantized, file, bytes, sha256, type, "
+        "imatrix, fallbacks: {count, tensors, types, block} or null, memory: {context in tokens: "
+        "bytes}, evaluation: path or null, also: {text: "
         "path}, tasks: {task: path}}], harness: {task: path}}. An evaluation is JSON: {kld: {mean, "
         "error, p99, p99_9, max}, perplexity: {mean, error}, same_top: {mean, error}, flips: "
         "{lost, lost_error, gained, gained_error}, per_chunk: {kld: [nats a token]}, shared: "

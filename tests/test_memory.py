@@ -5,17 +5,15 @@ place of the weights.
 """
 
 import json
-import math
-import os
 import re
 import subprocess
 from pathlib import Path
 
-import numpy
 import pytest
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
 
 from lib.formats.memory import CONTEXTS, shape_of
+from sparse_gguf import write_hole
 
 MIB = 2**20
 Q8, F32 = GGMLQuantizationType.Q8_0, GGMLQuantizationType.F32
@@ -159,21 +157,14 @@ def write(path: Path, architecture: str, keys: dict, tensors: dict) -> None:
     add = {int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}
     for key, value in keys.items():
         add[type(value)](f"{architecture}.{key}", value)
-    total = 0
-    for name, shape in tensors.items():
-        kind = F32 if len(shape) == 1 or shape[-1] % 32 else Q8
-        block, size = GGML_QUANT_SIZES[kind]
-        stored = (*shape[:-1], shape[-1] // block * size) if kind == Q8 else shape
-        size = math.prod(shape) // block * size
-        dtype = numpy.dtype(numpy.uint8 if kind == Q8 else numpy.float32)
-        full = name.rstrip(".") if name.endswith((".", ".bias")) else f"{name}.weight"
-        writer.add_tensor_info(full, stored, dtype, size, raw_dtype=kind)
-        total += -(-size // 32) * 32
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
-    os.truncate(path, -(-path.stat().st_size // 32) * 32 + total)
+    named = {
+        name.rstrip(".") if name.endswith((".", ".bias")) else f"{name}.weight": (
+            shape,
+            F32 if len(shape) == 1 or shape[-1] % 32 else Q8,
+        )
+        for name, shape in tensors.items()
+    }
+    write_hole(writer, path, named)
 
 
 def allocated(llama_bin: Path, model: Path, context: int) -> tuple[float, int]:

@@ -13,6 +13,7 @@ from lib.formats.fallbacks import planned
 from lib.formats.mixture import Shape, quant_bytes, quant_types
 from lib.formats.quants import QUANT_TYPES
 from lib.formats.weights import Weights, gguf_tensors, llama_weights
+from sparse_gguf import write_hole
 
 LLAMA_1B = {
     "layers": 16,
@@ -59,25 +60,12 @@ def sparse_gguf(path: Path, weights: Weights, sizes: dict, tied: bool = False) -
     if weights.shape.experts:
         writer.add_expert_count(weights.shape.experts)
         writer.add_expert_used_count(2)
-    total = 0
-    for name, dims in tensors.items():
-        kind = (
-            GGMLQuantizationType.BF16
-            if len(dims) > 1 and "gate_inp" not in name
-            else GGMLQuantizationType.F32
-        )
-        width = 2 if kind == GGMLQuantizationType.BF16 else 4
-        count = 1
-        for size in dims:
-            count *= size
-        writer.add_tensor_info(name, dims[::-1], "float32", count * width, raw_dtype=kind)
-        total += -(-count * width // 32) * 32
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
-    with path.open("r+b") as file:
-        file.truncate(path.stat().st_size + total + 64)
+    bf16, f32 = GGMLQuantizationType.BF16, GGMLQuantizationType.F32
+    kinds = {
+        name: (dims[::-1], bf16 if len(dims) > 1 and "gate_inp" not in name else f32)
+        for name, dims in tensors.items()
+    }
+    write_hole(writer, path, kinds)
     return tensors
 
 

@@ -103,10 +103,10 @@ def _of_gguf(metadata: dict[str, Any]) -> Shape | None:
     words = own.get("vocab_size") or len(metadata["tokenizer.ggml.tokens"])
     window = own.get("attention.sliding_window") or WINDOWS.get(architecture, 0)
     every = own.get("full_attention_interval", HYBRID.get(architecture, 1))
+    listed = own.get("attention.recurrent_layers")
     full = windowed = recurrent = 0
     for layer in range(layers):
         heads = _of_layer(layer, own.get("attention.head_count_kv", own["attention.head_count"]))
-        listed = own.get("attention.recurrent_layers")
         if not heads or (_of_layer(layer, listed) if listed else (layer + 1) % every):
             recurrent += 1
         elif window and _in_window(layer, architecture, own):

@@ -18,6 +18,12 @@ def size_text(size: float, forms: list[Form]) -> str:
     return f"{size / unit:.{digits}f} {name}"
 
 
+def size_range(forms: list[Form]) -> str:
+    """The sizes of forms that are in the order of their sizes: 2.02 GB to 16.07 GB."""
+    ends = [size_text(form.bytes, forms) for form in forms[:1] + forms[-1:]]
+    return " to ".join(dict.fromkeys(ends))
+
+
 def scaled(figure: Figure, factor: float) -> Figure:
     """A figure and its error times `factor`."""
     return Figure(

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.errors import UserError
+from lib.record.layout import SPEED_PAGE
 from lib.report import judge
-from lib.report.figures import size_text
+from lib.report.figures import size_range
 from lib.report.judge import Figure, Form
 from lib.report.looks import Looks
 from lib.report.pages import keep, render
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
-CONTEXT = 16384  # for which a report's table has the memory
 WIDTH, HEIGHT, EDGE = 240, 110, 8  # of a small plot, in pixels
 
 
@@ -38,7 +38,11 @@ def write(names: list[str], looks: Looks, page: Path) -> None:
     template, script = (
         (TEMPLATES / name).read_text(encoding="utf-8") for name in ("gallery.html.j2", "gallery.js")
     )
-    facts = {"models": models, "context": CONTEXT // 1024, "size": (WIDTH, HEIGHT)}
+    facts = {
+        "models": models,
+        "context": judge.context_text([judge.TABLE_CONTEXT]),
+        "size": (WIDTH, HEIGHT),
+    }
     families = sorted(shown.values(), key=lambda look: look.order)
     keep(page, render(template, script, shown=families, **facts))
 
@@ -52,12 +56,12 @@ def _model(name: str, looks: Looks, folder: Path) -> dict[str, Any]:
     """What the template shows of a model whose artifacts are in `folder`."""
     forms = read(table_of(name, folder.parent), looks)
     families = sorted({form.look for form in forms}, key=lambda look: look.order)
-    links = {"report": "report/quality.html", "card": "README.md", "speed": "speed/speed.html"}
+    links = {"report": "report/quality.html", "card": "README.md", "speed": f"speed/{SPEED_PAGE}"}
     dots, front = plot(forms)
     return {
         "name": name,
         "forms": forms,
-        "sizes": [size_text(form.bytes, forms) for form in forms[:1] + forms[1:][-1:]],
+        "sizes": size_range(forms),
         "looks": families,
         "best": [(look, _best([f for f in forms if f.look == look])) for look in families],
         "dots": dots,
@@ -90,7 +94,7 @@ def _form(row: dict[str, str], looks: Looks) -> Form:
         row["file"],
         int(row["bytes"]),
         kld=Figure(float(row["kld"])) if row["kld"] else Figure(),
-        memory={CONTEXT: int(memory)} if memory else {},
+        memory={judge.TABLE_CONTEXT: int(memory)} if memory else {},
     )
 
 
@@ -103,8 +107,7 @@ def _best(forms: list[Form]) -> list[tuple[str, str]]:
 
 def plot(forms: list[Form]) -> tuple[list[Dot], list[Dot]]:
     """Where the forms that were measured stand, log KLD against log size, and the Pareto front."""
-    most = max((form.loss or 0.0 for form in forms), default=0.0)
-    measured = [form for form in forms if form.loss and form.loss > most * judge.NEGLIGIBLE]
+    measured = judge.charted(forms)
     if not measured:
         return [], []
     xs = _spread([math.log(form.bytes) for form in measured], WIDTH)

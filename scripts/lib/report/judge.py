@@ -43,6 +43,7 @@ LOSSLESS_RATIO = 5.0
 SURE = 2.0
 # A KLD that is less than this share of the largest one would only stretch the axis of a plot.
 NEGLIGIBLE = 1e-7
+TABLE_CONTEXT = 16384  # tokens, for which the report's tables have the memory
 
 
 class Figure(NamedTuple):
@@ -273,6 +274,15 @@ def _number(source: str | None, key: str, value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"{source}: {key} is {value!r}, not a finite number; measure it again")
     return float(value)
+
+
+def charted(forms: list[Form]) -> list[Form]:
+    """The forms that stand at their KLD in a plot; the other measured ones are too near to 0.
+
+    The unquantized model is the reference: what it shows against itself is noise.
+    """
+    most = max((form.loss or 0.0 for form in forms), default=0.0)
+    return [form for form in forms if form.quantized and (form.loss or 0.0) > most * NEGLIGIBLE]
 
 
 def pareto_front(forms: list[Form]) -> list[Form]:

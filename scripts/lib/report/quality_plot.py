@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from lib.report.figures import size_text, size_unit
-from lib.report.judge import NEGLIGIBLE, Form, pareto_front
+from lib.report.judge import Form, charted, pareto_front
 from lib.report.looks import Look
 
 # The light colours, with which the plot is drawn, and the dark ones that replace them.
@@ -131,10 +131,8 @@ def draw(
 
 def _chart(axes: Axes, forms: list[Form], narrow: bool, scale: str) -> list[Point]:
     """Draw axes, front and points."""
-    top = max(form.loss for form in forms)
-    # The unquantized model is the reference: what it shows against itself is noise.
-    charted = [form for form in forms if form.quantized and form.loss > top * NEGLIGIBLE]
-    floor = _limits(axes, charted, forms, scale)
+    at_their_loss = charted(forms)
+    floor = _limits(axes, at_their_loss, forms, scale)
     _frame(axes, forms, narrow, floor)
     # The unquantized file is often twice the largest quant's: it does not stretch the axis, but
     # stands at its end with its size in writing.
@@ -144,11 +142,11 @@ def _chart(axes: Axes, forms: list[Form], narrow: bool, scale: str) -> list[Poin
     front, points = pareto_front(forms), []
     for form in forms:
         x, y, label = form.bytes, form.loss, _short(_name(form), 32)
-        if form not in charted:
+        if form not in at_their_loss:
             y = near_zero
             if form.bytes > right:
                 x, label = edge, f"{label}, {size_text(form.bytes, forms)} →"
-        points.append(Point(form, x, y, form in front, form in charted, label))
+        points.append(Point(form, x, y, form in front, form in at_their_loss, label))
     line = [point for point in points if point.on_front and point.charted]
     axes.plot([p.x for p in line], [p.y for p in line], color=FRONT, linewidth=1.6, gid="front")
     for number, point in enumerate(points):
@@ -163,10 +161,10 @@ def _chart(axes: Axes, forms: list[Form], narrow: bool, scale: str) -> list[Poin
     return points
 
 
-def _limits(axes: Axes, charted: list[Form], forms: list[Form], scale: str) -> float:
+def _limits(axes: Axes, at_their_loss: list[Form], forms: list[Form], scale: str) -> float:
     """Set scale and limits of both axes; the KLD below which forms stand in the band of 0."""
-    losses = [form.loss for form in charted] or [1.0]
-    sizes = [form.bytes for form in charted or forms]
+    losses = [form.loss for form in at_their_loss] or [1.0]
+    sizes = [form.bytes for form in at_their_loss or forms]
     sizes += [form.bytes for form in forms if form.bytes <= max(sizes) * BEYOND]
     axes.set(xscale=scale, yscale=scale)
     if scale == "linear":
@@ -176,11 +174,11 @@ def _limits(axes: Axes, charted: list[Form], forms: list[Form], scale: str) -> f
         return 0.0
     pad = max((max(losses) / min(losses)) ** 0.09, 1.35)
     floor, ceiling = min(losses) / pad, max(losses) * pad
-    strip = STRIP if len(charted) < len(forms) else 0
+    strip = STRIP if len(at_their_loss) < len(forms) else 0
     bottom = floor * (floor / ceiling) ** (strip / (axes.bbox.height - strip))
     pad = max((max(sizes) / min(sizes)) ** 0.06, 1.12)
     axes.set(ylim=(bottom, ceiling), xlim=(min(sizes) / pad, max(sizes) * pad))
-    return floor if charted else ceiling
+    return floor if at_their_loss else ceiling
 
 
 def _marker(form: Form) -> dict[str, Any]:
