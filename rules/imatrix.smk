@@ -53,7 +53,7 @@ rule imatrix:
             --n-gpu-layers {params.gpu_layers} \
             --threads {threads} \
             --output-file "$OUT"
-        check check_imatrix.py --imatrix "$OUT" --model {input.gguf:q}
+        check check_imatrix.py --imatrix "$OUT" --model {input.gguf:q} --json "$STAGE/notes.json"
         commit
         """
 
@@ -91,7 +91,8 @@ rule imatrix_file:
         check check_imatrix.py \
             --imatrix "$OUT" \
             --model {input.gguf:q} \
-            --called models.{wildcards.model:q}".gguf.imatrix.file: "{params.file:q}
+            --called models.{wildcards.model:q}".gguf.imatrix.file: "{params.file:q} \
+            --json "$STAGE/notes.json"
         commit
         """
 

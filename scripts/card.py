@@ -34,8 +34,9 @@ required:
                    there
     form           the form that the repository holds (5.0bpw), if each form has its own repository
     publish        {license, license_name, license_link, language, tags, quantized_by} of the config
-    imatrix        {file, format, corpus, sha256, chunks, context}, without corpus if it was not
-                   computed here; null for a model without
+    imatrix        {file, format, corpus, sha256, chunks, context, experts}, without corpus if it
+                   was not computed here; null for a model without. `experts` is a sentence on those
+                   of a mixture that the text did not reach, or null
     FAMILY         {corpus, rows, length, sha256} of the calibration, under the name of a family
                    that has its own; length in tokens
     shards         {form: [file names]}: the shards of each form that has them

@@ -4,11 +4,16 @@ llama-quantize b10605 accepts the matrix of another model silently if the widths
 quantizes tensors that the matrix does not name without importances. This check cannot tell apart
 two models whose tensors have the same names and widths; the recipe beside the matrix says which one
 it was made from.
+
+Of a mixture of experts it names those that the text never reached, or hardly: llama-quantize
+quantizes the former as if all of their weights mattered alike, and tells nobody.
 """
 
 import argparse
+import json
 import re
-from math import prod
+from itertools import groupby
+from math import ceil, prod
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +28,17 @@ from lib.formats.imatrix_file import ImatrixData, read_imatrix
 MATMUL = re.compile(
     r"blk\.(\d+)\.(attn_(?:q|k|v|qkv|output)|ffn_(?:up|gate|down)(?:_exps|_shexp)?)\.weight"
 )
+# The mean of so many squares is known to a quarter, if what is squared is normal: sqrt(2 / 32).
+ENOUGH = 32
+# What n tokens never reached has a share of at most 3/n, 19 times in 20.
+AT_MOST = 3
 
 
-def check(matrix: ImatrixData, model: GgufFile) -> list[str]:
-    """Remarks, a line each, on what is unusual though the matrix can be used.
-
-    Raises UserError for the first fault.
-    """
+def check(matrix: ImatrixData, model: GgufFile) -> None:
+    """Raise UserError for the first fault."""
     if not matrix.entries:
         raise UserError("it has no entries")
     shapes = {t.name: t.shape for t in model.tensors}
-    remarks = []
     for name, entry in sorted(matrix.entries.items()):
         if name not in shapes:
             raise UserError(f"it has an entry {name}, which the model does not have")
@@ -49,12 +54,71 @@ def check(matrix: ImatrixData, model: GgufFile) -> list[str]:
             raise UserError(f"its entry {name} holds negative sums of squares")
         if not (entry.counts > 0).any():
             raise UserError(f"its entry {name} has no data (its count is 0)")
-        if (unseen := int((entry.counts <= 0).sum())) > 0:
-            remarks.append(f"{name}: {unseen} of {len(entry.counts)} experts saw no token")
     for name in expected_entries(model):
         if name not in matrix.entries:
             raise UserError(f"it has no entry for {name}")
-    return remarks
+
+
+def expert_counts(matrix: ImatrixData, model: GgufFile) -> dict[int, np.ndarray]:
+    """{layer: how many tokens each expert got, (experts,)}; empty for a dense model.
+
+    The .dat has no counts: there it is 0 for an expert that got none, whose values llama-imatrix
+    sets to 1, and infinite for all others.
+    """
+    found: dict[int, np.ndarray] = {}
+    for tensor in model.tensors:
+        match, entry = MATMUL.fullmatch(tensor.name), matrix.entries.get(tensor.name)
+        if match is None or entry is None or not match[2].endswith("_exps"):
+            continue
+        counts, experts = entry.counts, tensor.shape[2]
+        if len(counts) != experts:
+            counts = np.where(np.ptp(entry.values.reshape(experts, -1), axis=1), np.inf, 0)
+        found.setdefault(int(match[1]), counts)
+    return found
+
+
+def unreached(matrix: ImatrixData, model: GgufFile) -> dict | None:
+    """What to say of experts that got fewer than ENOUGH tokens; None if there are none.
+
+    {says: a sentence, never, hardly: {layer: experts in words}, chunks: how many would give each of
+    them ENOUGH tokens by the shares measured; at least so many, where some were never reached}.
+    """
+    layers = expert_counts(matrix, model)
+    never = {n: np.flatnonzero(counts == 0).tolist() for n, counts in layers.items()}
+    hardly = {
+        layer: {n: int(count) for n, count in enumerate(counts) if 0 < count < ENOUGH}
+        for layer, counts in layers.items()
+    }
+    unseen, rare = (sum(map(len, found.values())) for found in (never, hardly))
+    if not unseen + rare:
+        return None
+    fewest = [AT_MOST] * bool(unseen) + [min(found.values()) for found in hardly.values() if found]
+    chunks = ceil(matrix.chunks * ENOUGH / min(fewest))
+    # Tokens in a chunk; of a .dat, which counts chunks itself, 1.
+    size = max(int(entry.counts.max()) for entry in matrix.entries.values()) // matrix.chunks
+    parts = [f"never reached {unseen}"] * bool(unseen)
+    parts += [f"gave {rare} fewer than {ENOUGH} tokens"] * bool(rare)
+    needed = f"{'at least' if unseen else 'about'} {chunks:,} chunks"
+    needed += f" ({chunks * size:,} tokens)" * (size > 1)
+    says = f"Of {sum(map(len, layers.values()))} experts the text {' and '.join(parts)}. "
+    says += f"For {ENOUGH} tokens each it would take {needed} in place of {matrix.chunks:,}."
+    return {
+        "says": says,
+        "never": {layer: spans(found) for layer, found in never.items() if found},
+        "hardly": {
+            layer: ", ".join(f"{n} ({tokens})" for n, tokens in found.items())
+            for layer, found in hardly.items()
+            if found
+        },
+        "chunks": chunks,
+    }
+
+
+def spans(numbers: list[int]) -> str:
+    """Ascending numbers in words, as "1, 5-7"."""
+    groups = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
+    runs = [[number for _, number in group] for _, group in groups]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def expected_entries(model: GgufFile) -> list[str]:
@@ -75,6 +139,16 @@ def expected_entries(model: GgufFile) -> list[str]:
     return names
 
 
+def told(experts: dict) -> str:
+    """What `unreached` found, in one line."""
+    lists = [
+        f"{title}: {'; '.join(f'layer {layer}: {text}' for layer, text in found.items())}."
+        for title, found in (("Never", experts["never"]), ("Tokens", experts["hardly"]))
+        if found
+    ]
+    return " ".join([experts["says"], *lists])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--imatrix", type=Path, required=True, help="the matrix, .dat or GGUF")
@@ -82,6 +156,12 @@ def main() -> None:
     parser.add_argument("--called", help="its name in messages; default: its path")
     parser.add_argument(
         "--chunks", type=int, help="number of chunks that was asked for; more are an error"
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="file to write if there are experts with too few tokens: {experts: {says, never, "
+        "hardly, chunks}}",
     )
     args = parser.parse_args()
     called = args.called or args.imatrix
@@ -91,7 +171,7 @@ def main() -> None:
         raise UserError(str(error).replace(str(args.imatrix), str(called))) from None
     model = read_gguf(args.model)
     try:
-        remarks = check(matrix, model)
+        check(matrix, model)
     except UserError as error:
         raise UserError(f"{called}: {error}; not a matrix of {args.model}") from None
     if matrix.chunks < 1:
@@ -100,9 +180,11 @@ def main() -> None:
         asked = f"{args.chunks} were asked for"
         raise UserError(f"{called}: computed on {matrix.chunks} chunks, {asked}")
     if args.chunks is not None and matrix.chunks < args.chunks:
-        remarks.append(f"the text has only {matrix.chunks} chunks, {args.chunks} were asked for")
-    for remark in remarks:
-        print(f"check_imatrix: {remark}")
+        print(f"the text has only {matrix.chunks} chunks, {args.chunks} were asked for")
+    if experts := unreached(matrix, model):
+        print(told(experts))
+        if args.json:
+            args.json.write_text(json.dumps({"experts": experts}))
     print(f"{called}: {len(matrix.entries)} entries from {matrix.chunks} chunks")
 
 

@@ -1,4 +1,4 @@
-"""Tiny random Llamas with real tokenizers, made in about a second, for tests of single steps."""
+"""Tiny random Llamas and Mixtrals with real tokenizers, made in about a second."""
 
 import json
 import shutil
@@ -23,11 +23,13 @@ def make_llama(
     layers: int = 2,
     ffn: int = 512,
     tied: bool = False,
+    experts: int = 0,
 ) -> Path:
     """Write config.json and model.safetensors (bfloat16) of a random Llama into `directory`.
 
     near: a model of the same shape to which small noise is added, as a fine-tune would.
-    tied: the output tensor is the embeddings.
+    tied: the output tensor is the embeddings. experts: of each layer; it is a Mixtral then, whose
+    tokens go to two of them.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -51,6 +53,9 @@ def make_llama(
         "eos_token_id": 2,
         "torch_dtype": "bfloat16",
     }
+    if experts:
+        config |= {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
+        config |= {"num_local_experts": experts, "num_experts_per_tok": 2}
     shapes = {
         "model.embed_tokens.weight": (vocab, hidden),
         "lm_head.weight": (vocab, hidden),
@@ -67,10 +72,17 @@ def make_llama(
             prefix + "self_attn.k_proj.weight": (hidden // 2, hidden),
             prefix + "self_attn.v_proj.weight": (hidden // 2, hidden),
             prefix + "self_attn.o_proj.weight": (hidden, hidden),
-            prefix + "mlp.gate_proj.weight": (ffn, hidden),
-            prefix + "mlp.up_proj.weight": (ffn, hidden),
-            prefix + "mlp.down_proj.weight": (hidden, ffn),
         }
+        mlps = {"mlp.": ("gate_proj", "up_proj", "down_proj")}
+        if experts:
+            shapes[prefix + "block_sparse_moe.gate.weight"] = (experts, hidden)
+            mlps = {f"block_sparse_moe.experts.{n}.": ("w1", "w3", "w2") for n in range(experts)}
+        for mlp, (gate, up, down) in mlps.items():
+            shapes |= {
+                f"{prefix}{mlp}{gate}.weight": (ffn, hidden),
+                f"{prefix}{mlp}{up}.weight": (ffn, hidden),
+                f"{prefix}{mlp}{down}.weight": (hidden, ffn),
+            }
     draw = torch.Generator().manual_seed(seed)
     start = load_file(near / "model.safetensors") if near else {}
     tensors = {}
@@ -158,3 +170,31 @@ def make_bpe(directory: Path, vocab: int = 512, extra: tuple[str, ...] = ()) -> 
             }
         )
     )
+
+
+def make_mixture(directory: Path, never: dict[int, list[int]], first: dict[int, list[int]]) -> Path:
+    """Write a Mixtral of 8 experts a layer, two for each token, with tokenizer.model.
+
+    never: {layer: experts that no token goes to}. first: {layer: experts that get the first token
+    of each window (BOS) and no other}.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    make_sentencepiece(make_llama(directory, experts=8))
+    tensors = load_file(directory / "model.safetensors")
+    # What a router sees: 1 in column 0 for every token, 1 in column 1 for BOS alone.
+    embeddings = tensors["model.embed_tokens.weight"]
+    embeddings[:, :2] = torch.tensor([1.0, 0.0])
+    embeddings[1, 1] = 1.0
+    for name, tensor in tensors.items():
+        if name.endswith(("o_proj.weight", "w2.weight")):
+            tensor *= 0.01
+        elif name.endswith("block_sparse_moe.gate.weight"):
+            layer = int(name.split(".")[2])
+            tensor *= 10
+            tensor[:, :2] = 0
+            tensor[never.get(layer, []) + first.get(layer, []), 0] = -10
+            tensor[first.get(layer, []), 1] = 30
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory

@@ -52,6 +52,8 @@ class GgufLines(Lines):
                 "file": f"results/{name}/{matrix}",
                 # The hash of the text; of the imatrix itself if it was not computed here.
                 "sha256": imatrix.inputs.get("corpus", imatrix.sha256) if imatrix else None,
+                # What its text did not reach of a mixture's experts (check_imatrix.py).
+                "experts": imatrix.notes.get("experts", {}).get("says") if imatrix else None,
             }
 
     def link(self, row: dict[str, Any], repo: str | None) -> str:
@@ -106,11 +108,12 @@ class GgufLines(Lines):
             return ""
         file = PurePosixPath(matrix["file"]).name
         link = f"Importance matrix: [{file}]({file})"
+        experts = f"\n{matrix['experts']}" if matrix.get("experts") else ""
         if "corpus" not in matrix:
-            return f"{link} (sha256 `{matrix['sha256']}`), which was not computed here."
+            return f"{link} (sha256 `{matrix['sha256']}`), which was not computed here.{experts}"
         return (
             f"{link}, from the text\n{text_named(matrix)}, "
-            f"{matrix['chunks'] or 'all'} chunks of {matrix['context']} tokens."
+            f"{matrix['chunks'] or 'all'} chunks of {matrix['context']} tokens.{experts}"
         )
 
 

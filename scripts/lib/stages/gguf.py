@@ -116,8 +116,8 @@ class GgufFamily(Family):
     def preflight(self, inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
         """Check that the converter knows the model, and that the user's imatrix fits it."""
         yield from convert.preflight(inspector, name)
-        if model.gguf.imatrix and model.gguf.imatrix.file:
-            yield from imatrix.preflight(inspector, name, model.gguf.imatrix.file)
+        if model.gguf.imatrix:
+            yield from imatrix.preflight(inspector, name, model)
 
     def make(self, shared: Any, name: str, model: Any, weights: Artifact | None) -> Forms:
         gguf, outtype = model.gguf, model.conversion

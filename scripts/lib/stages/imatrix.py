@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lib.errors import UserError
+from lib.formats.weights import EXPERT_COUNTS
 from lib.keys.section import Choice, Flag, Number, Section, Text
 from lib.keys.values import show
 from lib.record.artifact import Artifact
@@ -114,18 +115,32 @@ def imatrix(shared: Any, name: str, section: Imatrix, conversion: Artifact) -> A
     )
 
 
-def preflight(inspector: Inspector, name: str, file: str) -> Iterator[Row]:
-    """Check that the user's file is an importance matrix and fits the model; one row."""
+def preflight(inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
+    """Check that the user's file fits the model, or that the format keeps what a mixture needs.
+
+    model: lib/config/schema.Model. At most one row.
+    """
+    section, subject = model.gguf.imatrix, f"models.{name}.gguf.imatrix"
+    if section.file:
+        yield _own_file(inspector, name, f"{subject}.file", section.file)
+        return
+    config = inspector.config(name) or {}
+    mixture = model.own_gguf.experts if model.own_gguf else any(map(config.get, EXPERT_COUNTS))
+    if mixture and section.format == "dat":
+        text = "a mixture of experts: format: gguf counts the tokens of each expert, dat does not"
+        yield Row(f"{subject}.format", "note", text)
+
+
+def _own_file(inspector: Inspector, name: str, subject: str, file: str) -> Row:
+    """Whether the user's file is an importance matrix and fits the model."""
     from lib.formats.imatrix_file import read_imatrix
 
-    subject = f"models.{name}.gguf.imatrix.file"
     try:
         matrix = read_imatrix(Path(file))
     except (UserError, OSError) as error:
-        yield Row(subject, "problem", str(error))
-        return
+        return Row(subject, "problem", str(error))
     widths = {key: len(entry.values) for key, entry in matrix.entries.items()}
     layers = len({key.split(".")[1] for key in widths if key.startswith("blk.")})
     width = widths.get("blk.0.attn_q.weight")
     text = f"{file}: {len(widths)} entries from {matrix.chunks} chunks"
-    yield inspector.fits(name, subject, text, layers, width)
+    return inspector.fits(name, subject, text, layers, width)
