@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import torch
+from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
@@ -38,6 +39,7 @@ from lib.errors import UserError, program
 
 WARM_UP = 0.03  # of the time
 EVALUATING = 0.1  # of the time goes to held-out text, at most
+PIECE = 1_000_000  # characters
 BALANCE = 0.02  # weight of the routers' auxiliary loss
 COLUMNS = ("step", "seconds", "tokens", "training", *(f"heldout_{name}" for name in demo.DOMAINS))
 
@@ -92,6 +94,14 @@ def imbalance(routers: list[Tensor], active: int) -> Tensor:
         for logits in routers
     ]
     return torch.stack(found).mean()
+
+
+def encode(tokenizer: bytes, text: str) -> Tensor:
+    """The token ids of a long text, int64 (tokens,), in pieces on all cores."""
+    processor = SentencePieceProcessor(model_proto=tokenizer)
+    pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
+    found = processor.encode(pieces, num_threads=os.cpu_count())
+    return torch.cat([torch.tensor(ids, dtype=torch.int64) for ids in found])
 
 
 @torch.inference_mode()
@@ -164,7 +174,7 @@ def arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--kind", choices=("tied", "untied", "moe"), required=True, help="see above")
-    add("--text", type=Path, required=True, help="directory that demo_text.py has written")
+    add("--text", type=Path, required=True, help="what demo_text.py or more_text.py wrote")
     add("--output", type=Path, required=True, help="model directory to write")
     add("--curve", type=Path, help=f"CSV to write: {', '.join(COLUMNS)}; losses in nats a token")
     add("--seconds", type=float, default=100, help="how long to train, held-out text included")
@@ -179,7 +189,7 @@ def arguments() -> argparse.Namespace:
     add("--experts", type=int, default=8, help="experts of a layer")
     add("--active", type=int, default=2, help="experts that a token goes to")
     add("--context", type=int, default=512, help="tokens in a window")
-    add("--batch", type=int, default=32, help="windows in a step")
+    add("--batch", type=int, default=16, help="windows in a step")
     add("--lr", type=float, default=0.003, help="peak for a width of 256; divided by width / 256")
     add("--decay", type=float, default=0.1, help="weight decay")
     add("--seed", type=int, default=0, help="for random weights and for sampling")
@@ -197,10 +207,10 @@ def main() -> None:
     }
     training = [texts[f"train-{domain}"] for domain in demo.DOMAINS]
     tokenizer = demo.learn_tokenizer(training, args.vocab)
-    text = torch.cat([demo.encode(tokenizer, part) for part in training])
+    text = torch.cat([encode(tokenizer, part) for part in training])
     tests = []
     for domain in demo.DOMAINS:
-        tokens = demo.encode(tokenizer, texts[f"heldout-{domain}"])
+        tokens = encode(tokenizer, texts[f"heldout-{domain}"])
         starts = torch.arange(0, len(tokens) - args.context + 1, args.context)
         tests.append(demo.windows(tokens, starts, args.context).to(args.device))
     torch.manual_seed(args.seed)
