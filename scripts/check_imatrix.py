@@ -93,20 +93,20 @@ def unreached(matrix: ImatrixData, model: GgufFile) -> dict | None:
     if not unseen + rare:
         return None
     fewest = [AT_MOST] * bool(unseen) + [min(found.values()) for found in hardly.values() if found]
-    chunks = ceil(matrix.chunks * ENOUGH / min(fewest))
-    # Tokens in a chunk; of a .dat, which counts chunks itself, 1.
-    size = max(int(entry.counts.max()) for entry in matrix.entries.values()) // matrix.chunks
+    times = ENOUGH / min(fewest)
+    chunks = ceil(matrix.chunks * times)
+    tokens = int(max(entry.counts.max() for entry in matrix.entries.values()))  # chunks in a .dat
     parts = [f"never reached {unseen}"] * bool(unseen)
     parts += [f"gave {rare} fewer than {ENOUGH} tokens"] * bool(rare)
     needed = f"{'at least' if unseen else 'about'} {chunks:,} chunks"
-    needed += f" ({chunks * size:,} tokens)" * (size > 1)
+    needed += f" ({ceil(tokens * times):,} tokens)" * (tokens > matrix.chunks)
     says = f"Of {sum(map(len, layers.values()))} experts the text {' and '.join(parts)}. "
     says += f"For {ENOUGH} tokens each it would take {needed} in place of {matrix.chunks:,}."
     return {
         "says": says,
         "never": {layer: spans(found) for layer, found in never.items() if found},
         "hardly": {
-            layer: ", ".join(f"{n} ({tokens})" for n, tokens in found.items())
+            layer: ", ".join(f"{n} ({count})" for n, count in found.items())
             for layer, found in hardly.items()
             if found
         },

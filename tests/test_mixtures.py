@@ -23,7 +23,7 @@ CHUNKS, CONTEXT = 8, 128
 TYPES = ("IQ2_M", "IQ3_XXS", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
 BOTH = (
     "Of 16 experts the text never reached 3 and gave 1 fewer than 32 tokens. For 32 tokens each it "
-    "would take at least 86 chunks (11,008 tokens) in place of 8."
+    "would take at least 86 chunks (10,923 tokens) in place of 8."
 )
 NEVER_ALONE = (
     "Of 16 experts the text never reached 3. For 32 tokens each it would take at least 86 chunks "
