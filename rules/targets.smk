@@ -10,6 +10,7 @@ localrules:
     merges,
     gguf,
     imatrices,
+    mixes,
     quants,
     shards,
     evaluations,
@@ -32,6 +33,12 @@ rule imatrices:
     """Every importance matrix."""
     input:
         stale("imatrix"),
+
+
+rule mixes:
+    """Every mix, and what was measured to find them."""
+    input:
+        stale("mixes"),
 
 
 rule quants:

@@ -162,7 +162,18 @@ def test_an_old_huggingface_hub_ends_a_run_with_one_line_and_no_traceback(tmp_pa
 
 
 # From below: what is above may know what is below, never the other way.
-FLOORS = ("units", "errors", "formats", "record", "hub", "flags", "cards", "keys", "stages")
+FLOORS = (
+    "units",
+    "errors",
+    "formats",
+    "mixes",
+    "record",
+    "hub",
+    "flags",
+    "cards",
+    "keys",
+    "stages",
+)
 FLOORS += ("config", "planning", "forecast", "report", "run")
 
 

@@ -45,6 +45,11 @@ class Outlook:
         """Whether the peak, with a reserve of 3%, fits into the free space."""
         return self.course.bytes * (1 + RESERVE) <= self.free
 
+    def impossible(self) -> list[str]:
+        """A sentence for each step that will fail whatever it is made from."""
+        found = (STAGES[a.rule].impossible(a, self.predicted) for a in self.artifacts)
+        return [sentence for sentence in found if sentence]
+
     def refusal(self, reclaim: list[str]) -> str:
         """The message for a build that does not fit: the figures, and a line for each remedy.
 

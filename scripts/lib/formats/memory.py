@@ -15,6 +15,7 @@ from lib.formats.gguf_file import read_gguf
 CONTEXTS = (4096, 16384, 32768, 131072)
 # Tokens that llama.cpp computes together (--ubatch-size), and what it rounds a cache up to.
 BATCH, ROUND = 512, 256
+GIB = 2**30
 # {architecture: n}: every n-th layer sees all of the context, the others only a window of it. A
 # file that says it itself goes first. Of an architecture that is not here all layers count as
 # seeing all: more than it takes, never less.
@@ -158,6 +159,14 @@ def _state(own: dict[str, Any]) -> int:
     inner, size = own.get("ssm.inner_size", 0), own.get("ssm.state_size", 0)
     past = max(own.get("ssm.conv_kernel", 1) - 1, 0)
     return past * (inner + 2 * own.get("ssm.group_count", 0) * size) + size * inner
+
+
+def room(memory: float) -> int:
+    """Bytes that a model may take of `memory` GB (of 2**30 bytes, as memory is sold).
+
+    One GB stays free for the driver, the desktop and the like.
+    """
+    return round(memory * GIB) - GIB
 
 
 def _rounded(cells: int) -> int:

@@ -33,10 +33,10 @@ from lib.errors import UserError
 from lib.formats.divergence import ENOUGH
 from lib.formats.fallbacks import Fallbacks
 from lib.formats.json_file import read_json
+from lib.formats.memory import room
 from lib.report.looks import Look, Looks
 
 MEMORY_SIZES = (8, 12, 16, 24, 48, 80)
-GIB = 2**30
 SMALL_BITS = 4.0
 LOSSLESS_KLD = 0.01
 LOSSLESS_RATIO = 5.0
@@ -410,14 +410,6 @@ def choices(forms: list[Form]) -> list[Choice]:
         elif form:
             answers[form.name] = Choice(title, form, why)
     return list(answers.values())
-
-
-def room(memory: int) -> int:
-    """Bytes that a model may take of `memory` GB (of 2**30 bytes, as memory is sold).
-
-    One GB stays free for the driver, the desktop and the like.
-    """
-    return memory * GIB - GIB
 
 
 def needed(form: Form, context: int | None) -> float:

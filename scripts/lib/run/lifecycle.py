@@ -43,6 +43,8 @@ def begin(session: Session, local: bool) -> None:
 
         building = session.plan.builds(session.building.values())
         outlook = forecast(session.graph, building, session.machine)
+        if impossible := outlook.impossible():
+            raise UserError(*impossible)
         if not outlook.fits and not session.options.ignore_disk:
             raise UserError(outlook.refusal(session.config.reclaim))
         build.begin(building, outlook.jobs, session.machine)

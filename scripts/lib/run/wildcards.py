@@ -38,6 +38,12 @@ def reclaimed(graph: Graph, rule: str, value: Callable[[Any], str]) -> str:
     return _any(value(a) for a in graph if a.rule == rule and a.temporary)
 
 
+def made_by(graph: Graph, rule: str, before: str, after: str) -> str:
+    """Matches the paths of a rule's artifacts, without what comes `before` and `after` in each."""
+    paths = (artifact.path for artifact in graph if artifact.rule == rule)
+    return _any(path.removeprefix(before).removesuffix(after) for path in paths)
+
+
 def stem(artifact: Any) -> str:
     """An artifact's file name without its suffix."""
     return Path(artifact.path).stem

@@ -13,11 +13,11 @@ from lib.keys.section import Choice, FileSize, Read, Section
 from lib.keys.values import show
 from lib.record.artifact import Artifact
 from lib.record.tools import own_tool
-from lib.stages import convert, evaluation, imatrix, quantize
+from lib.stages import convert, evaluation, imatrix, mixes, quantize
 from lib.stages.checked import Inspector, Row
 from lib.stages.family import Family, Forms, Speedometer, file_entry
 from lib.stages.imatrix import Imatrix
-from lib.stages.quantize import Quant
+from lib.stages.mixes import Mixes, Quant
 
 Outtype = Literal["bf16", "f16", "f32", "q8_0", "tq1_0", "tq2_0", "auto"]
 
@@ -25,7 +25,7 @@ Outtype = Literal["bf16", "f16", "f32", "q8_0", "tq1_0", "tq2_0", "auto"]
 class Gguf(Section):
     """The model as GGUF: the conversion, its imatrix, its quants and their shards."""
 
-    sections = frozenset({"imatrix"})
+    sections = frozenset({"imatrix", "mixes"})
 
     outtype: Choice(Outtype) = Field(
         "bf16",
@@ -46,6 +46,7 @@ class Gguf(Section):
         description="The quants: types, or mappings with the keys below. The conversion's own type "
         "(BF16) among them means the conversion itself: it is kept, split and published.",
     )
+    mixes: Mixes = Field(default_factory=Mixes, description="How mixes are found.")
     split_max_size: FileSize | None = Field(
         None,
         description="Make shards of at most this size besides the whole files: a whole number and "
@@ -56,6 +57,11 @@ class Gguf(Section):
     ) = Field(
         {}, description="Header fields to set in the finished files, such as `general.license`."
     )
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether a quant is a mix that is to be found."""
+        return any(quant.target for quant in self.quants)
 
     def parted(self, conversion: str) -> tuple[list[Quant], bool]:
         """The quants without the conversion, and whether the list names the conversion too.
@@ -76,13 +82,15 @@ class GgufFamily(Family):
     section_says = "Make GGUF files."
     repository_says = "Repository for the quants, shards and imatrix."
     needs_safetensors = False
-    stages = (*convert.STAGES, *imatrix.STAGES, *quantize.STAGES, *evaluation.STAGES)
-    quantized = {"convert": False, "source_gguf": False, "quantize": True}
+    stages = (*convert.STAGES, *imatrix.STAGES, *mixes.STAGES, *quantize.STAGES)
+    stages = (*stages, *evaluation.STAGES)
+    quantized = {"convert": False, "source_gguf": False, "quantize": True, "quantize_mix": True}
 
     def corpora(self, model: Any) -> set[str]:
-        """The calibration text's name, if the imatrix is computed."""
+        """The names of the texts of a computed imatrix, and of mixes."""
         found = model.gguf.imatrix
-        return {found.corpus} if found and found.file is None else set()
+        own = {found.corpus} if found and found.file is None else set()
+        return own | mixes.corpora(model.gguf)
 
     def names(self, model: Any) -> list[str]:
         """The quants' names, and the conversion's."""
@@ -108,10 +116,18 @@ class GgufFamily(Family):
             if key in taken:
                 checks.add((*here, "name"), f"{show(quant.name)} is the name of {taken[key]} too")
             taken.setdefault(key, f"quants[{index}]")
+            if quant.target:
+                mixes.check(checks, here, quant, model)
+                continue
+            if quant.type is None:
+                keys = ", ".join(mixes.TARGETS)
+                checks.add(here, f"type is missing, or a target in its place ({keys})")
+                continue
             quantize.check(checks, here, quant, model)
             if quant.type == "MXFP4_MOE" and checks.experts(name) == 0:
                 text = "MXFP4_MOE is for mixtures of experts: of this dense model it makes Q8_0"
                 checks.add((*here, "type"), text)
+        mixes.check_section(checks, (*at, "mixes"), model)
 
     def preflight(self, inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
         """Check that the converter knows the model, and that the user's imatrix fits it."""
@@ -128,7 +144,16 @@ class GgufFamily(Family):
         if gguf.imatrix and any(quant.imatrix for quant in quants):
             matrix = imatrix.imatrix(shared, name, gguf.imatrix, conversion)
             found.artifacts.append(matrix)
-        made = {q.name: quantize.quantize(shared, name, q, conversion, matrix) for q in quants}
+        made = {}
+        on = conversion, matrix
+        measured = mixes.sensitivity(shared, name, gguf.mixes, *on) if gguf.has_targets else None
+        found.artifacts += [measured] if measured else []
+        for quant in quants:
+            if quant.target:
+                mix, made[quant.name] = mixes.mix(shared, name, quant, gguf.mixes, *on, measured)
+                found.artifacts.append(mix)
+            else:
+                made[quant.name] = quantize.quantize(shared, name, quant, *on)
         found.forms |= made
         found.artifacts += made.values()
         for form, finished in (({outtype: conversion} if kept else {}) | made).items():

@@ -120,10 +120,10 @@ class QuantizeStage(Stage):
 
     def fallbacks(self, artifact: Artifact, sizes: Sizing) -> Fallbacks | None:
         """The tensors that llama-quantize will store in another type than the mixture's."""
-        material = _material(artifact, sizes)
-        if material is None:
+        facts = material(artifact, sizes)
+        if facts is None:
             return None
-        tensors, shape, _, _ = material
+        tensors, shape, _, _ = facts
         options = artifact.options
         return planned(tensors, shape, options["type"], options, "imatrix" in artifact.inputs)
 
@@ -166,18 +166,18 @@ STAGES = (QuantizeStage(), LabelStage(), SplitStage())
 def _by_mixture(artifact: Artifact, sizes: Sizing) -> Size | None:
     """The size by each tensor's type in the mixture, or by the type's usual bpw."""
     type_, options = artifact.options["type"], artifact.options
-    material = _material(artifact, sizes)
-    if material is None:
+    facts = material(artifact, sizes)
+    if facts is None:
         return locked_size(model_of(artifact.inputs["gguf"]), sizes, QUANT_TYPES[type_].bpw)
-    tensors, shape, header, bits = material
+    tensors, shape, header, bits = facts
     types = quant_types(tensors, shape, type_, options, "imatrix" in artifact.inputs)
     return Size(quant_bytes(tensors, types, bits.items()) + header, "tensors")
 
 
-def _material(
+def material(
     artifact: Artifact, sizes: Sizing
 ) -> tuple[dict[str, Dims], Shape, int, dict[str, float]] | None:
-    """The facts from which a quant's size and fallbacks are computed.
+    """The facts from which the size and the fallbacks of a quant, or of a mix, are computed.
 
     Returns ({tensor: dims}, the model's shape, bytes of the header, {tensor: bits per weight before
     quantizing}); None if only the size of the model's files is known.

@@ -182,6 +182,10 @@ class Stage:
         """Whether an output of size 0 is a link to other files."""
         return artifact.links
 
+    def impossible(self, artifact: Artifact, sizes: Sizing) -> str | None:
+        """Why the step will fail whatever it is made from, in a sentence; None if it may not."""
+        return None
+
     def fallbacks(self, artifact: Artifact, sizes: Sizing) -> Fallbacks | None:
         """The tensors that will get another type than asked for; None: none, or unknown."""
         return None

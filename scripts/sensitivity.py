@@ -1,0 +1,175 @@
+"""Measure what each tensor of a model loses in each type: sensitivity.json, for mixes.
+
+Every type is tried on all tensors (llama-quantize --pure), which gives each tensor's error, weighted
+by the importance matrix. What such an error costs is measured by KL divergence on the first half of
+the text: with one kind of tensor in some neighbouring layers in the probe's type, all else
+unquantized. lib/mixes/sensitivity.py describes the JSON; docs/mixes.md says how good this is.
+
+An interrupted run of the same recipe goes on with what WORK holds, which is removed at the end.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lib.errors import UserError, program
+from lib.formats.fallbacks import shape_of
+from lib.formats.gguf_file import GgufFile, read_gguf
+from lib.formats.imatrix_file import read_imatrix
+from lib.mixes.candidates import FREER, PURE, Candidates, candidates, has_data
+from lib.mixes.damage import errors
+from lib.mixes.measuring import CONTEXT, Bench, Machine, halves
+from lib.mixes.parts import Parts
+from lib.mixes.sensitivity import document, groups_of, probe_of
+
+
+class State:
+    """What was measured until now, in WORK/state.json; all of it is of one recipe.
+
+    types: {type: {tensor: [its type, its error]}}. pure, groups: {type or group: KLD}.
+    """
+
+    def __init__(self, work: Path, digest: str):
+        self._file = work / "state.json"
+        self.content: dict[str, Any] = {"digest": digest, "types": {}, "pure": {}, "groups": {}}
+        try:
+            known = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = {}
+        if known.get("digest") == digest:
+            self.content = known
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True, exist_ok=True)
+
+    def note(self, what: str, name: str, found: Any) -> None:
+        """Keep a measurement, also if the next moment ends this process."""
+        self.content[what][name] = found
+        unfinished = self._file.with_name(".state.json")
+        unfinished.write_text(json.dumps(self.content), encoding="utf-8")
+        os.replace(unfinished, self._file)
+
+
+def quantize(
+    tool: Path, base: GgufFile, imatrix: Path, kind: str, threads: int, spared: list[str], to: Path
+) -> GgufFile:
+    """Quantize all tensors to one type. spared: those for which the type needs more data than
+    there is; they get q8_0. Raises UserError if llama-quantize fails.
+    """
+    command = [str(tool), "--pure", "--imatrix", str(imatrix)]
+    for name, option in zip(FREER, ("--token-embedding-type", "--output-tensor-type"), strict=True):
+        command += [option, "q8_0"] if name in spared else []
+    for name in spared:
+        command += [] if name in FREER else ["--tensor-type", f"{name}=q8_0"]
+    command += [str(base.path), str(to), PURE[kind], str(threads)]
+    if subprocess.run(command).returncode:
+        raise UserError(f"{base.path}: llama-quantize cannot make {kind}; its output is above")
+    return read_gguf(to)
+
+
+def measure_types(
+    state: State, bench: Bench, base: GgufFile, imatrix: Path, found: Candidates, types: list[str]
+) -> None:
+    """Quantize to each type, note the tensors' errors and the KLD, and keep parts of the probe's.
+
+    found: the types that each tensor can have.
+    """
+    work, matrix = bench.logits.parent, read_imatrix(imatrix).entries
+    parts, probe = Parts(work / "parts", base), probe_of(types)
+    parts.add(base)
+    for number, kind in enumerate(types, 1):
+        print(f"sensitivity: type {kind}, {number} of {len(types)}", flush=True)
+        if kind in state.content["pure"]:
+            continue
+        spared = [name for name in found if not has_data(name, kind, matrix)]
+        tool = bench.machine.tools / "llama-quantize"
+        made = work / "pure.gguf"
+        file = quantize(tool, base, imatrix, kind, bench.machine.threads, spared, made)
+        state.note("types", kind, errors(base, file, matrix, set(found)))
+        if kind == probe:
+            parts.add(file)
+        state.note("pure", kind, bench.kld(made))
+        made.unlink()
+
+
+def measure_groups(
+    state: State, bench: Bench, base: GgufFile, groups: Mapping[str, list[str]], probe: str
+) -> None:
+    """Note the KLD with the tensors of each group alone in the probe's type."""
+    parts, probed = Parts(bench.logits.parent / "parts", base), state.content["types"][probe]
+
+    def kld(group: str) -> float:
+        mix = {name: probed[name][0] for name in groups[group]}
+        directory = bench.logits.parent / "mixes" / group
+        found = bench.kld(parts.link(mix, directory))
+        shutil.rmtree(directory)
+        return found
+
+    missing = [group for group in groups if group not in state.content["groups"]]
+    for group, found in bench.each(missing, kld):
+        state.note("groups", group, found)
+        print(f"sensitivity: group {len(state.content['groups'])} of {len(groups)}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="the unquantized GGUF file")
+    parser.add_argument("--imatrix", type=Path, required=True, help="its importance matrix")
+    parser.add_argument("--text", type=Path, required=True, help="calibration text, UTF-8")
+    parser.add_argument("--corpus", required=True, help="name of the text, for the JSON")
+    parser.add_argument("--chunks", type=int, required=True, help=f"of {CONTEXT} tokens, to read")
+    parser.add_argument("--types", required=True, help="tensor types to try: q4_k,q6_k,…")
+    parser.add_argument("--tools", type=Path, required=True, help="directory of llama.cpp's tools")
+    parser.add_argument("--threads", type=int, required=True, help="threads of all that runs")
+    parser.add_argument("--side-by-side", type=int, default=1, help="measurements (default: 1)")
+    parser.add_argument("--gpu-layers", type=int, default=0, help="layers on a GPU (default: 0)")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="directory that no other step uses"
+    )
+    parser.add_argument("--recipe-digest", required=True, help="text that names the recipe")
+    parser.add_argument("--output", type=Path, required=True, help="JSON to write")
+    args = parser.parse_args()
+
+    # A part of each tensor is open at once, of a large mixture of experts more than 1024.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    state, types = State(args.work, args.recipe_digest), args.types.split(",")
+    base = read_gguf(args.model)
+    shape = shape_of(base.metadata)
+    tensors = {tensor.name: tensor.shape for tensor in base.tensors}
+    found = candidates(tensors, shape, types, read_imatrix(args.imatrix).entries)
+    text = args.work / "text.txt"
+    halves(args.text, text, args.work / "rest.txt")
+    machine = Machine(args.tools, args.threads, args.gpu_layers, args.side_by_side)
+    bench = Bench(machine, args.model, text, args.chunks, args.work / "base.kld")
+    measure_types(state, bench, base, args.imatrix, found, types)
+    groups, probe = groups_of(found), probe_of(types)
+    measure_groups(state, bench, base, groups, probe)
+
+    known = state.content["types"]
+    by_tensor: dict[str, dict[str, float]] = {name: {} for name in found}
+    for entries in known.values():
+        for name, (kind, error) in entries.items():
+            by_tensor[name][kind] = error
+    pure = {
+        kind: ({name: stored for name, (stored, _) in known[kind].items()}, kld)
+        for kind, kld in state.content["pure"].items()
+        if all(stored in found[name] for name, (stored, _) in known[kind].items())
+    }
+    probed = {name: stored for name, (stored, _) in known[probe].items()}
+    made = document(found, by_tensor, groups, state.content["groups"], probed, pure)
+    head = {"engine": "llama.cpp", "corpus": args.corpus, "context": CONTEXT, "chunks": args.chunks}
+    args.output.write_text(json.dumps(head | {"probe": probe} | made, indent=1) + "\n", "utf-8")
+    shutil.rmtree(args.work)
+
+
+if __name__ == "__main__":
+    program(main)
