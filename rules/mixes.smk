@@ -43,9 +43,8 @@ rule sensitivity:
     params:
         flags=SENSITIVITY.flags(sensitivity_flags),
         digest=lambda wildcards: SENSITIVITY.made(wildcards).digest,
-        gpu_layers=lambda wildcards, resources: 99 if resources.gpu else 0,
-        side_by_side=lambda wildcards, resources, threads: resources.gpu
-        or min(threads, 8),
+        # On a CPU; on GPUs the program knows how many fit.
+        side_by_side=lambda wildcards, threads: min(threads, 8),
     shell:
         r"""
         begin {input.recipe:q} {log:q}
@@ -57,7 +56,7 @@ rule sensitivity:
             --tools {input.tools:q}/bin \
             --threads {resources.tool_threads} \
             --side-by-side {params.side_by_side} \
-            --gpu-layers {params.gpu_layers} \
+            --gpus {resources.gpu} \
             --work resources/work/mixes/{wildcards.model:q} \
             --recipe-digest {params.digest:q} \
             --output "$OUT"

@@ -1,9 +1,9 @@
 """Measure what each tensor of a model loses in each type: sensitivity.json, for mixes.
 
-Every type is tried on all tensors (llama-quantize --pure), which gives each tensor's error, weighted
-by the importance matrix. What such an error costs is measured by KL divergence on the first half of
-the text: with one kind of tensor in some neighbouring layers in the probe's type, all else
-unquantized. lib/mixes/sensitivity.py describes the JSON; docs/mixes.md says how good this is.
+Every type is tried on all tensors (llama-quantize --pure), which gives each tensor's error,
+weighted by the importance matrix. What such an error costs is measured by KL divergence on the
+first half of the text: with one kind of tensor in some neighbouring layers in the probe's type, all
+else unquantized. lib/mixes/sensitivity.py describes the JSON; docs/mixes.md says how good this is.
 
 An interrupted run of the same recipe goes on with what WORK holds, which is removed at the end.
 """
@@ -24,9 +24,11 @@ from lib.formats.gguf_file import GgufFile, read_gguf
 from lib.formats.imatrix_file import read_imatrix
 from lib.mixes.candidates import FREER, PURE, Candidates, candidates, has_data
 from lib.mixes.damage import errors
-from lib.mixes.measuring import CONTEXT, Bench, Machine, halves
+from lib.mixes.measuring import CONTEXT, Bench, Machine, copies, halves
 from lib.mixes.parts import Parts
 from lib.mixes.sensitivity import document, groups_of, probe_of
+
+ALL_LAYERS = 99
 
 
 class State:
@@ -129,8 +131,10 @@ def main() -> None:
     parser.add_argument("--types", required=True, help="tensor types to try: q4_k,q6_k,…")
     parser.add_argument("--tools", type=Path, required=True, help="directory of llama.cpp's tools")
     parser.add_argument("--threads", type=int, required=True, help="threads of all that runs")
-    parser.add_argument("--side-by-side", type=int, default=1, help="measurements (default: 1)")
-    parser.add_argument("--gpu-layers", type=int, default=0, help="layers on a GPU (default: 0)")
+    parser.add_argument(
+        "--side-by-side", type=int, default=1, help="measurements at once on the CPU (default: 1)"
+    )
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs that are used (default: 0)")
     parser.add_argument(
         "--work", type=Path, required=True, help="directory that no other step uses"
     )
@@ -148,7 +152,10 @@ def main() -> None:
     found = candidates(tensors, shape, types, read_imatrix(args.imatrix).entries)
     text = args.work / "text.txt"
     halves(args.text, text, args.work / "rest.txt")
-    machine = Machine(args.tools, args.threads, args.gpu_layers, args.side_by_side)
+    machine = Machine(args.tools, args.threads, 0, args.side_by_side)
+    if args.gpus:
+        at_once = args.gpus * copies(args.model.stat().st_size)
+        machine = Machine(args.tools, args.threads, ALL_LAYERS, at_once)
     bench = Bench(machine, args.model, text, args.chunks, args.work / "base.kld")
     measure_types(state, bench, base, args.imatrix, found, types)
     groups, probe = groups_of(found), probe_of(types)

@@ -61,11 +61,13 @@ def tokens_of(artifact: Artifact) -> int:
 def gpu_mb(stage: Stage, size: int = 0) -> int:
     """MiB of GPU memory for one job that runs on a GPU, by which steps share one.
 
-    The whole model: 15% above the weights for context and buffers, and 1500 MiB. A layer after the
+    A whole model: 15% above the weights for context and buffers, and 1500 MiB. A layer after the
     other: 6000 MiB (a conversion of 3.4 GB peaked at 5500) and a tenth of the weights.
     """
     weights = (size or UNKNOWN_BYTES) / MIB
-    return round(1.15 * weights + 1500 if stage.gpu == "whole" else 0.1 * weights + 6000)
+    if stage.gpu == "whole":
+        return round(stage.gpu_copies(size) * (1.15 * weights + 1500))
+    return round(0.1 * weights + 6000)
 
 
 def gpus(stage: Stage, size: int = 0, card_mb: int = 80_000) -> int:

@@ -1,4 +1,4 @@
-"""Measures the KL divergence of a model's mixes on a text, as many side by side as there is room."""
+"""Measures the KL divergence of a model's mixes on a text, several side by side."""
 
 import os
 import subprocess
@@ -13,13 +13,20 @@ from lib.formats.against_base import evaluate
 from lib.formats.divergence import Scored
 
 CONTEXT = 512  # tokens in a chunk
+# Measurements beside each other on one GPU, of a model of fewer bytes: they mostly start and load.
+COPIES, SMALL = 4, 4 * 10**9
+
+
+def copies(size: int) -> int:
+    """Measurements that share a GPU. size: bytes of the model."""
+    return COPIES if size < SMALL else 1
 
 
 class Machine(NamedTuple):
     """What measurements run on.
 
     tools: directory of llama.cpp's tools. threads: of all measurements together. gpu_layers: layers
-    on a GPU. side_by_side: measurements, each on threads or on a GPU of its own.
+    on a GPU. side_by_side: measurements at once, each on its share of the threads and on one GPU.
     """
 
     tools: Path

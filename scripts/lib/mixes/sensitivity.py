@@ -18,7 +18,7 @@ from lib.formats.json_file import read_json
 from lib.formats.quants import TENSOR_BITS
 from lib.mixes.choice import Choices
 
-GROUPS = 64  # at most, of layers; further ones are measured together
+GROUPS = 128  # at most; of more tensors, those of neighbouring layers are measured together
 PROBE_BITS = 4.5
 LEAST = 1e-8  # nats a token: less is not told from nothing
 

@@ -11,6 +11,7 @@ from lib.formats.memory import shape_of
 from lib.keys.section import Choice, Number, Read, Section, Text
 from lib.keys.values import show, suggestion, to_list, to_tensor_type
 from lib.mixes import candidates, targets
+from lib.mixes.measuring import copies
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
 from lib.stages import quantize
@@ -136,7 +137,7 @@ class SensitivityStage(Stage):
     time = Time(30, 5)
     output = 2.5
     scratch = 2.0
-    tokens = 300_000  # 75 measurements of 8 chunks of 512
+    tokens = 600_000  # 140 measurements of 8 chunks of 512
     bytes_per_weight = 2.0
     counted = Counted(r"sensitivity: \w+ .*?(\d+) of", r"sensitivity: .* of (\d+)")
     gpu = "whole"
@@ -144,6 +145,10 @@ class SensitivityStage(Stage):
     takes_all = True
     priority = 1
     typical = 100_000
+
+    def gpu_copies(self, size: int) -> int:
+        """Several of a small model."""
+        return copies(size)
 
     def cost_of(self, artifact: Artifact) -> Cost:
         """A quantization to each type; the measurements are counted by their tokens."""
@@ -158,7 +163,6 @@ class MixStage(Stage):
     column = "mixes"
     memory = Memory(1500)
     cost = Cost(2, 0)
-    reads = ("sensitivity",)
     typical = 10_000
 
     def impossible(self, artifact: Artifact, sizes: Sizing) -> str | None:

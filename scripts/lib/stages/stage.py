@@ -168,6 +168,10 @@ class Stage:
         most = jobs if size < 1e9 else min(jobs, 4 if size < 2e10 else 2)
         return self.fixed_threads or max(1, cores // max(1, most))
 
+    def gpu_copies(self, size: int) -> int:
+        """How many models of this size it keeps on each GPU at once."""
+        return 1
+
     def cost_of(self, artifact: Artifact) -> Cost:
         """What a step costs, if no earlier run tells; a model's tokens are added (`tokens`)."""
         return self.cost
