@@ -95,7 +95,13 @@ EVERYTHING: dict[str, Any] = {
             },
             "gguf": {
                 "imatrix": {"corpus": "demo"},
-                "quants": ["Q8_0", "Q4_K_M"],
+                "quants": [
+                    "Q8_0",
+                    "Q4_K_M",
+                    {"name": "Small", "target_bpw": 7},
+                    {"name": "Close", "max_kld": 0.5},
+                ],
+                "mixes": {"chunks": 2, "types": ["q4_0", "q5_0", "q8_0"]},
                 "split_max_size": "1M",
                 "metadata": {"general.license": "mit"},
             },

@@ -34,6 +34,10 @@ MADE_BY = {
     "convert": ["convert.py"],
     "imatrix": ["imatrix_ranges.py", "lib/flags/imatrix.py"],
     "quantize": ["lib/flags/quantize.py"],
+    "sensitivity": ["sensitivity.py", "lib/flags/mixes.py"],
+    "mix": ["mix.py", "lib/flags/mixes.py"],
+    "mix_by_kld": ["mix_by_kld.py", "lib/flags/mixes.py"],
+    "quantize_mix": ["mix_type.py"],
     "label": ["gguf_metadata.py"],
     "split": [],
     "exl2_measure": ["exl2_convert.py"],
@@ -53,7 +57,7 @@ MADE_BY = {
     "card": ["describe_forms.py", "describe_card.py", "card.py", "templates/card.md.j2"],
 }
 WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split")
-WEIGHTS += ("exl2_measure", "exl2_quantize")
+WEIGHTS += ("sensitivity", "mix", "mix_by_kld", "quantize_mix", "exl2_measure", "exl2_quantize")
 # How a program ends decides no bytes: whatever is loaded from there is not counted.
 ENDS = "lib/errors.py"
 # What decides no weights, whatever else it does.

@@ -36,6 +36,7 @@ MISTAKES = {
     "check_corpus.py": ("empty.txt --corpus NAME", "corpora.NAME"),
     "check_gguf.py": ("broken.json --completion-tool tool", "broken.json"),
     "check_imatrix.py": ("--imatrix broken.json --model nowhere", "broken.json"),
+    "check_mix.py": ("broken.json --mix nowhere", "broken.json"),
     "check_measurement.py": ("--measurement broken.json --model model", "broken.json"),
     "check_shards.py": ("--whole nowhere --shards model", "nowhere"),
     "convert.py": ("--threads 1 nowhere model", "nowhere"),
@@ -78,10 +79,22 @@ MISTAKES = {
     "link_file.py": ("nowhere out", "nowhere"),
     "merge.py": ("--config nowhere.yaml --output out --seed 1", "nowhere.yaml"),
     "merge_config.py": ("nowhere.json .", "nowhere.json"),
+    "mix.py": ("broken.json --sensitivity nowhere --target-size 1 --output out", "broken.json"),
+    "mix_by_kld.py": (
+        "broken.json --sensitivity nowhere --imatrix nowhere --max-kld 1 --text empty.txt --corpus "
+        "NAME --chunks 1 --tools model --threads 1 --output out",
+        "broken.json",
+    ),
+    "mix_type.py": ("nowhere --model broken.json", "nowhere"),
     "model_view.py": ("--source nowhere --output out", "nowhere"),
     "publish.py": ("plan --manifest broken.json", "broken.json"),
     "report.py": (
         "--model NAME --forms broken.json --csv out --svg out --html out",
+        "broken.json",
+    ),
+    "sensitivity.py": (
+        "broken.json --imatrix nowhere --text empty.txt --corpus NAME --chunks 1 --types q4_0 "
+        "--tools model --threads 1 --work work --recipe-digest 0 --output out",
         "broken.json",
     ),
     "source.py": RECIPE,

@@ -35,35 +35,45 @@ def total(choices: Choices, mix: Mapping[str, str]) -> tuple[int, float]:
 
 def _solve(choices: Choices, limit: float, minimised: int, limited: int) -> Mix | None:
     """The mix of the least sum of one of a choice's two figures, whose sum of the other fits."""
-    keys = [(name, kind) for name, kinds in choices.items() for kind in _useful(kinds)]
+
+    def in_order(kinds: Mapping[str, tuple[int, float]], figure: int) -> list[str]:
+        return sorted(kinds, key=lambda kind: (kinds[kind][figure], kinds[kind]))
+
+    least = {name: in_order(kinds, limited)[0] for name, kinds in choices.items()}
+    if total(choices, least)[limited] > limit:
+        return None
+    keys = [
+        (name, kind)
+        for name, kinds in choices.items()
+        for kind in _useful(kinds)
+        if kinds[kind][limited] <= limit
+    ]
     figures = np.array([choices[name][kind] for name, kind in keys], dtype=float)
     row = {name: number for number, name in enumerate(choices)}
     rows = [row[name] for name, _ in keys]
     one_each = csr_array((np.ones(len(keys)), (rows, range(len(keys)))))
-    # In numbers around 1, which the solver's tolerances are for.
-    scale = figures.max(axis=0)
-    scale[scale == 0] = 1
-    scaled = figures / scale
-    allowed = limit / scale[limited]
+    # The solver's tolerances are for numbers around 1: so are the limit and the least sum.
+    best = {name: in_order(kinds, minimised)[0] for name, kinds in choices.items()}
+    objective = figures[:, minimised] / (total(choices, best)[minimised] or 1)
+    used, allowed = figures[None, :, limited] / (limit or 1), 1.0
     while True:
         found: OptimizeResult = milp(
-            scaled[:, minimised],
+            objective,
             constraints=[
                 LinearConstraint(one_each, 1, 1),
-                LinearConstraint(scaled[None, :, limited], -np.inf, allowed),
+                LinearConstraint(used, -np.inf, allowed),
             ],
             integrality=np.ones(len(keys)),
             bounds=Bounds(0, 1),
             options={"mip_rel_gap": GAP},
         )
         if found.x is None:
-            return None
-        mix = {
-            name: kind for (name, kind), chosen in zip(keys, found.x, strict=True) if chosen > 0.5
-        }
+            return least  # which fits exactly, and no better one does for sure
+        taken = zip(keys, found.x, strict=True)
+        mix = {name: kind for (name, kind), chosen in taken if chosen > 0.5}
         if (over := total(choices, mix)[limited] - limit) <= 0:
             return mix
-        allowed -= 2 * over / scale[limited]  # within the solver's tolerance, but not within ours
+        allowed -= 2 * over / limit  # it was within the solver's tolerance, and not within ours
 
 
 def _useful(kinds: Mapping[str, tuple[int, float]]) -> list[str]:
