@@ -9,8 +9,9 @@ from gguf.quants import dequantize
 from lib.formats.gguf_file import GgufFile, Tensor
 from lib.formats.imatrix_file import ImatrixEntry
 
-# Weights of a tensor that are read, evenly spread over its rows: of a 70B model's tensors a 30th.
-SAMPLE = 1 << 24
+# Weights of a tensor that are read at most, evenly spread over its rows. (With 2**20 the error was
+# off by 0.25% at most, 0.006% in the mean: 44 tensors of 0.1 to 4 million weights in Q4_K_M.)
+SAMPLE = 1 << 20
 
 
 def errors(
