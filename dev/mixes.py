@@ -18,20 +18,24 @@ from statistics import mean, stdev
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+from lib.errors import UserError, program
+
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = ("IQ2_M", "IQ3_XXS", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K")
 HEAD = ("model", "at the size of", "bytes", "preset", "mix", "expected", "difference", "less")
 
 
 def build(directory: Path, config: dict, options: list[str]) -> float:
-    """Build a config in a directory. Returns the seconds; exits if Snakemake fails."""
+    """Build a config in a directory. Returns the seconds. Raises UserError if Snakemake fails."""
     file = directory / "mixes.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(directory), *options, "--configfile", str(file.resolve())]
     began = time.monotonic()
     if subprocess.run(command, stdout=sys.stderr).returncode:
-        sys.exit("the build failed; what it printed is above")
+        raise UserError("the build failed; what it printed is above")
     return time.monotonic() - began
 
 
@@ -97,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -167,7 +167,7 @@ rule quantize_mix:
         r"""
         begin {input.recipe:q} {log:q}
         gpus 0
-        type=$(script mix_type.py {input.mix:q} --model {input.gguf:q})
+        type=$(script mix_type.py {input.mix:q})
         {input.tools:q}/bin/llama-quantize \
             --imatrix {input.imatrix:q} \
             --tensor-type-file {input.mix:q} \

@@ -22,7 +22,8 @@ from lib.errors import UserError, program
 from lib.formats.fallbacks import shape_of
 from lib.formats.gguf_file import GgufFile, read_gguf
 from lib.formats.imatrix_file import read_imatrix
-from lib.mixes.candidates import FREER, PURE, Candidates, candidates, has_data
+from lib.formats.quants import PURE
+from lib.mixes.candidates import FREER, Candidates, candidates, has_data
 from lib.mixes.damage import errors
 from lib.mixes.measuring import CONTEXT, Bench, Machine, copies, halves
 from lib.mixes.parts import Parts
@@ -109,7 +110,7 @@ def measure_groups(
     def kld(group: str) -> float:
         mix = {name: probed[name][0] for name in groups[group]}
         directory = bench.logits.parent / "mixes" / group
-        found = bench.kld(parts.link(mix, directory))
+        found = bench.kld(parts.link(mix, directory), alone=False)
         shutil.rmtree(directory)
         return found
 

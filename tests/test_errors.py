@@ -85,7 +85,7 @@ MISTAKES = {
         "NAME --chunks 1 --tools model --threads 1 --output out",
         "broken.json",
     ),
-    "mix_type.py": ("nowhere --model broken.json", "nowhere"),
+    "mix_type.py": ("nowhere", "nowhere"),
     "model_view.py": ("--source nowhere --output out", "nowhere"),
     "publish.py": ("plan --manifest broken.json", "broken.json"),
     "report.py": (

@@ -366,10 +366,10 @@ def test_types_that_need_data_are_for_tensors_that_have_some():
     assert has_data("token_embd.weight", "iq3_xxs", None)
 
 
-def test_a_mix_is_written_and_read_and_called_by_most_of_its_weights(mixed, tmp_path):
+def test_a_mix_is_written_and_read_and_called_by_most_of_its_tensors(mixed, tmp_path):
     base = gguf(mixed, "BF16")
     mix = {t.name: "q4_k" for t in base.tensors if t.type_name == "BF16"}
     mix["output.weight"] = "q6_k"
     write_mix(tmp_path / "mix.txt", mix)
     assert read_mix(tmp_path / "mix.txt") == mix
-    assert called(mix, base) == "Q4_K_M"
+    assert called(mix) == "Q4_K_M"

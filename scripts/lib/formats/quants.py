@@ -92,6 +92,8 @@ _ALL = [
 ]
 
 QUANT_TYPES: dict[str, QuantType] = {entry.name: entry for entry in _ALL}
+# {tensor type: a quant type whose tensors it is}: what llama-quantize is asked for with --pure.
+PURE = {entry.tensor: entry.name for entry in reversed(_ALL) if entry.tensor and not entry.lossless}
 
 
 def canonical(name: str) -> str | None:

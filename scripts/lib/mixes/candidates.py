@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from lib.formats.gguf_file import GgufFile
 from lib.formats.mixture import Dims, Shape, quant_types
 from lib.formats.quants import (
-    QUANT_TYPES,
+    PURE,
     TENSOR_ABORTS_WITHOUT_IMATRIX,
     TENSOR_BITS,
     TENSOR_NEEDS_IMATRIX,
@@ -19,12 +19,6 @@ from lib.formats.quants import (
 DEFAULT = (
     "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "q2_k", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k", "q8_0",
 )  # fmt: skip
-# {tensor type: a quant type whose tensors it is}: what llama-quantize is asked for with --pure.
-PURE = {
-    entry.tensor: entry.name
-    for entry in reversed(QUANT_TYPES.values())
-    if entry.tensor and not entry.lossless
-}
 # llama-quantize takes some types for these without an entry in the matrix.
 FREER = ("token_embd.weight", "output.weight")
 ALIGNMENT = 32

@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lib.errors import UserError
-from lib.formats.gguf_file import GgufFile
-from lib.formats.quants import TENSOR_BITS
-from lib.mixes.candidates import PURE
+from lib.formats.quants import PURE, TENSOR_BITS
 
-# {tensor type: the quant type that a file is called by if most of its weights are in it}.
+# {tensor type: the quant type that a file is called by if most of its tensors are in it}.
 CALLED = PURE | {"q2_k": "Q2_K", "q3_k": "Q3_K_M", "q4_k": "Q4_K_M", "q5_k": "Q5_K_M"}
 CALLED |= {"iq3_s": "IQ3_S", "iq2_s": "IQ2_M"}
 
@@ -35,11 +33,7 @@ def read_mix(path: Path) -> dict[str, str]:
     return mix
 
 
-def called(mix: Mapping[str, str], base: GgufFile) -> str:
-    """The quant type that a file of this mix says it is: that of most of its weights."""
-    weights: Counter[str] = Counter()
-    for tensor in base.tensors:
-        if tensor.name in mix:
-            weights[mix[tensor.name]] += tensor.elements
-    (kind, _), *_ = weights.most_common(1)
+def called(mix: Mapping[str, str]) -> str:
+    """The quant type that a file of this mix says it is: that of most of its tensors."""
+    (kind, _), *_ = Counter(mix.values()).most_common(1)
     return CALLED[kind]

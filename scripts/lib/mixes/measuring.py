@@ -34,9 +34,9 @@ class Machine(NamedTuple):
     gpu_layers: int = 0
     side_by_side: int = 1
 
-    def perplexity(self, model: Path, text: Path, chunks: int) -> list[str]:
-        """The command of llama-perplexity for one model."""
-        threads = max(1, self.threads // self.side_by_side)
+    def perplexity(self, model: Path, text: Path, chunks: int, alone: bool = True) -> list[str]:
+        """The command of llama-perplexity for one model. alone: it has all threads."""
+        threads = self.threads if alone else max(1, self.threads // self.side_by_side)
         typed = [f"{self.tools}/llama-perplexity", "--model", str(model), "--file", str(text)]
         typed += ["--ctx-size", str(CONTEXT), "--chunks", str(chunks), "--threads", str(threads)]
         return [*typed, "--n-gpu-layers", str(self.gpu_layers)]
@@ -68,19 +68,22 @@ class Bench:
         for environment in machine.environments():
             self._environments.put(environment)
 
-    def scored(self, model: Path) -> Scored:
-        """What is measured of each token of the text. model: GGUF, or the first of its files."""
+    def scored(self, model: Path, alone: bool = True) -> Scored:
+        """What is measured of each token of the text.
+
+        model: GGUF, or the first of its files. alone: no other measurement runs beside it.
+        """
         environment = self._environments.get()
-        command = self.machine.perplexity(model, self.text, self.chunks)
+        command = self.machine.perplexity(model, self.text, self.chunks, alone)
         try:
             with self.logits.open("rb") as base:
                 return evaluate(base, command, 1, environment)[0]
         finally:
             self._environments.put(environment)
 
-    def kld(self, model: Path) -> float:
-        """The mean KL divergence from the unquantized model, in nats a token."""
-        return float(self.scored(model).kld.mean())
+    def kld(self, model: Path, alone: bool = True) -> float:
+        """The mean KL divergence from the unquantized model, in nats a token; as `scored`."""
+        return float(self.scored(model, alone).kld.mean())
 
     def each(self, tasks: Iterable[Any], measure: Any) -> Iterator[tuple[Any, float]]:
         """Yield (task, measure(task)), several side by side, in the order of the tasks."""

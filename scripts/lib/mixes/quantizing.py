@@ -16,6 +16,6 @@ def quantize_mix(machine: Machine, base: GgufFile, imatrix: Path, mix: dict[str,
         file = Path(scratch) / "mix.txt"
         write_mix(file, mix)
         command = [f"{machine.tools}/llama-quantize", "--imatrix", str(imatrix)]
-        command += ["--tensor-type-file", str(file), str(base.path), str(to), called(mix, base)]
+        command += ["--tensor-type-file", str(file), str(base.path), str(to), called(mix)]
         if subprocess.run([*command, str(machine.threads)]).returncode:
             raise UserError(f"{base.path}: llama-quantize fails with a mix; its output is above")

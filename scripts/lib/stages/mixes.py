@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lib.formats.memory import shape_of
+from lib.formats.quants import PURE
 from lib.keys.section import Choice, Number, Read, Section, Text
 from lib.keys.values import show, suggestion, to_list, to_tensor_type
 from lib.mixes import candidates, targets
@@ -49,8 +50,8 @@ def to_types(value: Any) -> list[str]:
     found = []
     for entry in to_list(value):
         kind = to_tensor_type(entry)
-        if kind not in candidates.PURE:
-            near = suggestion(kind, candidates.PURE)
+        if kind not in PURE:
+            near = suggestion(kind, PURE)
             raise ValueError(f"{kind} is no type that llama-quantize makes a whole file of{near}")
         if kind in found:
             raise ValueError(f"{kind} is there twice")
@@ -152,7 +153,7 @@ class SensitivityStage(Stage):
 
     def cost_of(self, artifact: Artifact) -> Cost:
         """A quantization to each type; the measurements are counted by their tokens."""
-        names = (candidates.PURE[kind] for kind in artifact.options["types"])
+        names = (PURE[kind] for kind in artifact.options["types"])
         return Cost(10, sum(_cost_of(name) for name in names))
 
 
