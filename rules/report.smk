@@ -50,12 +50,10 @@ rule report:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        check describe_families.py >"$STAGE/families.json"
-        script describe_forms.py {input.recipe:q} >"$STAGE/forms.json"
         script report.py \
             --model {wildcards.model:q} \
-            --forms "$STAGE/forms.json" \
-            --families "$STAGE/families.json" \
+            --forms <(script describe_forms.py {input.recipe:q}) \
+            --families <(check describe_families.py) \
             --page "$QM_SCRIPTS/templates/quality.html.j2" \
             --page-script "$QM_SCRIPTS/templates/quality.js" \
             --csv "$STAGE/quality.csv" \
@@ -88,13 +86,10 @@ rule card:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        check describe_families.py >"$STAGE/families.json"
-        script describe_forms.py {input.recipe:q} >"$STAGE/forms.json"
-        script describe_card.py {input.recipe:q} >"$STAGE/about.json"
         script card.py \
-            --forms "$STAGE/forms.json" \
-            --families "$STAGE/families.json" \
-            --about "$STAGE/about.json" \
+            --forms <(script describe_forms.py {input.recipe:q}) \
+            --families <(check describe_families.py) \
+            --about <(script describe_card.py {input.recipe:q}) \
             --template "$QM_SCRIPTS/templates/card.md.j2" \
             --output "$OUT"
         commit

@@ -1060,13 +1060,13 @@ def test_another_version_of_mergekit_makes_stale_the_merge_and_what_is_made_from
     assert p.plan() == exl2("safetensors", "gguf/M-BF16.gguf", "gguf/M-Q8_0.gguf", *SHOWN)
 
 
-def test_another_version_of_pandas_makes_stale_the_reports(planned, monkeypatch):
+def test_another_version_of_matplotlib_makes_stale_the_reports(planned, monkeypatch):
     p = planned(GGUF)
     version = lib.planning.graph.package_version
     monkeypatch.setattr(
         lib.planning.graph,
         "package_version",
-        lambda name: "9.9" if name == "pandas" else version(name),
+        lambda name: "9.9" if name == "matplotlib" else version(name),
     )
     assert p.plan() == exl2(*SHOWN)
 

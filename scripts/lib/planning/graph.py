@@ -26,7 +26,7 @@ from lib.stages.registry import FULL_WEIGHTS, family_of
 from lib.stages.shared import Shared
 
 REPORT = ("csv", "svg", "html")
-REPORT_TOOLS = ("pandas", "matplotlib", "textalloc")
+REPORT_TOOLS = ("matplotlib", "textalloc")
 
 
 @dataclass(frozen=True)
