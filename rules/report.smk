@@ -68,9 +68,7 @@ rule card:
     input:
         recipe=CARD.wanted,
         made=made_from(
-            CARD,
-            *("report", "form", "evaluation", "also", "task", "harness"),
-            *("model", "shards"),
+            CARD, "form", "evaluation", "also", "task", "harness", "model", "shards"
         ),
     output:
         card=CARD.path,

@@ -728,6 +728,13 @@ def a_page_alone(p):
     return of("Mix", "Q6_K", "base", "Q6_K/evaluation", "report")
 
 
+@row("results/Mix/README.md")
+def a_card_alone(p):
+    """It links to the report's plot, and does not wait for it."""
+    p.quants.append("Q6_K")
+    return of("Mix", "Q6_K", "base", "Q6_K/evaluation", "card")
+
+
 @row("--until", "quantize")
 def until_a_rule(p):
     p.quants.append("Q6_K")

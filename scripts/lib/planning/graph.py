@@ -169,6 +169,7 @@ class Graph:
                 name,
                 {**report.options, "about": said},
                 inputs=inputs,
+                unread=("report",),  # a card links to its plot
                 sources=self._template(said["template"]),
                 describes=True,
                 on_demand=said is not local,
