@@ -47,6 +47,8 @@ rule report:
         REPORT.benchmark
     conda:
         "../envs/quantmill.yaml"
+    # What is printed for a program is made while the program starts. Who fails prints nothing, which
+    # the program cannot read.
     shell:
         r"""
         begin {input.recipe:q} {log:q}

@@ -27,13 +27,7 @@ LAST_LINES = re.compile(r"perf\w*: +total time")
 INVALID = re.compile(r"tensor '([^']+)' has invalid data")
 
 
-def complete(
-    model: Path,
-    tool: Path,
-    prompt: str,
-    tokens: int,
-    threads: int | None = None,
-) -> str:
+def complete(model: Path, tool: Path, prompt: str, tokens: int, threads: int | None = None) -> str:
     """The text of `tokens` greedy tokens after `prompt`; the tool has checked all tensors.
 
     tool: llama-completion. The tool prints text and log from two threads, so the end of the text

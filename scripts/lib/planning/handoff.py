@@ -109,7 +109,7 @@ def leave(artifact: "Artifact") -> str:
         artifact.rule,
         artifact.digest,
         artifact.recipe,
-        {r: (up.path, up.digest) for r, up in artifact.inputs.items() if r not in artifact.unread},
+        {role: (up.path, up.digest) for role, up in artifact.read.items()},
         left=time.time_ns(),
     )
     if not _is_left(path, wanted):

@@ -56,6 +56,11 @@ class Artifact:
     def __post_init__(self):
         self.outputs = self.outputs or (self.path,)
 
+    @property
+    def read(self) -> dict[str, "Artifact"]:
+        """The inputs that the step reads."""
+        return {role: up for role, up in self.inputs.items() if role not in self.unread}
+
     def inputs_in(self, roles: Collection[str]) -> list["Artifact"]:
         """The inputs whose role begins with one of these words; all inputs if `roles` is empty.
 
