@@ -47,7 +47,10 @@ def artifact_of(building: Path) -> str:
 
 
 def hold_file(building: Path) -> Path:
-    """The file in this directory that a step keeps locked while it builds (lib/run/hold.py)."""
+    """The file in this directory that a step keeps locked while it builds (lib/run/hold.py).
+
+    step.sh opens it.
+    """
     return building / "hold"
 
 
