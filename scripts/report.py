@@ -13,6 +13,7 @@ other way round. A cell is empty if it was not measured.
 
 import argparse
 import csv
+import gc
 import json
 import math
 from concurrent.futures import ProcessPoolExecutor
@@ -282,6 +283,7 @@ def drawn(model: ModelForms) -> tuple[str, dict[str, list[str]]]:
 
     Each is drawn by a process of its own: with 31 forms one takes 0.35 s.
     """
+    gc.freeze()  # what is loaded stays: no process's garbage collector need go through it
     with ProcessPoolExecutor(5, get_context("fork")) as pool:
         draw = partial(pool.submit, quality_plot.draw, model.name, model.forms)
         plot = draw(*WIDE, standalone=True)
