@@ -55,7 +55,7 @@ rule report:
         script report.py \
             --model {wildcards.model:q} \
             --forms <(script describe_forms.py {input.recipe:q}) \
-            --families <(check describe_families.py) \
+            --families .snakemake/quantmill/families.json \
             --page "$QM_SCRIPTS/templates/quality.html.j2" \
             --page-script "$QM_SCRIPTS/templates/quality.js" \
             --csv "$STAGE/quality.csv" \
@@ -88,7 +88,7 @@ rule card:
         begin {input.recipe:q} {log:q}
         script card.py \
             --forms <(script describe_forms.py {input.recipe:q}) \
-            --families <(check describe_families.py) \
+            --families .snakemake/quantmill/families.json \
             --about <(script describe_card.py {input.recipe:q}) \
             --template "$QM_SCRIPTS/templates/card.md.j2" \
             --output "$OUT"

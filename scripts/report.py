@@ -362,9 +362,9 @@ def main() -> None:
     parser.add_argument(
         "--families",
         type=Path,
-        help="JSON list, which describe_families.py prints: [{name, title, order, phrase, library, "
-        "tags, note, tag, colours, diamond, has_quants}]; without it families are called by their "
-        "keys",
+        help="JSON list, which a build leaves as .snakemake/quantmill/families.json: [{name, "
+        "title, order, phrase, library, tags, note, tag, colours, diamond, has_quants}]; without "
+        "it families are called by their keys",
     )
     parser.add_argument(
         "--page",
