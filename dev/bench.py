@@ -4,10 +4,12 @@
 
 DIR is a working directory in which resources/ is built (tools and sources). Everything else is
 built in the new directories DIR-script (one call after the other), DIR-make (`make -j CORES`),
-DIR-snakemake (a plain Snakefile, a rule for each file) and DIR-quantmill, in turn. Prints a
-Markdown table: wall time and core time in seconds, the most that the disk held more than before,
-and what all processes read and wrote (through the system's cache, so a file that is read twice
-counts twice), in GB.
+DIR-snakemake (a plain Snakefile, a rule for each file) and DIR-quantmill, in turn. With --add, one
+quant is added to each afterwards, as often as --add-rounds says: it is removed in between, with
+what was made from it. Prints a Markdown table of means: wall time and core time in seconds, the
+most that the disk held more than before, what all processes read and wrote (through the system's
+cache, so a file that is read twice counts twice), in GB, and Quantmill's wall time to the other's,
+pair by pair (least to most).
 """
 
 import argparse
@@ -182,6 +184,44 @@ def quantmill(configfile: Path) -> list[str]:
     return [*build, *(["--profile", str(ROOT / "profiles/gpu")] if said.gpu else [])]
 
 
+def planned(raw: dict, place: Path) -> Graph:
+    """The artifacts that a config declares in a directory."""
+    return Graph(load(copy.deepcopy(raw), place)[0], Contents(), Lock())
+
+
+def written(kind: str, place: Path, raw: dict, built: dict | None = None) -> list[str]:
+    """Write what `kind` builds a config by. Returns the command. built: a config that is built."""
+    os.chdir(place)
+    config = place.with_suffix(".yaml")
+    config.write_text(yaml.safe_dump(raw, sort_keys=False))
+    if kind == "quantmill":
+        return quantmill(config)
+    known = {artifact.path for artifact in planned(built, place)} if built else set()
+    return BASELINES[kind]([step for step in steps(planned(raw, place)) if step.path not in known])
+
+
+def take_away(kind: str, place: Path, raw: dict, more: dict) -> None:
+    """Remove what was built of the config `more` and is not in `raw`; reports and cards go back."""
+    for path in {a.path for a in planned(more, place)} - {a.path for a in planned(raw, place)}:
+        shutil.rmtree(place / path) if (place / path).is_dir() else (place / path).unlink()
+        (place / f"{path}.recipe.json").unlink(missing_ok=True)
+    if kind == "quantmill":
+        timed(written(kind, place, raw), place)
+
+
+def prepare(ready: Path, place: Path) -> None:
+    """Make a directory for a build, with what is ready for it."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    for path in ready.iterdir():
+        if path.name == "resources":
+            shutil.copytree(path, place / path.name, symlinks=True)
+        elif path.name not in ("results", ".snakemake", "logs", "benchmarks"):
+            (place / path.name).symlink_to(path)
+    # What Quantmill knows of the sources' content: it has to read them, as in a first run.
+    (place / "resources/contents.json").unlink(missing_ok=True)
+
+
 class Spent(NamedTuple):
     """What a build took: seconds of wall time, core seconds, bytes."""
 
@@ -246,42 +286,34 @@ def main() -> None:
         "--by", nargs="+", choices=builders, default=usual, help="default: script quantmill"
     )
     parser.add_argument("--add", metavar="TYPE", help="then add this quant to the first model")
+    parser.add_argument(
+        "--add-rounds", type=int, default=1, help="of that; all take turns (default: 1)"
+    )
     parser.parse_args(namespace=said)
     ready = said.ready.resolve()
-    text = said.configfile.read_text()
+    places = {kind: ready.with_name(f"{ready.name}-{kind}") for kind in said.by}
+    raw = yaml.safe_load(said.configfile.read_text())
+    more = copy.deepcopy(raw)
+    if said.add:
+        next(m for m in more["models"].values() if m.get("gguf"))["gguf"]["quants"].append(said.add)
     rows: dict[tuple[str, str], list[Spent]] = {}
+
+    def build(what: str, kind: str, *configs: dict) -> None:
+        command = written(kind, places[kind], *configs)
+        os.sync()
+        rows.setdefault((what, kind), []).append(timed(command, places[kind]))
+
     for _ in range(said.rounds):
-        for kind in said.by:
-            place = ready.with_name(f"{ready.name}-{kind}")
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir()
-            for path in ready.iterdir():
-                if path.name == "resources":
-                    shutil.copytree(path, place / path.name, symlinks=True)
-                elif path.name not in ("results", ".snakemake", "logs", "benchmarks"):
-                    (place / path.name).symlink_to(path)
-            # What Quantmill knows of the sources' content: it has to read them, as in a first run.
-            (place / "resources/contents.json").unlink(missing_ok=True)
-            os.chdir(place)
-            raw = yaml.safe_load(text)
-            before: set[str] = set()
-            for what in filter(None, ("everything", said.add and f"{said.add} added")):
-                if what != "everything":
-                    first = next(m for m in raw["models"].values() if m.get("gguf"))
-                    first["gguf"]["quants"].append(said.add)
-                config = place.with_suffix(".yaml")
-                config.write_text(yaml.safe_dump(raw, sort_keys=False))
-                if kind == "quantmill":
-                    command = quantmill(config)
-                else:
-                    graph = Graph(load(copy.deepcopy(raw), place)[0], Contents(), Lock())
-                    found = [step for step in steps(graph) if step.path not in before]
-                    before |= {step.path for step in found}
-                    command = BASELINES[kind](found)
-                os.sync()
-                rows.setdefault((what, kind), []).append(timed(command, place))
-            if kind != "quantmill":
-                shutil.rmtree(place / "results")
+        for kind, place in places.items():
+            prepare(ready, place)
+            build("everything", kind, raw)
+        for number in range(said.add_rounds if said.add else 0):
+            for kind, place in places.items():
+                if number:
+                    take_away(kind, place, raw, more)
+                build(f"{said.add} added", kind, more, raw)
+        for kind in places.keys() - {"quantmill"}:
+            shutil.rmtree(places[kind] / "results")
     print("| build | by | wall, s | cores, s | disk, GB | read, GB | written, GB | wall, ratio |")
     print("| --- | --- | --: | --: | --: | --: | --: | --: |")
     for (what, kind), spent in rows.items():
@@ -289,6 +321,8 @@ def main() -> None:
         pairs = zip(rows.get((what, "quantmill"), ()), spent, strict=False)
         ratios = [mill.wall / other.wall for mill, other in pairs if kind != "quantmill"]
         ratio = f"{sum(ratios) / len(ratios):.2f}" if ratios else ""
+        if len(ratios) > 1:
+            ratio += f" ({min(ratios):.2f} to {max(ratios):.2f})"
         sizes = " | ".join(f"{part / 1e9:.2f}" for part in mean[2:])
         print(f"| {what} | {kind} | {mean.wall:.1f} | {mean.cpu:.1f} | {sizes} | {ratio} |")
 

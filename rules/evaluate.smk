@@ -94,6 +94,10 @@ rule evaluate:
         r"""
         begin {input.recipe:q} {log:q}
         gpus {resources.gpu} {resources.gpu_mb}
+        beside check_gguf.py {input.gguf:q} \
+            --completion-tool {input.tools:q}/bin/llama-completion \
+            --threads {threads} \
+            --json "$STAGE/notes.json"
         script evaluate.py \
             --base {input.logits:q} \
             --text {input.text:q} \
@@ -107,11 +111,6 @@ rule evaluate:
             {params.flags:q} \
             --n-gpu-layers {params.gpu_layers} \
             --threads {threads}
-        check check_gguf.py {input.gguf:q} \
-            --completion-tool {input.tools:q}/bin/llama-completion \
-            --threads {threads} \
-            --gpu-layers {params.gpu_layers} \
-            --json "$STAGE/notes.json"
         commit
         """
 

@@ -47,15 +47,15 @@ rule report:
         REPORT.benchmark
     conda:
         "../envs/quantmill.yaml"
+    # What is printed for a program is made while the program starts. Who fails prints nothing, which
+    # the program cannot read.
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        check describe_families.py >"$STAGE/families.json"
-        script describe_forms.py {input.recipe:q} >"$STAGE/forms.json"
         script report.py \
             --model {wildcards.model:q} \
-            --forms "$STAGE/forms.json" \
-            --families "$STAGE/families.json" \
+            --forms <(script describe_forms.py {input.recipe:q}) \
+            --families .snakemake/quantmill/families.json \
             --page "$QM_SCRIPTS/templates/quality.html.j2" \
             --page-script "$QM_SCRIPTS/templates/quality.js" \
             --csv "$STAGE/quality.csv" \
@@ -70,9 +70,7 @@ rule card:
     input:
         recipe=CARD.wanted,
         made=made_from(
-            CARD,
-            *("report", "form", "evaluation", "also", "task", "harness"),
-            *("model", "shards"),
+            CARD, "form", "evaluation", "also", "task", "harness", "model", "shards"
         ),
     output:
         card=CARD.path,
@@ -88,13 +86,10 @@ rule card:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        check describe_families.py >"$STAGE/families.json"
-        script describe_forms.py {input.recipe:q} >"$STAGE/forms.json"
-        script describe_card.py {input.recipe:q} >"$STAGE/about.json"
         script card.py \
-            --forms "$STAGE/forms.json" \
-            --families "$STAGE/families.json" \
-            --about "$STAGE/about.json" \
+            --forms <(script describe_forms.py {input.recipe:q}) \
+            --families .snakemake/quantmill/families.json \
+            --about <(script describe_card.py {input.recipe:q}) \
             --template "$QM_SCRIPTS/templates/card.md.j2" \
             --output "$OUT"
         commit

@@ -17,8 +17,8 @@ and of each form `form`, `family`, `file` and `bytes`:
                    `also` is {text: path}, its evaluations on further texts, `tasks` {task: path}
     harness        {task: path}: what the model's own weights solve of tasks
 
---families is a JSON list, which scripts/describe_families.py prints: [{name, title, order, phrase,
-library, tags, note, tag, colours, diamond, has_quants}].
+--families is a JSON list, which a build leaves as .snakemake/quantmill/families.json: [{name,
+title, order, phrase, library, tags, note, tag, colours, diamond, has_quants}].
 
 --about is a JSON object, which scripts/describe_card.py prints. `model` and `families` are
 required:

@@ -27,14 +27,7 @@ LAST_LINES = re.compile(r"perf\w*: +total time")
 INVALID = re.compile(r"tensor '([^']+)' has invalid data")
 
 
-def complete(
-    model: Path,
-    tool: Path,
-    prompt: str,
-    tokens: int,
-    threads: int | None = None,
-    gpu_layers: int | None = None,
-) -> str:
+def complete(model: Path, tool: Path, prompt: str, tokens: int, threads: int | None = None) -> str:
     """The text of `tokens` greedy tokens after `prompt`; the tool has checked all tensors.
 
     tool: llama-completion. The tool prints text and log from two threads, so the end of the text
@@ -50,8 +43,6 @@ def complete(
     ]
     if threads is not None:
         command += ["--threads", str(threads)]
-    if gpu_layers is not None:
-        command += ["--gpu-layers", str(gpu_layers)]
     for number in range(TRIES):
         done = _run(command, on_one_processor=number >= FREE_TRIES)
         sys.stdout.write(done.stderr)
@@ -107,14 +98,12 @@ def main() -> None:
     parser.add_argument("--prompt", default="def main():", help="text to go on from")
     parser.add_argument("--tokens", type=int, default=24, help="tokens to write")
     parser.add_argument("--threads", type=int, help="default: the tool's own")
-    parser.add_argument("--gpu-layers", type=int, help="layers on the GPU; default: the tool's own")
     parser.add_argument(
         "--json", type=Path, help="file to write: {parameters, name, architecture, prompt, text}"
     )
     args = parser.parse_args()
     file = read_gguf(args.model)
-    words = (args.prompt, args.tokens, args.threads, args.gpu_layers)
-    text = complete(args.model, args.completion_tool, *words)
+    text = complete(args.model, args.completion_tool, args.prompt, args.tokens, args.threads)
     found = {
         "parameters": sum(t.elements for t in file.tensors),
         "name": file.metadata.get("general.name"),

@@ -1,15 +1,14 @@
-"""The frame around a step: step.sh calls it to hold, begin and commit an artifact.
+"""The frame around a step: step.sh calls it to begin and commit an artifact.
 
-    step.py hold WANTED             prints the file to hold while the artifact is built
-    step.py begin WANTED            holds it through file descriptor 9, checks that the inputs are
-                                    what the wanted recipe says, prints shell assignments
+    step.py begin WANTED            holds the artifact through file descriptor 9, checks that the
+                                    inputs are what the wanted recipe says, prints shell assignments
     step.py measure WANTED          hashes what was made while it is checked, for `commit`
     step.py commit WANTED SECONDS   hashes what was made, renames it into place, and writes its
                                     record last; SECONDS is how long the step took
 
 WANTED is the file of the wanted recipe, JSON that the plan leaves: {artifact, outputs, directory,
 links, rule, digest, recipe, inputs: {role: [path, digest]}, left}. lib/planning/handoff.py tells
-why this is done. Standard library only, because it runs three times a step.
+why this is done. Standard library only, because it runs twice a step.
 """
 
 import fcntl
@@ -39,10 +38,7 @@ def main() -> None:
     verb, wanted_path, *rest = sys.argv[1:]
     wanted = WantedRecipe.read(Path(wanted_path))
     here = building_directory(wanted.artifact)
-    if verb == "hold":
-        here.mkdir(parents=True, exist_ok=True)
-        print(hold_file(here))
-    elif verb == "begin":
+    if verb == "begin":
         begin(wanted, here, wanted_path)
     elif verb == "measure" and not wanted.links:
         attempt = Path(os.environ["STAGE"])

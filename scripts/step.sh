@@ -11,26 +11,29 @@
 #   check NAME ARGS     runs a program that only judges or describes the artifact (notes.json). It
 #                       decides no bytes, so its code is not part of the recipe. The artifact must
 #                       be finished: it is hashed meanwhile.
+#   beside NAME ARGS    runs a program as `check` does, of an input. Where the step has a GPU, it
+#                       runs on processors, beside what follows; commit waits for it.
 #   fetch NAME ARGS     runs a program that brings a file whose sha256 is in the recipe. Its code is
 #                       not part of the recipe either.
 #
 # A step that ends before `commit` leaves only its log behind.
 
 begin() {
-    local hold answer status
+    local artifact here answer status=75
     if [ $# != 2 ]; then # nothing is wanted: lib/planning/handoff.py, 6
         echo "FAILED  this step was not planned: the config has changed since," \
             "or profiles/default is not in use. Run the same command again." >&2
         exit 1
     fi
+    # The artifact, by handoff.path_of; where it is built and what is held, by layout.hold_file.
+    artifact=${1#.snakemake/quantmill/wanted/} artifact=${artifact%/*/*}
+    here=${artifact%/*}/.${artifact##*/}.building
     exec 8>&2
-    hold=$("$QM_PYTHON" -I "$QM_SCRIPTS/step.py" hold "$1")
-    while true; do
-        exec 9>>"$hold"
+    while [ $status = 75 ]; do # the file was removed by its last holder: take the new one
+        mkdir -p "$here"
+        exec 9>>"$here/hold"
         status=0
         answer=$("$QM_PYTHON" -I "$QM_SCRIPTS/step.py" begin "$1") || status=$?
-        [ $status = 75 ] || break # the file was removed by its last holder: take the new one
-        mkdir -p "$(dirname "$hold")"
     done
     [ $status = 0 ] || exit $status
     eval "$answer" # OUT=… STAGE=…, or exit 0 where another run has just built it
@@ -42,6 +45,12 @@ begin() {
 }
 
 commit() {
+    local status=0
+    if [ -n "${QM_BESIDE:-}" ]; then
+        wait "$QM_BESIDE" || status=$?
+        cat "$STAGE/.beside"
+        [ $status = 0 ] || exit $status
+    fi
     [ -z "${QM_MEASURING:-}" ] || wait "$QM_MEASURING" || true # then commit hashes it itself
     times >"$STAGE/.times"
     "$QM_PYTHON" -I "$QM_SCRIPTS/step.py" commit "$QM_WANTED" "$SECONDS" 2>&8
@@ -61,6 +70,15 @@ check() {
     script "$@"
 }
 
+beside() {
+    if [ -z "${CUDA_VISIBLE_DEVICES:-}" ]; then
+        check "$@"
+        return
+    fi
+    CUDA_VISIBLE_DEVICES='' "$QM_PYTHON" "$QM_SCRIPTS/$1" "${@:2}" >"$STAGE/.beside" 2>&1 &
+    QM_BESIDE=$!
+}
+
 fetch() {
     # huggingface_hub tells its progress in a log too (`snakemake live` reads it), once a second.
     TQDM_POSITION=-1 TQDM_MININTERVAL=1 script "$@"
@@ -69,7 +87,7 @@ fetch() {
 _ended() {
     local status=$?
     [ -n "$QM_WANTED" ] || exit $status
-    [ -z "${QM_MEASURING:-}" ] || kill "$QM_MEASURING" 2>/dev/null || true
+    kill ${QM_MEASURING:-} ${QM_BESIDE:-} 2>/dev/null || true
     rm -rf "$(dirname "$STAGE")" # the file in it is still held
     {
         printf 'FAILED  %s, after %s s. The end of %s:\n' "$OUT_NAME" "$SECONDS" "$QM_LOG"

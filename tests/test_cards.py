@@ -13,6 +13,7 @@ from lib.config.load import load
 from lib.hub.lock import Lock
 from lib.planning.graph import Graph
 from lib.record.contents import Contents
+from lib.record.layout import LOOKS
 from lib.record.wanted import WantedRecipe
 from project import ROOT, Project
 from tiny_models import TEXT, make_llama, make_sentencepiece
@@ -137,8 +138,7 @@ def test_card_and_report_read_their_inputs_and_records_alone(narrow, tmp_path):
 
     (tmp_path / "forms.json").write_text(run("describe_forms.py", str(left)))
     (tmp_path / "about.json").write_text(run("describe_card.py", str(left)))
-    (tmp_path / "families.json").write_text(run("describe_families.py"))
-    given = ("--forms", "forms.json", "--families", "families.json")
+    given = ("--forms", "forms.json", "--families", str(narrow / LOOKS))
     run("card.py", *given, "--about", "about.json", "--output", "card.md")
     outputs = [f"--{kind}={kind}" for kind in ("csv", "svg", "html")]
     run("report.py", "--model", "Narrow", *given, *outputs)

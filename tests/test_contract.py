@@ -728,6 +728,13 @@ def a_page_alone(p):
     return of("Mix", "Q6_K", "base", "Q6_K/evaluation", "report")
 
 
+@row("results/Mix/README.md")
+def a_card_alone(p):
+    """It links to the report's plot, and does not wait for it."""
+    p.quants.append("Q6_K")
+    return of("Mix", "Q6_K", "base", "Q6_K/evaluation", "card")
+
+
 @row("--until", "quantize")
 def until_a_rule(p):
     p.quants.append("Q6_K")
@@ -1060,13 +1067,13 @@ def test_another_version_of_mergekit_makes_stale_the_merge_and_what_is_made_from
     assert p.plan() == exl2("safetensors", "gguf/M-BF16.gguf", "gguf/M-Q8_0.gguf", *SHOWN)
 
 
-def test_another_version_of_pandas_makes_stale_the_reports(planned, monkeypatch):
+def test_another_version_of_matplotlib_makes_stale_the_reports(planned, monkeypatch):
     p = planned(GGUF)
     version = lib.planning.graph.package_version
     monkeypatch.setattr(
         lib.planning.graph,
         "package_version",
-        lambda name: "9.9" if name == "pandas" else version(name),
+        lambda name: "9.9" if name == "matplotlib" else version(name),
     )
     assert p.plan() == exl2(*SHOWN)
 

@@ -46,7 +46,6 @@ MISTAKES = {
     "demo_text.py": ("--output broken.json", "broken.json"),
     "demo_train.py": ("base --text nowhere --output out", "nowhere"),
     "describe_card.py": WANTED,
-    "describe_families.py": None,  # nor on this one's
     "describe_forms.py": WANTED,
     "evaluate.py": ("--base nowhere --text t --corpus NAME --output out -- tool", "nowhere"),
     "evaluate_harness.py": (

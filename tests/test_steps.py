@@ -465,3 +465,31 @@ def test_the_sources_of_all_models_are_read_together(tmp_path, monkeypatch):
     assert known.directory(str(tmp_path / "b")).keys() == first.keys()
     with pytest.raises(UserError):
         known.directory(str(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize("gpus", ["", "0"])
+def test_what_is_checked_beside_a_step_decides_whether_it_is_done(tmp_path, gpus):
+    """Where there is a GPU, the check runs beside the step, and ends later here."""
+    from lib.record.wanted import WantedRecipe
+
+    wanted = tmp_path / ".snakemake/quantmill/wanted/results/M/made.json/0123/recipe.json"
+    wanted.parent.mkdir(parents=True)
+    artifact = "results/M/made.json"
+    recipe = WantedRecipe(artifact, (artifact,), False, False, "evaluate", "f" * 64, {}, {})
+    wanted.write_text(recipe.to_json())
+    text = tmp_path / "text.txt"
+    step = f"""
+        set -euo pipefail; QM_PYTHON={sys.executable} QM_SCRIPTS={SCRIPTS}; . {SCRIPTS}/step.sh
+        begin {wanted.relative_to(tmp_path)} log
+        export CUDA_VISIBLE_DEVICES={gpus}
+        beside check_corpus.py {text} --corpus it
+        echo measured && echo {{}} >"$OUT"
+        commit
+        """
+    for content, done in (("", False), ("words " * 100, True)):
+        text.write_text(content)
+        ran = subprocess.run(["bash", "-c", step], cwd=tmp_path, capture_output=True, text=True)
+        assert (ran.returncode == 0) == (tmp_path / artifact).is_file() == done, ran
+        assert ("measured" in (tmp_path / "log").read_text()) == bool(gpus or done)
+        assert ("what it names" in ran.stderr.splitlines()[-1]) != done
+        assert list(tmp_path.glob("results/M/.*")) == []

@@ -91,7 +91,7 @@ def forecast(graph: Graph, building: Iterable[Artifact], machine: Machine) -> Ou
                 replaces=_on_disk(artifact),
                 scratch=round(reads * stage.scratch),
                 reads=reads,
-                inputs=tuple(up.path for up in artifact.inputs.values() if up.path in paths),
+                inputs=tuple(up.path for up in artifact.read.values() if up.path in paths),
                 temporary=artifact.temporary,
                 priority=stage.priority,
                 threads=machine.threads(stage, weights, kinds[artifact.rule]),

@@ -26,7 +26,7 @@ from lib.stages.registry import FULL_WEIGHTS, family_of
 from lib.stages.shared import Shared
 
 REPORT = ("csv", "svg", "html")
-REPORT_TOOLS = ("pandas", "matplotlib", "textalloc")
+REPORT_TOOLS = ("matplotlib", "textalloc")
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,7 @@ class Graph:
                 name,
                 {**report.options, "about": said},
                 inputs=inputs,
+                unread=("report",),  # a card links to its plot
                 sources=self._template(said["template"]),
                 describes=True,
                 on_demand=said is not local,

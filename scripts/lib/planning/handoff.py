@@ -94,7 +94,10 @@ def remove_dangling_links(artifacts: Iterable["Artifact"]) -> None:
 
 
 def path_of(artifact: "Artifact") -> Path:
-    """The path of a stale artifact's wanted recipe, which the step that builds it reads."""
+    """The path of a stale artifact's wanted recipe, which the step that builds it reads.
+
+    step.sh takes the artifact's path from it.
+    """
     return RUN_STATE / "wanted" / artifact.path / artifact.digest[:16] / "recipe.json"
 
 
@@ -109,7 +112,7 @@ def leave(artifact: "Artifact") -> str:
         artifact.rule,
         artifact.digest,
         artifact.recipe,
-        {role: (up.path, up.digest) for role, up in artifact.inputs.items()},
+        {role: (up.path, up.digest) for role, up in artifact.read.items()},
         left=time.time_ns(),
     )
     if not _is_left(path, wanted):

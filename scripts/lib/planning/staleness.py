@@ -162,7 +162,7 @@ class Plan:
         Such an input has the same recipe as before, but was built again and came out different.
         """
         lines = []
-        for role, up in artifact.inputs.items():
+        for role, up in artifact.read.items():
             if self.state(up) is State.STALE and not up.reproducible:
                 lines.append(f"{up.path} is built again, and never comes out the same twice")
                 continue

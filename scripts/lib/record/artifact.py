@@ -17,6 +17,7 @@ class Artifact:
     rule: the rule that builds it. model: the model that it belongs to; None if models share it.
     options: the options in the config that decide its bytes.
     inputs: {role: artifact that it is made from}.
+    unread: roles of inputs that the step does not read: it is stale with them, and does not wait.
     uses: {role: artifact that the step needs, but that is no part of the recipe} (tools).
     sources: {name: function that returns the identity of a source from outside}.
     tools: {name: version} of the tools that decide its bytes.
@@ -38,6 +39,7 @@ class Artifact:
     model: str | None
     options: dict[str, Any]
     inputs: dict[str, "Artifact"] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
     uses: dict[str, "Artifact"] = field(default_factory=dict)
     sources: dict[str, Callable[[], Any]] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
@@ -53,6 +55,11 @@ class Artifact:
 
     def __post_init__(self):
         self.outputs = self.outputs or (self.path,)
+
+    @property
+    def read(self) -> dict[str, "Artifact"]:
+        """The inputs that the step reads."""
+        return {role: up for role, up in self.inputs.items() if role not in self.unread}
 
     def inputs_in(self, roles: Collection[str]) -> list["Artifact"]:
         """The inputs whose role begins with one of these words; all inputs if `roles` is empty.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 # Files that Quantmill's programs leave for each other. They may be deleted while no run is active.
 RUN_STATE = Path(".snakemake/quantmill")
+LOOKS = RUN_STATE / "families.json"  # how families are shown in reports and cards
 GALLERY = Path("results/index.html")  # a page of all models, written by each run
 SNAKEMAKE_MARK = ".snakemake_timestamp"  # Snakemake puts it into directory() outputs
 SPEED_PAGE = "speed.html"
@@ -47,7 +48,10 @@ def artifact_of(building: Path) -> str:
 
 
 def hold_file(building: Path) -> Path:
-    """The file in this directory that a step keeps locked while it builds (lib/run/hold.py)."""
+    """The file in this directory that a step keeps locked while it builds (lib/run/hold.py).
+
+    step.sh opens it.
+    """
     return building / "hold"
 
 

@@ -2,7 +2,7 @@
 
 Each family declares its looks (lib/stages). This module must not import them from there: then all
 code of the stages would be part of a report's recipe, and the report would be stale when the memory
-of a stage changes. So a program prints the looks as JSON (scripts/describe_families.py), and
+of a stage changes. So a build leaves the looks as JSON (LOOKS in lib/record/layout.py), and
 reports and cards read that.
 """
 
@@ -57,7 +57,7 @@ class Looks(dict[str, Look]):
 
     @classmethod
     def read(cls, path: Path | None) -> "Looks":
-        """Read the JSON that describe_families.py prints. path: None for no looks at all.
+        """Read the JSON that `to_json` gives. path: None for no looks at all.
 
         Raises UserError if the file cannot be read.
         """

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import matplotlib
+import matplotlib.backends.backend_svg  # here, and not in each process that draws
 import textalloc
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis

@@ -8,7 +8,7 @@ from pathlib import Path
 from lib.errors import UserError, plainly
 from lib.forecast.machine import keep_to
 from lib.planning.staleness import Plan
-from lib.record.layout import GALLERY
+from lib.record.layout import GALLERY, LOOKS
 from lib.run import build
 from lib.run.console import summary
 from lib.run.hold import clear_abandoned, hold_directory
@@ -27,8 +27,9 @@ PREFLIGHT = Path(__file__).parents[2] / "ask_preflight.py"
 def begin(session: Session, local: bool) -> None:
     """Before the first job: hold the directory, run the preflight, check the disk, take the cores.
 
-    Leaves the plan of a build for `snakemake live`. local: whether the jobs run on this machine.
-    Ends Snakemake with a message if the build should not start.
+    Leaves the plan of a build for `snakemake live`, and for reports how families are shown. local:
+    whether the jobs run on this machine. Ends Snakemake with a message if the build should not
+    start.
     """
     if session.asked_only(ANSWERS):
         return
@@ -40,7 +41,9 @@ def begin(session: Session, local: bool) -> None:
     if session.building:
         # Imported for builds only: a dry run does without.
         from lib.forecast.outlook import forecast
+        from lib.report.looks import Looks
 
+        LOOKS.write_text(Looks.of(FAMILIES.values()).to_json(), encoding="utf-8")
         building = session.plan.builds(session.building.values())
         outlook = forecast(session.graph, building, session.machine)
         if impossible := outlook.impossible():

@@ -31,8 +31,9 @@ def manifest_file(session: Session) -> str:
 
 @plainly
 def repository_cards(session: Session) -> list[str]:
-    """The paths of the stale cards of repositories, which are made for publishing only."""
-    return [a.path for a in session.graph if a.on_demand and session.is_stale(a)]
+    """The paths of the stale cards of repositories, made for publishing only, and the plots."""
+    cards = (a for a in session.graph if a.on_demand and session.is_stale(a))
+    return [path for card in cards for path in (card.path, card.inputs["report"].path)]
 
 
 def _left(name: str, request: Any) -> str:
