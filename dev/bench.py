@@ -293,6 +293,10 @@ def main() -> None:
     ready = said.ready.resolve()
     places = {kind: ready.with_name(f"{ready.name}-{kind}") for kind in said.by}
     raw = yaml.safe_load(said.configfile.read_text())
+    for model in raw["models"].values():  # nobody else finds mixes
+        if gguf := model.get("gguf"):
+            gguf["quants"] = [q for q in gguf.get("quants", []) if isinstance(q, str) or "type" in q]
+            gguf.pop("mixes", None)
     more = copy.deepcopy(raw)
     if said.add:
         next(m for m in more["models"].values() if m.get("gguf"))["gguf"]["quants"].append(said.add)

@@ -112,6 +112,9 @@ class GgufFamily(Family):
                 kept = True
                 continue
             here, key = (*at, "quants", index), quant.name.lower()
+            if quant.target and not key:
+                checks.add(here, "name is missing: a mix is called by it")
+                continue
             checks.form_name((*here, "name"), quant.name, self)
             if key in taken:
                 checks.add((*here, "name"), f"{show(quant.name)} is the name of {taken[key]} too")

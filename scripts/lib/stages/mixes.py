@@ -231,8 +231,6 @@ def check(checks: Any, at: tuple, quant: Quant, model: Any) -> None:
     given = [key for key in ("type", *TARGETS) if getattr(quant, key) is not None]
     if len(given) > 1:
         checks.add((*at, given[1]), f"one of {' and '.join(given)}, not both")
-    if not quant.name:
-        checks.add(at, "name is missing: a mix is called by it")
     allowed = {"name", "imatrix", *TARGETS}
     if quant.memory is not None:
         allowed |= {*BELONG_TO_MEMORY}
