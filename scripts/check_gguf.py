@@ -21,7 +21,8 @@ CONTEXT = 512
 # The tool's logger, through which the text goes too, may be cut off at exit, with any status (of a
 # tiny model 20 in 40 runs of llama.cpp b10605, and 20 in a row have been seen): a run that did not
 # print its times at the end, or no text, is made again. Where the tool and its logger share one
-# processor the logger is hardly ever late (1 in 40), so the later tries do.
+# processor the logger is hardly ever late (1 in 40), so the later tries do; but it is where others
+# use that processor too (20 in a row again), so each try also writes a text longer than the last.
 TRIES, FREE_TRIES = 20, 5
 LAST_LINES = re.compile(r"perf\w*: +total time")
 INVALID = re.compile(r"tensor '([^']+)' has invalid data")
@@ -36,7 +37,7 @@ def complete(model: Path, tool: Path, prompt: str, tokens: int, threads: int | N
     Raises UserError if the tool fails, a tensor holds NaN or Inf, or no text was written.
     """
     command = [
-        *(tool, "--model", model, "--prompt", prompt, "--n-predict", str(tokens)),
+        *(tool, "--model", model, "--prompt", prompt),
         *("--ctx-size", str(CONTEXT), "--temp", "0", "--seed", "1"),
         *("--no-conversation", "--no-warmup", "--simple-io", "--no-display-prompt"),
         *("--ignore-eos", "--check-tensors"),
@@ -44,7 +45,8 @@ def complete(model: Path, tool: Path, prompt: str, tokens: int, threads: int | N
     if threads is not None:
         command += ["--threads", str(threads)]
     for number in range(TRIES):
-        done = _run(command, on_one_processor=number >= FREE_TRIES)
+        wanted = ["--n-predict", str(min(tokens * (number + 1), CONTEXT))]
+        done = _run([*command, *wanted], on_one_processor=number >= FREE_TRIES)
         sys.stdout.write(done.stderr)
         invalid = INVALID.findall(done.stderr)
         if invalid:
