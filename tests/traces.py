@@ -94,6 +94,7 @@ def undeclared(session: Session, artifact: str, accesses: set[Access]) -> list[s
     whole |= {
         *made.outputs,
         os.path.join(os.path.dirname(artifact), f".{Path(artifact).name}.building"),
+        f"resources/work/mixes/{made.model}",  # with what an interrupted measurement goes on
     }
     single = {recipes.path_of(path) for up in [made, *_ancestors(made)] for path in up.outputs}
     above = {str(parent) for path in whole | single for parent in Path(path).parents}
