@@ -295,7 +295,9 @@ def main() -> None:
     raw = yaml.safe_load(said.configfile.read_text())
     for model in raw["models"].values():  # nobody else finds mixes
         if gguf := model.get("gguf"):
-            gguf["quants"] = [q for q in gguf.get("quants", []) if isinstance(q, str) or "type" in q]
+            gguf["quants"] = [
+                q for q in gguf.get("quants", []) if isinstance(q, str) or "type" in q
+            ]
             gguf.pop("mixes", None)
     more = copy.deepcopy(raw)
     if said.add:
