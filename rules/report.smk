@@ -17,7 +17,10 @@ rule report:
     """A table, a plot and a page of all forms: size, KL divergence, perplexity, agreement."""
     input:
         recipe=REPORT.wanted,
-        made=made_from(REPORT, "form", "evaluation", "also", "task", "harness", "model"),
+        made=made_from(
+            REPORT,
+            *("form", "evaluation", "also", "task", "harness", "mix", "model"),
+        ),
     output:
         csv=report(
             REPORT.path,
@@ -70,7 +73,8 @@ rule card:
     input:
         recipe=CARD.wanted,
         made=made_from(
-            CARD, "form", "evaluation", "also", "task", "harness", "model", "shards"
+            CARD,
+            *("form", "evaluation", "also", "task", "harness", "mix", "model", "shards"),
         ),
     output:
         card=CARD.path,

@@ -10,9 +10,11 @@ and of each form `form`, `family`, `file` and `bytes`:
     corpus, context, chunks
                    the text of the evaluations, its tokens a chunk, its number of chunks
     forms          [{form, family, quantized, file, bytes, sha256, type, imatrix, fallbacks,
-                   memory, evaluation, also, tasks}]: a form each. `memory` is {context in tokens:
-                   bytes}. `fallbacks` is {count, tensors, types, block} or null: how many of its
-                   tensors have another type than asked for, and which types.
+                   preset, mix, memory, evaluation, also, tasks}]: a form each. `preset` says
+                   whether it is as llama-quantize makes it of a type. `mix` is null, or {file,
+                   target, found, corpus, types} of how its tensors' types were found. `memory`
+                   is {context in tokens: bytes}. `fallbacks` is {count, tensors, types, block} or
+                   null: how many of its tensors have another type than asked for, and which types.
                    `evaluation` is the path of its JSON, as scripts/evaluate.py writes it, or null;
                    `also` is {text: path}, its evaluations on further texts, `tasks` {task: path}
     harness        {task: path}: what the model's own weights solve of tasks
@@ -73,9 +75,9 @@ from lib.formats import chat, fallbacks
 from lib.formats.json_file import read_json
 from lib.hub import license as licenses
 from lib.hub.license import License
-from lib.report import judge
+from lib.report import judge, mixes
 from lib.report.figures import decimal, places, scaled, size_text
-from lib.report.judge import Figure, ModelForms
+from lib.report.judge import Figure, Form, ModelForms
 from lib.report.looks import Look, Looks
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
@@ -224,6 +226,17 @@ def by_memory(table: list[dict[str, Any]], trained: int | None) -> tuple[list[st
     return list(map(judge.context_text, fitting.contexts)), lines
 
 
+def mix_line(form: Form, model: ModelForms) -> str:
+    """How a mix was found, what it is like, and whether a preset is better, as Markdown."""
+    mix, path = form.mix, form.mix.file.removeprefix(f"results/{model.name}/")
+    said = f"**{form.name}** ([types]({path})): {mixes.target_text(mix.target, model.trained)}."
+    said += f" KLD expected {mixes.kld(mix.found['expected'])}"
+    said += f" on `{mix.corpus}`" if mix.corpus else ""
+    if form.kld.value is not None:
+        said += f", measured {mixes.kld(*form.kld)} on `{form.conditions[1]}`"
+    return f"{said}. It {mixes.verdict(form, model.forms)}."
+
+
 def section(model: ModelForms, look: Look, about: dict[str, Any]) -> dict[str, Any]:
     """What the template gets for one family's section of the card."""
     family = LINES[look.name]
@@ -244,6 +257,7 @@ def section(model: ModelForms, look: Look, about: dict[str, Any]) -> dict[str, A
         "conditions": sorted({form.conditions for form in forms if form.conditions}, key=str),
         "fallbacks": fallbacks.sentence({form.name: form.fallbacks for form in forms}),
         "twins": judge.twin_lines(forms),
+        "mixes": [mix_line(form, model) for form in forms if form.mix],
         "download": [family.download(row, repo, about["model"]) for row in table or [None]]
         if repo and usable
         else [],

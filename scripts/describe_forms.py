@@ -2,8 +2,8 @@
 
 It is made from the wanted recipe, the evaluations, the GGUFs' headers and the records. Its keys are
 model, parameters, trained, corpus, context, chunks, reference, harness, and forms, a list of {form,
-family, quantized, file, bytes, sha256, type, imatrix, fallbacks, memory, evaluation, also, tasks};
-`card.py --help` says what each means.
+family, quantized, file, bytes, sha256, type, imatrix, fallbacks, preset, mix, memory, evaluation,
+also, tasks}; `card.py --help` says what each means.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from lib.errors import UserError, program
 from lib.formats import fallbacks
 from lib.formats.gguf_file import read_gguf
 from lib.formats.memory import CONTEXTS, Shape, shape_of
+from lib.mixes.files import read_mix
 from lib.record.origins import Origins
 from lib.record.recipe import Record
 from lib.record.wanted import WantedRecipe
@@ -31,6 +32,7 @@ def describe(wanted: WantedRecipe) -> dict:
     evaluations = origins.inputs_in("evaluation")
     also, tasks = (by_form(origins.inputs_in(role)) for role in ("also", "task"))
     forms, conditions, parameters = [], {}, None
+    mixes = origins.inputs_in("mix")
     shapes = shapes_of({form: about for form, about in options["forms"].items() if form in inputs})
     for form, about in options["forms"].items():
         record = origins.record(about["file"])
@@ -61,6 +63,8 @@ def describe(wanted: WantedRecipe) -> dict:
                 "type": about.get("type"),
                 "imatrix": about.get("imatrix"),
                 "fallbacks": fallbacks_of(record),
+                "preset": record.recipe["options"].keys() == {"type"},
+                "mix": mix_of(mixes[form], options["model"], origins) if form in mixes else None,
                 "memory": memory_of(record.bytes, shapes.get(about["family"])),
                 "evaluation": evaluations.get(form),
                 "also": also.get(form, {}),
@@ -102,6 +106,23 @@ def memory_of(size: int, shape: Shape | None) -> dict[int, int]:
         return {}
     contexts = {*CONTEXTS, min(shape.trained or CONTEXTS[0], CONTEXTS[0])}
     return {context: size + shape.beside_weights(context) for context in sorted(contexts)}
+
+
+def mix_of(path: str, model: str, origins: Origins) -> dict:
+    """What is told of a mix: its types, what was looked for, and what was found (its notes).
+
+    {file, target: the options of its recipe, found: its notes, corpus: the text that its tensors
+    were measured on, types: {tensor: type}}.
+    """
+    record = origins.record(path)
+    measured = origins.record(f"results/{model}/sensitivity.json")
+    return {
+        "file": path,
+        "target": record.recipe["options"],
+        "found": record.notes,
+        "corpus": measured.recipe["options"]["corpus"] if measured else None,
+        "types": read_mix(Path(path)),
+    }
 
 
 def fallbacks_of(record: Record) -> dict | None:

@@ -27,7 +27,7 @@ from markupsafe import Markup
 from lib.errors import UserError, program
 from lib.formats import fallbacks
 from lib.formats.divergence import ENOUGH
-from lib.report import judge, quality_plot
+from lib.report import judge, mixes, quality_plot
 from lib.report.figures import decimal, places, scaled, size_range, size_text, size_unit
 from lib.report.judge import Figure, Form, ModelForms
 from lib.report.looks import Looks
@@ -237,6 +237,40 @@ def _memory(model: ModelForms) -> list[dict[str, Any]]:
     return tables
 
 
+def _mixes(model: ModelForms) -> dict[str, Any]:
+    """What the page shows of mixes: each with its map; the texts; the types and their shades.
+
+    Empty for a model without mixes.
+    """
+    found = [form for form in model.forms if form.mix]
+    measured = [form for form in found if form.kld.value is not None]
+    return found and {
+        "forms": [
+            {
+                "form": form,
+                "target": mixes.target_text(form.mix.target, model.trained),
+                "size": size_text(form.bytes, model.forms),
+                "expected": mixes.kld(form.mix.found["expected"]),
+                "kld": mixes.kld(*form.kld) if form in measured else "",
+                "verdict": mixes.verdict(form, model.forms),
+                "map": mixes.heat_map(form.mix.types),
+                "tries": [
+                    (
+                        size_text(t["bytes"], model.forms),
+                        mixes.kld(t["expected"]),
+                        mixes.kld(t["kld"], t["error"]),
+                    )
+                    for t in form.mix.found.get("tries", [])
+                ],
+            }
+            for form in found
+        ],
+        "corpora": list(dict.fromkeys(form.mix.corpus for form in found if form.mix.corpus)),
+        "measured_on": list(dict.fromkeys(form.conditions[1] for form in measured)),
+        "shades": mixes.shades({kind for form in found for kind in form.mix.types.values()}),
+    }
+
+
 def _conditions(model: ModelForms) -> list[dict[str, Any]]:
     """How forms were measured: an entry for each combination of engine, text, context, chunks."""
     titles: dict[tuple, list[str]] = {}
@@ -318,6 +352,8 @@ def page(model: ModelForms, template: str, script: str, plots: dict[str, list[st
         longest=judge.longest_context(forms, model.trained),
         rows=rows,
         beaten=[row for row in rows if row["beaten_by"]],
+        mixes=_mixes(model),
+        presets=quality_plot.presets_front(forms),
         texts=further(forms),
         tasks=task_names(forms),
         harness=dict(zip(model.harness, column([*model.harness.values()], 1, 100), strict=True)),
@@ -351,8 +387,9 @@ def main() -> None:
         required=True,
         help="JSON object, which describe_forms.py prints: {model, parameters, trained, reference, "
         "corpus, context, chunks, forms: [{form, family, quantized, file, bytes, sha256, type, "
-        "imatrix, fallbacks: {count, tensors, types, block} or null, memory: {context in tokens: "
-        "bytes}, evaluation: path or null, also: {text: "
+        "imatrix, fallbacks: {count, tensors, types, block} or null, preset, mix: {file, target, "
+        "found, corpus, types} or null, memory: {context in tokens: bytes}, "
+        "evaluation: path or null, also: {text: "
         "path}, tasks: {task: path}}], harness: {task: path}}. An evaluation is JSON: {kld: {mean, "
         "error, p99, p99_9, max}, perplexity: {mean, error}, same_top: {mean, error}, flips: "
         "{lost, lost_error, gained, gained_error}, per_chunk: {kld: [nats a token]}, shared: "

@@ -1,14 +1,18 @@
 """The lines of a model card about GGUF files."""
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lib.cards.lines import Lines, command, text_named
 from lib.flags.context import context_flags
 from lib.flags.imatrix import imatrix_flags
 from lib.flags.quantize import quantize_flags
+from lib.formats.gguf_file import read_gguf
+from lib.mixes.files import called, read_mix
 from lib.record.origins import Origins
 from lib.record.recipe import Record
+
+MIXED = "quantize_mix"  # the step that makes a quant of a mix
 
 
 class GgufLines(Lines):
@@ -21,7 +25,7 @@ class GgufLines(Lines):
 
     def describe(self, about: dict[str, Any], forms: dict[str, Record], origins: Origins) -> None:
         name, lines = about["model"], []
-        quants = {f: r for f, r in forms.items() if r.recipe["step"] == "quantize"}
+        quants = {f: r for f, r in forms.items() if r.recipe["step"] in ("quantize", MIXED)}
         matrix = about.get("imatrix") and f"imatrix.{about['imatrix']['format']}"
         logits = f"results/{name}/evaluation/base.kld"
         measured = origins.record(logits) if about["evaluation"] else None
@@ -39,11 +43,14 @@ class GgufLines(Lines):
                 words = ["llama-imatrix", "--model", gguf, "--file", text]
                 words += imatrix_flags(imatrix.recipe["options"])
                 lines.append(command(*words, "--output-format", kind, "--output-file", matrix))
+            if any("imatrix" in made.recipe["inputs"] for made in quants.values()):
+                typed = command(f"results/{name}/{matrix}")
+                lines.append(f"# The files hold the path of the imatrix as it was typed: {typed}")
             for quant, made in quants.items():
-                options = made.recipe["options"]
                 used = ["--imatrix", matrix] if "imatrix" in made.recipe["inputs"] else []
-                words = [*used, *quantize_flags(options), gguf, f"{name}-{quant}.gguf"]
-                lines.append(command("llama-quantize", *words, options["type"]))
+                flags, type_ = quantize_words(quant, made, origins)
+                words = [*used, *flags, gguf, f"{name}-{quant}.gguf"]
+                lines.append(command("llama-quantize", *words, type_))
             if measured:
                 lines += perplexity_commands(name, gguf, about["evaluation"], measured, quants)
         about["commands"][self.name] = lines
@@ -115,6 +122,19 @@ class GgufLines(Lines):
             f"{link}, from the text\n{text_named(matrix)}, "
             f"{matrix['chunks'] or 'all'} chunks of {matrix['context']} tokens.{experts}"
         )
+
+
+def quantize_words(quant: str, made: Record, origins: Origins) -> tuple[list[str], str]:
+    """The flags of llama-quantize that made a quant, without the imatrix; the type it is called by.
+
+    made: its record.
+    """
+    options = made.recipe["options"]
+    if made.recipe["step"] != MIXED:
+        return quantize_flags(options), options["type"]
+    mix = Path(origins.inputs_in("mix")[quant])
+    type_ = called(read_mix(mix), read_gguf(Path(made.artifact)))
+    return ["--tensor-type-file", f"mixes/{mix.name}"], type_
 
 
 def perplexity_commands(

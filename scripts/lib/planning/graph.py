@@ -125,10 +125,11 @@ class Graph:
             for where, by_form in measured.items():
                 inputs |= {f"{role} {where} {form}": up for form, up in by_form.items()}
         inputs |= {f"harness {task}": up for task, up in made.harness.items()}
+        inputs |= {f"mix {form}": up for form, up in made.mixes.items()}
         # A report does not need an intermediate itself: the record has its size, even after the
         # intermediate was reclaimed.
         inputs = {role: up for role, up in inputs.items() if not up.intermediate}
-        described = {f: _described(up, f in made.evaluations) for f, up in made.forms.items()}
+        described = {f: _described(f, up, made) for f, up in made.forms.items()}
         return Artifact(
             f"{here}/quality.csv",
             "report",
@@ -179,13 +180,13 @@ class Graph:
         return {"card template": lambda: {"sha256": self.contents.file(path)}} if path else {}
 
 
-def _described(artifact: Artifact, is_measured: bool) -> dict[str, Any]:
+def _described(form: str, artifact: Artifact, made: Forms) -> dict[str, Any]:
     """The facts on a form that a report's recipe contains."""
     family = family_of(artifact.rule)
     quantized = family.quantized[artifact.rule]
     said = {"file": artifact.path, "family": family.name, "quantized": quantized}
-    said["evaluation"] = is_measured
-    if "type" in artifact.options:
-        said["type"] = artifact.options["type"]
+    said["evaluation"] = form in made.evaluations
+    if "type" in artifact.options or form in made.mixes:
+        said["type"] = artifact.options.get("type", "mix")
         said["imatrix"] = "imatrix" in artifact.inputs
     return said

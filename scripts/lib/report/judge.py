@@ -7,6 +7,7 @@
      "forms": [{"form": "Q4_K_M", "family": "gguf", "quantized": true,
                 "file": "results/Demo/gguf/Demo-Q4_K_M.gguf", "bytes": 2900000, "sha256": "9f86…",
                 "type": "Q4_K_M", "imatrix": true,
+                "preset": true, "mix": null,
                 "fallbacks": {"count": 180, "tensors": 272, "types": ["q5_0"], "block": 256},
                 "memory": {"4096": 3400000, "16384": 5000000},
                 "evaluation": "results/Demo/evaluation/Q4_K_M.json",
@@ -14,10 +15,12 @@
                 "tasks": {"arc": "results/Demo/evaluation/tasks/arc/Q4_K_M.json"}}, ...],
      "harness": {"arc": "results/Demo/harness/arc.json"}}
 
-`family` is one of lib/cards/registry.py. `evaluation` is null if nothing was measured. `fallbacks`
-(see lib/formats/fallbacks.py) is null if the tool gave every tensor its type. `memory` is what it
-takes with a context of so many tokens (lib/formats/memory.py); `trained` the model's longest. A
-form may have its own `parameters`. Other keys may be left out. Sizes are in bytes, KLD in nats a
+`family` is one of lib/cards/registry.py. `preset`: whether it is as llama-quantize makes it of a
+type, without further options. `mix` is {file, target, found, corpus, types} of a form whose
+tensors' types were searched for (see `Mix`). `evaluation` is null if nothing was measured.
+`fallbacks` (see lib/formats/fallbacks.py) is null if the tool gave every tensor its type. `memory`
+is what it takes with a context of so many tokens (lib/formats/memory.py); `trained` the model's
+longest. A form may have its own `parameters`. Other keys may be left out. Sizes are in bytes, KLD in nats a
 token, agreement is a fraction; an error is one standard error.
 """
 
@@ -46,6 +49,22 @@ NEGLIGIBLE = 1e-7
 TABLE_CONTEXT = 16384  # tokens, for which the report's tables have the memory
 
 
+@dataclass(frozen=True)
+class Mix:
+    """How the type of each tensor of a form was found.
+
+    file: its path, of lines NAME=TYPE. target, found: options and notes of its recipe, as
+    scripts/mix.py and mix_by_kld.py take and leave them. corpus: the name of the text that tensors
+    were measured on; None if that is not known any more. types: {tensor: type}.
+    """
+
+    file: str
+    target: dict[str, Any]
+    found: dict[str, Any]
+    corpus: str | None
+    types: dict[str, str]
+
+
 class Figure(NamedTuple):
     """A measured figure and its standard error; both are None if nothing was measured."""
 
@@ -67,6 +86,8 @@ class Form:
     type: str | None = None
     imatrix: bool = False
     fallbacks: Fallbacks | None = None
+    preset: bool = False
+    mix: Mix | None = None
     # {context in tokens: bytes of memory}; empty if it is not known.
     memory: dict[int, int] = field(default_factory=dict)
     kld: Figure = Figure()
@@ -217,6 +238,8 @@ def form_of(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: 
         imatrix=bool(entry.get("imatrix")),
         memory={int(tokens): size for tokens, size in (entry.get("memory") or {}).items()},
         fallbacks=fallbacks and Fallbacks(**{**fallbacks, "types": tuple(fallbacks["types"])}),
+        preset=bool(entry.get("preset")),
+        mix=Mix(**entry["mix"]) if entry.get("mix") else None,
         kld=_figure(source, "kld", measured),
         **{
             f"kld_{name}": _number(source, f"kld.{key}", (measured.get("kld") or {}).get(key))
@@ -329,6 +352,23 @@ def rivals(forms: list[Form]) -> dict[str, Rival]:
             best = min(smaller, key=_by_loss)
             found[form.name] = Rival(best, difference(form, best))
     return found
+
+
+def best_preset(mix: Form, forms: list[Form]) -> Rival | None:
+    """The best preset that is no larger than a mix, measured as it was; None if there is none."""
+    same = [
+        form
+        for form in forms
+        if form.preset
+        and form.loss is not None
+        and form.bytes <= mix.bytes
+        # The engine's version may differ, the tokens may not.
+        and (form.conditions or ())[1:] == (mix.conditions or ())[1:]
+    ]
+    if mix.loss is None or not same:
+        return None
+    best = min(same, key=_by_loss)
+    return Rival(best, difference(mix, best))
 
 
 def worst_text(form: Form) -> str | None:

@@ -38,6 +38,7 @@ SETTINGS = {
     "text.color": INK,
     "text.parse_math": False,
 }
+PRESETS: dict[str, Any] = {"color": MUTED, "linewidth": 1, "dashes": (4, 3)}
 # Where a decade may be ticked, from coarse to fine.
 TICKS = (
     *((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5), (1, 1.5, 2, 3, 4, 6, 8)),
@@ -75,6 +76,14 @@ def looks_of(forms: list[Form]) -> list[Look]:
     """The looks of the forms' families, each once, in the order of the registry."""
     found = {form.family: form.look for form in forms}
     return sorted(found.values(), key=lambda look: look.order)
+
+
+def presets_front(forms: list[Form]) -> list[Form]:
+    """The front of the presets, which mixes are compared with; empty for a model without mixes."""
+    if not any(form.mix for form in forms):
+        return []
+    found = pareto_front([form for form in charted(forms) if form.preset])
+    return found if len(found) > 1 else []
 
 
 class Point(NamedTuple):
@@ -150,6 +159,9 @@ def _chart(axes: Axes, forms: list[Form], narrow: bool, scale: str) -> list[Poin
         points.append(Point(form, x, y, form in front, form in at_their_loss, label))
     line = [point for point in points if point.on_front and point.charted]
     axes.plot([p.x for p in line], [p.y for p in line], color=FRONT, linewidth=1.6, gid="front")
+    if presets := presets_front(forms):
+        sizes, losses = [form.bytes for form in presets], [form.loss for form in presets]
+        axes.plot(sizes, losses, **PRESETS, gid="presets")
     for number, point in enumerate(points):
         error = point.charted and point.form.kld.error or 0.0
         low = max(point.y - error, floor if point.charted else bottom)
@@ -183,11 +195,11 @@ def _limits(axes: Axes, at_their_loss: list[Form], forms: list[Form], scale: str
 
 
 def _marker(form: Form) -> dict[str, Any]:
-    """The marker of a family, a dot or a diamond, or a ring for the unquantized model."""
+    """The marker of a family, a dot or a diamond; a square for a mix, a ring for the model."""
     colour = form.look.colours[0] if form.quantized else RING
     return {
-        "marker": "D" if form.look.diamond and form.quantized else "o",
-        "markersize": 8 if form.look.diamond and form.quantized else 9,
+        "marker": "s" if form.mix else "D" if form.look.diamond and form.quantized else "o",
+        "markersize": 8 if form.mix or form.look.diamond and form.quantized else 9,
         "color": colour,
         "markerfacecolor": colour if form.quantized else PAPER,
         "markeredgewidth": 1.6 if not form.quantized else 0.6,
@@ -198,14 +210,17 @@ def _marker(form: Form) -> dict[str, Any]:
 def _legend(axes: Axes, forms: list[Form]) -> None:
     # The quants' families in the order of the registry, then the unquantized model.
     ordered = sorted(forms, key=lambda form: (not form.quantized, form.look.order))
-    names = {form.look.title if form.quantized else "unquantized": form for form in ordered}
-    lines = [Line2D([], [], **_marker(form)) for form in names.values()]
+    names = {_kind(form): form for form in ordered}
+    drawn = {name: Line2D([], [], **_marker(form)) for name, form in names.items()}
+    drawn["Pareto front"] = Line2D([], [], color=FRONT, linewidth=1.6)
+    if presets_front(forms):
+        drawn["presets' front"] = Line2D([], [], **PRESETS)
     axes.figure.legend(
-        [*lines, Line2D([], [], color=FRONT, linewidth=1.6)],
-        [*names, "Pareto front"],
+        [*drawn.values()],
+        [*drawn],
         loc="upper right",
         bbox_to_anchor=(1, 1),
-        ncols=len(names) + 1,
+        ncols=len(drawn),
         frameon=False,
         handlelength=1.2,
         handletextpad=0.4,
@@ -213,6 +228,11 @@ def _legend(axes: Axes, forms: list[Form]) -> None:
         labelcolor=MUTED,
         borderaxespad=0.2,
     )
+
+
+def _kind(form: Form) -> str:
+    """What the legend calls a form's marker."""
+    return "mix" if form.mix else form.look.title if form.quantized else "unquantized"
 
 
 def _frame(axes: Axes, forms: list[Form], narrow: bool, floor: float) -> None:
@@ -351,8 +371,8 @@ def _finish(svg: str, title: str, forms: list[Form], points: list[Point], standa
         path.set("style", re.sub(r"(fill|stroke): [^;]+;?", "", path.get("style", "")))
     for group in root.iter(f"{SVG}g"):
         kind, _, number = (group.attrib.pop("id", None) or "").partition("-")
-        if kind == "front":
-            group.set("class", "front-line")
+        if kind in ("front", "presets"):
+            group.set("class", f"{kind}-line")
         if kind not in ("point", "whisker", "label", "leader") or not number:
             continue
         point = points[int(number)]

@@ -26,7 +26,7 @@ class Forms:
     artifacts: all of them, each after its inputs. forms: {form: artifact}, the files that people
     load. evaluations, shards: {form: artifact}, for the forms that have one. also: evaluations on
     further texts, {text: {form: artifact}}. tasks: scores, {task: {form: artifact}}. harness: those
-    of the model's own weights, {task: artifact}; of no family.
+    of the model's own weights, {task: artifact}; of no family. mixes: {form: its mix}.
     """
 
     artifacts: list[Artifact] = field(default_factory=list)
@@ -36,6 +36,7 @@ class Forms:
     tasks: dict[str, dict[str, Artifact]] = field(default_factory=dict)
     harness: dict[str, Artifact] = field(default_factory=dict)
     shards: dict[str, Artifact] = field(default_factory=dict)
+    mixes: dict[str, Artifact] = field(default_factory=dict)
 
     @classmethod
     def together(cls, families: Iterable["Forms"]) -> "Forms":
@@ -49,6 +50,7 @@ class Forms:
                 for measured, artifacts in theirs.items():
                     ours.setdefault(measured, {}).update(artifacts)
             found.shards |= made.shards
+            found.mixes |= made.mixes
         return found
 
 

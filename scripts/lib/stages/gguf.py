@@ -15,7 +15,7 @@ from lib.record.artifact import Artifact
 from lib.record.tools import own_tool
 from lib.stages import convert, evaluation, imatrix, mixes, quantize
 from lib.stages.checked import Inspector, Row
-from lib.stages.family import Family, Forms, Speedometer, file_entry
+from lib.stages.family import Family, Forms, Speedometer, entry, file_entry
 from lib.stages.imatrix import Imatrix
 from lib.stages.mixes import Mixes, Quant
 
@@ -155,6 +155,7 @@ class GgufFamily(Family):
             if quant.target:
                 mix, made[quant.name] = mixes.mix(shared, name, quant, gguf.mixes, *on, measured)
                 found.artifacts.append(mix)
+                found.mixes[quant.name] = mix
             else:
                 made[quant.name] = quantize.quantize(shared, name, quant, *on)
         found.forms |= made
@@ -196,18 +197,21 @@ class GgufFamily(Family):
         return {form: labelled.get(gguf, gguf) for form, gguf in self.gated(made).items()}
 
     def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:
-        """All on main: the GGUF files with their shards, and the imatrix."""
+        """All on main: the GGUF files with their shards, the mixes, and the imatrix."""
         files = []
         for form, gguf in self.published(made).items():
             shards = made.shards[form].path if form in made.shards else None
             files.append(file_entry(gguf) | {"shards": shards})
         matrices = (up for up in made.artifacts if up.rule in ("imatrix", "imatrix_file"))
+        files += [entry(mix, f"mixes/{form}.txt") for form, mix in made.mixes.items()]
         return {"main": [*files, *map(file_entry, matrices)]}
 
     def made_from(self, name: str, made: Forms, merge: Artifact | None = None) -> dict[str, str]:
-        """The merge, if the model is one, and the conversion."""
-        conversion = made.artifacts[0].path
-        return super().made_from(name, made, merge) | {PurePosixPath(conversion).name: conversion}
+        """The merge, if the model is one, the conversion, and what mixes were chosen by."""
+        behind = [made.artifacts[0]]
+        behind += [mix.inputs["sensitivity"] for mix in made.mixes.values()]
+        paths = {PurePosixPath(up.path).name: up.path for up in behind}
+        return super().made_from(name, made, merge) | paths
 
 
 FAMILY = GgufFamily()
