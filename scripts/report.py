@@ -238,13 +238,10 @@ def _memory(model: ModelForms) -> list[dict[str, Any]]:
 
 
 def _mixes(model: ModelForms) -> dict[str, Any]:
-    """What the page shows of mixes: each with its map; the texts; the types and their shades.
-
-    Empty for a model without mixes.
-    """
+    """What the page shows of mixes: each with its map; the texts; the types and their shades."""
     found = [form for form in model.forms if form.mix]
     measured = [form for form in found if form.kld.value is not None]
-    return found and {
+    return {
         "forms": [
             {
                 "form": form,

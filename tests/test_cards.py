@@ -12,11 +12,12 @@ import pytest
 from lib.config.load import load
 from lib.hub.lock import Lock
 from lib.planning.graph import Graph
+from lib.planning.publishing import manifest
 from lib.record.contents import Contents
 from lib.record.layout import LOOKS
 from lib.record.wanted import WantedRecipe
 from project import ROOT, Project
-from tiny_models import TEXT, make_llama, make_sentencepiece
+from tiny_models import TEXT, make_llama, make_sentencepiece, make_texts
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 CONFIG = {
@@ -61,8 +62,8 @@ def readme(project: Project) -> str:
     return (project / "results/Narrow/README.md").read_text()
 
 
-def page(project: Project) -> str:
-    return (project / "results/Narrow/report/quality.html").read_text()
+def page(project: Project, model: str = "Narrow") -> str:
+    return (project / f"results/{model}/report/quality.html").read_text()
 
 
 def test_every_link_of_the_card_leads_to_a_file(narrow):
@@ -189,3 +190,66 @@ def test_forms_that_are_the_same_file_are_said_to_be(narrow):
     assert files[0] == files[1]
     assert same in readme(narrow) and same in page(narrow)
     assert readme(narrow).count("same file") == 1
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory) -> Project:
+    """A model with two presets and two mixes."""
+    types = ["q2_k", "q4_k", "q6_k"]
+    targets = [{"name": "At-5", "target_bpw": 5}, {"name": "Near", "max_kld": 0.1}]
+    gguf = {"imatrix": {"chunks": 4, "context": 128}, "quants": ["Q2_K", "Q4_K_M", *targets]}
+    model = {
+        "source": "./m/mixed",
+        "gguf": gguf | {"mixes": {"chunks": 2, "types": types}},
+        "evaluate": {"context": 128, "chunks": 10},
+        "publish": {"gguf": "org/Mixed-GGUF"},
+    }
+    texts = {name: {"path": f"data/{name}.txt"} for name in ("calibration", "evaluation")}
+    config = {"corpora": texts, "models": {"Mixed": model}}
+    project = Project(tmp_path_factory.mktemp("mixed"), config)
+    make_sentencepiece(make_llama(project / "m/mixed", hidden=512))
+    make_texts(project / "data", 200)
+    project.build()
+    return project
+
+
+def test_the_commands_of_the_card_make_the_bytes_of_each_mix(mixed, tmp_path):
+    card = (mixed / "results/Mixed/README.md").read_text()
+    (typed,) = re.findall(r"path of the imatrix as it was typed: (\S+)", card)
+    for directory in ("results/Mixed", "mixes"):
+        (tmp_path / directory).mkdir(parents=True)
+    shutil.copy(mixed / typed, tmp_path / typed)
+    for mix in (mixed / "results/Mixed/mixes").glob("*.txt"):
+        shutil.copy(mix, tmp_path / "mixes")
+    shutil.copy(mixed / "results/Mixed/gguf/Mixed-BF16.gguf", tmp_path)
+    tools = mixed / "resources/llama.cpp/bin"
+    lines = re.findall(r"^(llama-quantize .*--tensor-type-file.*)$", card, re.M)
+    assert len(lines) == 2
+    for line in lines:
+        command = f"{tools}/{line}".replace("--imatrix imatrix.dat", f"--imatrix {typed}")
+        subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    for form in ("At-5", "Near"):
+        name = f"Mixed-{form}.gguf"
+        made = mixed / f"results/Mixed/gguf/{name}"
+        assert (tmp_path / name).read_bytes() == made.read_bytes()
+
+
+def test_card_says_how_each_mix_was_found_and_whether_a_preset_is_better(mixed):
+    card = (mixed / "results/Mixed/README.md").read_text()
+    said = r"- \*\*At-5\*\* \(\[types\]\(mixes/At-5.txt\)\): at most 5 bits a weight. "
+    said += r"KLD expected [\d.]+ on `calibration`, measured [\d.]+ ± [\d.]+ on `evaluation`. "
+    said += "It .*, the best preset here"
+    assert re.search(said, card)
+    assert "the smallest with a KLD of at most 0.1 on calibration, its second half" in card
+    # No model is made into an imatrix but the conversion.
+    assert card.count("llama-imatrix") == 1
+    assert "static" not in re.findall(r'data-form="At-5".*?</tr>', page(mixed, "Mixed"), re.S)[-1]
+
+
+def test_mixes_are_published_with_what_they_were_chosen_by(mixed, monkeypatch):
+    monkeypatch.chdir(mixed.path)
+    settings, _ = load(mixed.config, mixed.path)
+    found = manifest(Graph(settings, Contents(Path("none")), Lock()))["repos"][0]
+    names = {file["name"] for file in found["branches"]["main"]}
+    assert {"mixes/At-5.txt", "mixes/Near.txt", "imatrix.dat", "Mixed-At-5.gguf"} <= names
+    assert set(found["recipes"]) == {"Mixed-BF16.gguf", "sensitivity.json"}

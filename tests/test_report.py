@@ -16,7 +16,7 @@ import pytest
 
 from browsing import open_page
 from lib.formats.memory import CONTEXTS
-from lib.report import judge, quality_plot
+from lib.report import judge, mixes, quality_plot
 from lib.report.figures import decimal, places
 from lib.report.judge import Figure, Form
 from lib.report.looks import Looks
@@ -192,6 +192,144 @@ def test_the_page_says_in_words_which_larger_file_is_worse(tmp_path):
     assert page.count('title="Beaten by ') == 1
     row = pandas.read_csv(tmp_path / "quality.csv").set_index("form").loc["Q6_K"]
     assert row.kld_vs_best == pytest.approx(0.007) and 0 < row.kld_vs_best_error < 0.001
+
+
+MIX = {"file": "results/M/mixes/Mixed.txt", "corpus": "calibration"}
+
+
+def mixed(kld: float, size: float = 40, found: dict | None = None, wobble: float = 0.0) -> Form:
+    told = judge.Mix(**MIX, target={}, found={"expected": kld, **(found or {})}, types={})
+    return chunked("Mixed", size * 1e6, kld, wobble, mix=told)
+
+
+def preset(name: str, size: float, kld: float, wobble: float = 0.0) -> Form:
+    return chunked(name, size * 1e6, kld, wobble, preset=True)
+
+
+@pytest.mark.parametrize(
+    ("mix", "said"),
+    [
+        (mixed(0.050), "loses 38% less than Q3 (30.00 MB), the best preset"),
+        (mixed(0.090, wobble=0.002), "is worse than Q3 (30.00 MB), the best preset"),
+        (mixed(0.0805, wobble=0.003), "is not better than Q3"),
+        (mixed(0.0795, wobble=0.003), "KLD lower by 0.00050 ± 0.00071, within 2 errors"),
+        (mixed(0.050, 15), "has nothing to be compared with"),
+        (
+            mixed(0.050, 15, {"preset": {"name": "IQ2_S", "expected": 0.4}}),
+            "(IQ2_S would be the best, with an expected KLD of 0.400)",
+        ),
+        (replace(mixed(0.050), per_chunk=()), "cannot be told from Q3"),
+        (replace(mixed(0.050), kld=Figure()), "was not measured"),
+        (
+            replace(mixed(0.050), conditions=("llama.cpp", "another", 512, 20)),
+            "has nothing to be compared with",
+        ),
+    ],
+    ids=lambda value: value.name if isinstance(value, Form) else value[:20],
+)
+def test_a_mix_that_is_no_better_than_a_preset_says_so(mix, said):
+    """Another mix, an own mixture and a larger preset do not count, however good they are.
+
+    mixed and preset take sizes in MB.
+    """
+    forms = [preset("Q2", 20, 0.3), preset("Q3", 30, 0.08), preset("Q4", 45, 0.03), mix]
+    forms += [chunked("own", 25e6, 0.01), replace(mixed(0.001, 10), name="Other")]
+    assert said in mixes.verdict(mix, forms)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ({"target_size": 4_700_000_000}, "at most 4.7 GB"),
+        ({"target_bpw": 4.5}, "at most 4.5 bits a weight"),
+        (
+            {"max_kld": 0.01, "corpus": "calibration", "half": True},
+            "the smallest with a KLD of at most 0.01 on calibration, its second half",
+        ),
+        ({"memory": 24.0}, "fits 24 GB with 8,192 tokens of f16 cache"),
+        (
+            {"memory": 24.0, "context": 4096, "cache_type": "q8_0"},
+            "fits 24 GB with 4,096 tokens of q8_0 cache",
+        ),
+    ],
+)
+def test_what_a_mix_was_to_meet_is_said_in_words(target, said):
+    assert mixes.target_text(target, trained=8192) == said
+
+
+def test_the_map_of_a_mix_has_every_layer_of_every_kind():
+    types = {f"blk.{layer}.ffn_up_exps.weight": "q4_k" for layer in range(2, 60)}
+    types |= {"blk.0.attn_k.weight": "q6_k", "blk.59.ffn_up_exps.weight": "q6_k"}
+    found = mixes.heat_map({**types, "token_embd.weight": "q8_0"})
+    assert found.layers == 60 and found.others == {"token_embd": "q8_0"}
+    assert found.kinds["ffn_up_exps"] == [(None, 0, 2), ("q4_k", 2, 57), ("q6_k", 59, 1)]
+    assert found.kinds["attn_k"] == [("q6_k", 0, 1), (None, 1, 59)]
+    assert found.ticks[1] == (10, 10)
+
+
+@pytest.fixture(scope="module")
+def with_mixes(tmp_path_factory) -> Path:
+    """The report of presets, a mix of 80 layers that is good, and one that is bad."""
+    folder = tmp_path_factory.mktemp("mixes")
+    write_inputs(
+        folder,
+        {"IQ3_M": (30, 0.1), "Q4_K_M": (40, 0.04), "Good": (42, 0.03), "Bad": (44, 0.05)}
+        | {"Q6_K": (60, 0.005), "4.25bpw": (41, 0.035)},
+    )
+    document = json.loads((folder / "forms.json").read_text())
+    layers, kinds = range(80), ("attn_k", "ffn_up", "ffn_down_exps")
+    types = {f"blk.{n}.{kind}.weight": ("q4_k", "q6_k")[n % 2] for n in layers for kind in kinds}
+    tried = {"bytes": 42e9, "expected": 0.0222, "kld": 0.0288, "error": 0.001}
+    for entry in document["forms"]:
+        name = entry["form"]
+        kld = {"IQ3_M": 0.1, "Q4_K_M": 0.04, "Good": 0.03, "Bad": 0.05}.get(name)
+        entry["preset"] = "Q" in name
+        if name in ("Good", "Bad"):
+            found = {"expected": 0.0222, "tries": [tried], "validation": "other"}
+            entry["mix"] = MIX | {"target": {"max_kld": 0.03, "corpus": "other"}, "found": found}
+            entry["mix"]["types"] = types | {"output.weight": "q8_0"}
+        if kld:
+            measured = json.loads((folder / entry["evaluation"]).read_text())
+            measured["per_chunk"] = {"kld": chunked(name, 1, kld, 0.001).per_chunk}
+            (folder / entry["evaluation"]).write_text(json.dumps(measured))
+    (folder / "forms.json").write_text(json.dumps(document))
+    done = run(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_page_tells_of_each_mix_what_was_expected_and_what_came_of_it(with_mixes):
+    page = " ".join((with_mixes / "quality.html").read_text().split())
+    assert "<strong>Good</strong> (42.00 GB) loses 25% less than Q4_K_M (40.00 GB)" in page
+    assert "<strong>Bad</strong> (44.00 GB) is worse than Q4_K_M (40.00 GB)" in page
+    assert page.count('<td class="number">0.0222</td><td class="number">0.0288 ± 0.0010</td>') == 2
+    assert 'title="ffn_down_exps, layer 79: q6_k, 6.5625 bits"' in page
+    svg = (with_mixes / "quality.svg").read_text()
+    assert "presets' front" in svg and "presets-line" in svg
+
+
+def test_a_model_without_mixes_has_no_word_of_them(sweep):
+    for file in ("quality.html", "quality.svg"):
+        text = (sweep / file).read_text()
+        assert "heat" not in text.replace("--heat", "") and 'class="presets-line"' not in text
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_map_of_80_layers_fits_the_screen(browser, with_mixes, width):
+    open_page(browser, with_mixes / "quality.html", width)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    cells = "return [...document.querySelectorAll('details[open] td[title]')]" \
+            ".map(cell => cell.getBoundingClientRect().width)"  # fmt: skip
+    found = browser.execute_script(cells)
+    assert len(found) == 3 * 80 and min(found) > 1
+
+
+def test_the_presets_front_goes_with_its_family(browser, with_mixes):
+    open_page(browser, with_mixes / "quality.html")
+    line = "return document.querySelector('.presets-line').getBoundingClientRect().width > 0"
+    assert browser.execute_script(line)
+    browser.find_element("css selector", "[data-family=gguf]").click()
+    assert not browser.execute_script(line)
 
 
 def test_further_texts_have_columns_and_the_worst_is_named(tmp_path):

@@ -61,6 +61,7 @@ function families() {
   for (const element of all("[data-form]")) {
     element.classList.toggle("off", hidden.has(element.dataset.form));
   }
+  for (const line of all(".presets-line")) line.classList.toggle("off", off.has(line.dataset.family));
   const best = front(Object.keys(told.forms).filter((form) => !hidden.has(form)));
   for (const row of rows) row.cells[0].classList.toggle("front", best.includes(row.dataset.form));
   for (const svg of all(".quality-plot")) {

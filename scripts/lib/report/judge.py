@@ -20,8 +20,8 @@ type, without further options. `mix` is {file, target, found, corpus, types} of 
 tensors' types were searched for (see `Mix`). `evaluation` is null if nothing was measured.
 `fallbacks` (see lib/formats/fallbacks.py) is null if the tool gave every tensor its type. `memory`
 is what it takes with a context of so many tokens (lib/formats/memory.py); `trained` the model's
-longest. A form may have its own `parameters`. Other keys may be left out. Sizes are in bytes, KLD in nats a
-token, agreement is a fraction; an error is one standard error.
+longest. A form may have its own `parameters`. Other keys may be left out. Sizes are in bytes, KLD
+in nats a token, agreement is a fraction; an error is one standard error.
 """
 
 import itertools

@@ -14,7 +14,7 @@ from lib.report.figures import decimal, places, size_text
 from lib.report.judge import Figure, Form
 from lib.units import human
 
-LIGHTEST, DARKEST = 1.5, 8.5  # bits a weight, at the ends of the scale of colours
+LIGHTEST, DARKEST = 2.0, 8.5  # bits a weight, at the ends of the scale of colours
 
 _IN_LAYER = re.compile(r"blk\.(\d+)\.(.+?)(?:\.weight)?")
 
@@ -56,16 +56,16 @@ def verdict(form: Form, forms: list[Form]) -> str:
     preset = f"{rival.form.name} ({size_text(rival.form.bytes, forms)})"
     digits = places([rival.difference], 6)[0]
     by = f"KLD {'lower' if value < 0 else 'higher'} by {decimal(abs(value), digits)}"
+    by += f", of under {ENOUGH} chunks" if error is None else f" ± {decimal(error, digits)}"
     if error is None:
-        less, why = "cannot be told from", f", of under {ENOUGH} chunks"
+        how = "cannot be told from"
     elif value < -judge.SURE * error:
-        less, why = f"loses {1 - form.loss / rival.form.loss:.0%} less than", ""
+        how = f"loses {max(0.01, 1 - form.loss / rival.form.loss):.0%} less than"
     elif value > judge.SURE * error:
-        less, why = "is worse than", ""
+        how = "is worse than"
     else:
-        less, why = "is not better than", f", which is within {judge.SURE:g} errors"
-    by += why if error is None else f" ± {decimal(error, digits)}{why}"
-    return f"{less} {preset}, the best preset here that is no larger: {by}"
+        how, by = "is not better than", f"{by}, within {judge.SURE:g} errors"
+    return f"{how} {preset}, the best preset here that is no larger: {by}"
 
 
 def kld(value: float, error: float | None = None) -> str:
@@ -128,4 +128,4 @@ def shades(types: Iterable[str]) -> dict[str, tuple[float, int]]:
     ordered = sorted(bits, key=lambda kind: (bits[kind], kind))
     span = math.log(DARKEST / LIGHTEST)
     shares = {kind: math.log(bits[kind] / LIGHTEST) / span for kind in ordered}
-    return {kind: (bits[kind], round(100 * min(1, max(0, shares[kind])))) for kind in ordered}
+    return {kind: (bits[kind], round(100 * min(1, max(0.06, shares[kind])))) for kind in ordered}

@@ -38,7 +38,7 @@ SETTINGS = {
     "text.color": INK,
     "text.parse_math": False,
 }
-PRESETS: dict[str, Any] = {"color": MUTED, "linewidth": 1, "dashes": (4, 3)}
+PRESETS: dict[str, Any] = {"color": MUTED, "linewidth": 1, "dashes": (4, 3), "zorder": 1.5}
 # Where a decade may be ticked, from coarse to fine.
 TICKS = (
     *((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5), (1, 1.5, 2, 3, 4, 6, 8)),
@@ -373,6 +373,8 @@ def _finish(svg: str, title: str, forms: list[Form], points: list[Point], standa
         kind, _, number = (group.attrib.pop("id", None) or "").partition("-")
         if kind in ("front", "presets"):
             group.set("class", f"{kind}-line")
+            if kind == "presets":
+                group.set("data-family", presets_front(forms)[0].family)
         if kind not in ("point", "whisker", "label", "leader") or not number:
             continue
         point = points[int(number)]
