@@ -262,7 +262,7 @@ def _mixes(model: ModelForms) -> dict[str, Any]:
             }
             for form in found
         ],
-        "corpora": list(dict.fromkeys(form.mix.corpus for form in found if form.mix.corpus)),
+        "corpus": next((form.mix.corpus for form in found), None),
         "measured_on": list(dict.fromkeys(form.conditions[1] for form in measured)),
         "shades": mixes.shades({kind for form in found for kind in form.mix.types.values()}),
     }
