@@ -285,9 +285,10 @@ def with_mixes(tmp_path_factory) -> Path:
         kld = {"IQ3_M": 0.1, "Q4_K_M": 0.04, "Good": 0.03, "Bad": 0.05}.get(name)
         entry["preset"] = "Q" in name
         if name in ("Good", "Bad"):
-            found = {"expected": 0.0222, "tries": [tried], "validation": "other"}
-            entry["mix"] = MIX | {"target": {"max_kld": 0.03, "corpus": "other"}, "found": found}
-            entry["mix"]["types"] = types | {"output.weight": "q8_0"}
+            found = {"expected": 0.0222, "tries": [tried], "validation": "calibration"}
+            target = {"max_kld": 0.03, "corpus": "calibration", "half": True}
+            every = types | {"output.weight": "q8_0"}
+            entry["mix"] = MIX | {"target": target, "found": found, "types": every}
         if kld:
             measured = json.loads((folder / entry["evaluation"]).read_text())
             measured["per_chunk"] = {"kld": chunked(name, 1, kld, 0.001).per_chunk}
@@ -317,7 +318,10 @@ def test_a_model_without_mixes_has_no_word_of_them(sweep):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_map_of_80_layers_fits_the_screen(browser, with_mixes, width):
     open_page(browser, with_mixes / "quality.html", width)
+    wide = "return Math.max(...[...document.querySelectorAll('details table')]" \
+           ".map(table => table.getBoundingClientRect().right))"  # fmt: skip
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.execute_script(wide) <= width - 28  # within its frame
     cells = "return [...document.querySelectorAll('details[open] td[title]')]" \
             ".map(cell => cell.getBoundingClientRect().width)"  # fmt: skip
     found = browser.execute_script(cells)
