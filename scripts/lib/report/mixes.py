@@ -103,12 +103,12 @@ class Map(NamedTuple):
 
 def heat_map(types: Mapping[str, str]) -> Map:
     """The map of a mix, {tensor: type}."""
-    places = {name: found for name in types if (found := _IN_LAYER.fullmatch(name))}
-    layers = 1 + max((int(found[1]) for found in places.values()), default=-1)
+    inside = {name: found for name in types if (found := _IN_LAYER.fullmatch(name))}
+    layers = 1 + max((int(found[1]) for found in inside.values()), default=-1)
     grid: dict[str, list[str | None]] = {}
-    for name, found in places.items():
+    for name, found in inside.items():
         grid.setdefault(found[2], [None] * layers)[int(found[1])] = types[name]
-    others = {n.removesuffix(".weight"): kind for n, kind in types.items() if n not in places}
+    others = {n.removesuffix(".weight"): kind for n, kind in types.items() if n not in inside}
     step = 1 if layers <= 12 else 5 if layers <= 40 else 10
     ticks = [(first, min(step, layers - first)) for first in range(0, layers, step)]
     return Map(layers, {kind: list(_runs(row)) for kind, row in grid.items()}, others, ticks)
