@@ -74,7 +74,8 @@ rule card:
         recipe=CARD.wanted,
         made=made_from(
             CARD,
-            *("form", "evaluation", "also", "task", "harness", "mix", "model", "shards"),
+            *("form", "evaluation", "also", "task", "harness"),
+            *("mix", "model", "shards"),
         ),
     output:
         card=CARD.path,
