@@ -7,7 +7,6 @@ from lib.cards.lines import Lines, command, text_named
 from lib.flags.context import context_flags
 from lib.flags.imatrix import imatrix_flags
 from lib.flags.quantize import quantize_flags
-from lib.formats.gguf_file import read_gguf
 from lib.mixes.files import called, read_mix
 from lib.record.origins import Origins
 from lib.record.recipe import Record
@@ -133,8 +132,7 @@ def quantize_words(quant: str, made: Record, origins: Origins) -> tuple[list[str
     if made.recipe["step"] != MIXED:
         return quantize_flags(options), options["type"]
     mix = Path(origins.inputs_in("mix")[quant])
-    type_ = called(read_mix(mix), read_gguf(Path(made.artifact)))
-    return ["--tensor-type-file", f"mixes/{mix.name}"], type_
+    return ["--tensor-type-file", f"mixes/{mix.name}"], called(read_mix(mix))
 
 
 def perplexity_commands(
