@@ -25,9 +25,10 @@ from lib.formats.imatrix_file import read_imatrix
 from lib.formats.quants import PURE
 from lib.mixes.candidates import FREER, Candidates, candidates, has_data
 from lib.mixes.damage import errors
-from lib.mixes.measuring import CONTEXT, Bench, Machine, copies, halves
+from lib.mixes.measuring import CONTEXT, Bench, Machine, halves
 from lib.mixes.parts import Parts
 from lib.mixes.sensitivity import document, groups_of, probe_of
+from lib.mixes.sharing import copies
 
 ALL_LAYERS = 99
 

@@ -1,5 +1,6 @@
 """Mixes: never over the budget, exactly what the file says, and no worse than can be had."""
 
+import copy
 import itertools
 import json
 import random
@@ -172,6 +173,19 @@ def test_an_impossible_target_ends_the_run_before_anything_is_built(copied):
     assert "mixes/Low.txt: target_bpw: " in said and "mixes/Box.txt: memory: 0 B are left" in said
     assert "mixes/None.txt: " not in said and "Traceback" not in said
     assert copied.files() == before
+
+
+def test_a_memory_that_is_too_small_is_refused_before_there_is_anything(mixed, tmp_path):
+    project = Project(tmp_path / "new", {})
+    (tmp_path / "new").mkdir()
+    for name in ("m", "data"):
+        (project / name).symlink_to(mixed / name)
+    project.config = copy.deepcopy(mixed.config)
+    quants = project.model("Best")["gguf"]["quants"]
+    quants.append({"name": "Box", "memory": 1.001, "context": 4096})
+    said = project.run(check=False)
+    assert "mixes/Box.txt: memory: 0 B are left for the file, and the smallest possible" in said
+    assert not (project / "results").exists()
 
 
 def test_a_mix_for_a_memory_fits_with_its_cache(copied):

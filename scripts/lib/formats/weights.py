@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.formats import memory
 from lib.formats.mixture import Dims, Shape
 from lib.formats.model_files import model_files
 from lib.formats.safetensors import read_header
@@ -27,6 +28,7 @@ class Weights:
     bytes_per_weight: the mean over all weights, as stored.
     tokenizer: bytes that the tokenizer takes in a GGUF header, estimated.
     side_files: bytes of the files beside the weights (config, tokenizer and the like).
+    context: what decides the memory of a context; None if that is not known for sure.
     """
 
     tensors: dict[str, tuple[int, ...]]
@@ -34,6 +36,7 @@ class Weights:
     bytes_per_weight: float = 2
     tokenizer: int = 0
     side_files: int = 0
+    context: memory.Shape | None = None
 
     @property
     def parameters(self) -> int:
@@ -71,7 +74,11 @@ def read_weights(directory: Path) -> Weights:
     parameters = sum(map(math.prod, tensors.values())) or 1
     beside = [f for f in directory.iterdir() if f.suffix in (".json", ".model", ".jinja", ".txt")]
     side = sum(file.stat().st_size for file in beside)
-    return Weights(tensors, shape, size / parameters, _tokenizer_bytes(directory, config), side)
+    tokenizer = _tokenizer_bytes(directory, config)
+    # Layers that see a window, or keep a state, take less than a config tells.
+    plain = not any(config.get(key) for key in ("sliding_window", "layer_types"))
+    context = memory.shape_of(directory) if plain else None
+    return Weights(tensors, shape, size / parameters, tokenizer, side, context)
 
 
 def llama_weights(

@@ -6,8 +6,8 @@ fit a type's blocks in another type, and needs an importance matrix for the smal
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
-from lib.formats.gguf_file import GgufFile
 from lib.formats.mixture import Dims, Shape, quant_types
 from lib.formats.quants import (
     PURE,
@@ -61,8 +61,11 @@ def padded(dims: Dims, bits: float) -> int:
     return -(-round(math.prod(dims) * bits / 8) // ALIGNMENT) * ALIGNMENT
 
 
-def overhead(base: GgufFile, found: Candidates) -> int:
-    """Bytes of a mix beside its quantized tensors, at most. base: the unquantized file."""
+def overhead(base: Any, found: Candidates) -> int:
+    """Bytes of a mix beside its quantized tensors, at most.
+
+    base: the unquantized file, a lib.formats.gguf_file.GgufFile.
+    """
     kept = sum(-(-t.size // ALIGNMENT) * ALIGNMENT for t in base.tensors if t.name not in found)
     return min(tensor.offset for tensor in base.tensors) + RESERVE + kept
 

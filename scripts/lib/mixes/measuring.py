@@ -13,13 +13,6 @@ from lib.formats.against_base import evaluate
 from lib.formats.divergence import Scored
 
 CONTEXT = 512  # tokens in a chunk
-# Measurements beside each other on one GPU, of a model of fewer bytes: they mostly start and load.
-COPIES, SMALL = 4, 4 * 10**9
-
-
-def copies(size: int) -> int:
-    """Measurements that share a GPU. size: bytes of the model."""
-    return COPIES if size < SMALL else 1
 
 
 class Machine(NamedTuple):

@@ -12,7 +12,7 @@ from lib.formats.quants import PURE
 from lib.keys.section import Choice, Number, Read, Section, Text
 from lib.keys.values import show, suggestion, to_list, to_tensor_type
 from lib.mixes import candidates, targets
-from lib.mixes.measuring import copies
+from lib.mixes.sharing import copies
 from lib.record.artifact import Artifact
 from lib.record.tools import package_version
 from lib.stages import quantize
@@ -353,7 +353,8 @@ def _allowed(mix: Artifact, sizes: Sizing) -> int | None:
     shape = None
     if "memory" in mix.options:
         model = model_of(mix.inputs["gguf"])
-        shape = shape_of(Path(model.file or model.path))
+        weights = sizes.weights(model)
+        shape = shape_of(Path(model.file)) if model.file else weights and weights.context
         if shape is None:
             return None
     return targets.budget(mix.options, parameters, shape)
