@@ -116,14 +116,14 @@ def test_the_disk_is_told_from_now_on():
 
 @pytest.fixture
 def build(demo: Path, toolchain: Path, tmp_path: Path) -> Iterator[Path]:
-    """A working directory with a model of the demo, whose imatrix takes some seconds."""
+    """A working directory with a model of the demo, whose imatrix takes 20 seconds or so."""
     here = tmp_path / "work"
     shutil.copytree(demo / "base", here / "base")
     text = (demo / "text/train-code.txt").read_text()
     (here / "calibration.txt").write_text(text)
     model = {
         "source": "./base",
-        "gguf": {"imatrix": {"context": 256, "chunks": 800}, "quants": ["Q4_K_M", "IQ2_XS"]},
+        "gguf": {"imatrix": {"context": 256, "chunks": 1400}, "quants": ["Q4_K_M", "IQ2_XS"]},
     }
     config = {"corpora": {"calibration": {"path": "calibration.txt"}}, "models": {"M": model}}
     (here / "config").mkdir()
