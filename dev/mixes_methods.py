@@ -37,9 +37,9 @@ from lib.mixes.candidates import has_data
 from lib.mixes.choice import Choices, best_within, total
 from lib.mixes.measuring import CONTEXT, Bench, Machine, halves
 from lib.mixes.parts import Parts
+from lib.mixes.quantizing import quantize_pure
 from lib.mixes.sensitivity import read
 from mix import presets
-from sensitivity import quantize
 
 IN_LAYER = {
     "attn_q": "self_attn.q_proj",
@@ -145,14 +145,14 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     base, known = read_gguf(args.gguf), read(args.sensitivity)
     matrix, errors = read_imatrix(args.imatrix).entries, read_json(args.sensitivity)["tensors"]
+    machine = Machine(args.tools, args.threads, args.gpu_layers)
     parts = Parts(args.work / "parts", base)
     parts.add(base)
     made = []
     for kind in read_json(args.sensitivity)["pure"]:
-        file, spared = args.work / f"{kind}.gguf", []
+        file = args.work / f"{kind}.gguf"
         spared = [name for name in known.choices if not has_data(name, kind, matrix)]
-        tool = args.tools / "llama-quantize"
-        made.append(quantize(tool, base, args.imatrix, kind, args.threads, spared, file))
+        made.append(quantize_pure(machine, base, args.imatrix, kind, spared, file))
         parts.add(made[-1])
     halves(args.text, args.work / "text.txt", args.work / "rest.txt")
     text = (args.work / "text.txt").read_text(encoding="utf-8")
@@ -166,7 +166,6 @@ def main() -> None:
         "fisher": scored_by(known.choices, fisher(args.model, base, made, text, args.samples)),
         "error": scored_by(known.choices, alone),
     }
-    machine = Machine(args.tools, args.threads, args.gpu_layers)
     bench = Bench(machine, args.gguf, args.evaluation, args.chunks, args.work / "base.kld")
     theirs = {name: mix for name, mix in presets(base, known).items() if name in SIZES}
     klds = {name: bench.kld(parts.link(mix, args.work / "mix")) for name, mix in theirs.items()}

@@ -22,8 +22,8 @@ from lib.mixes.files import write_mix
 from lib.mixes.measuring import CONTEXT, Bench, Machine, halves
 from lib.mixes.quantizing import quantize_mix
 from lib.mixes.sensitivity import Sensitivity, read
+from lib.mixes.targets import TRIES
 
-TRIES = 4
 CLOSE = 0.95  # of the limit: a try between that and the limit is good enough
 MARGIN = 0.98  # of the limit, which later tries aim at
 

@@ -13,20 +13,19 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lib.errors import UserError, program
+from lib.errors import program
 from lib.formats.fallbacks import shape_of
 from lib.formats.gguf_file import GgufFile, read_gguf
-from lib.formats.imatrix_file import read_imatrix
-from lib.formats.quants import PURE
-from lib.mixes.candidates import FREER, Candidates, candidates, has_data
+from lib.formats.imatrix_file import ImatrixEntry, read_imatrix
+from lib.mixes.candidates import Candidates, candidates, has_data
 from lib.mixes.damage import errors
 from lib.mixes.measuring import CONTEXT, Bench, Machine, halves
 from lib.mixes.parts import Parts
+from lib.mixes.quantizing import quantize_pure
 from lib.mixes.sensitivity import document, groups_of, probe_of
 from lib.mixes.sharing import copies
 
@@ -60,31 +59,20 @@ class State:
         os.replace(unfinished, self._file)
 
 
-def quantize(
-    tool: Path, base: GgufFile, imatrix: Path, kind: str, threads: int, spared: list[str], to: Path
-) -> GgufFile:
-    """Quantize all tensors to one type. spared: those for which the type needs more data than
-    there is; they get q8_0. Raises UserError if llama-quantize fails.
-    """
-    command = [str(tool), "--pure", "--imatrix", str(imatrix)]
-    for name, option in zip(FREER, ("--token-embedding-type", "--output-tensor-type"), strict=True):
-        command += [option, "q8_0"] if name in spared else []
-    for name in spared:
-        command += [] if name in FREER else ["--tensor-type", f"{name}=q8_0"]
-    command += [str(base.path), str(to), PURE[kind], str(threads)]
-    if subprocess.run(command).returncode:
-        raise UserError(f"{base.path}: llama-quantize cannot make {kind}; its output is above")
-    return read_gguf(to)
-
-
 def measure_types(
-    state: State, bench: Bench, base: GgufFile, imatrix: Path, found: Candidates, types: list[str]
+    state: State,
+    bench: Bench,
+    base: GgufFile,
+    imatrix: Path,
+    matrix: Mapping[str, ImatrixEntry],
+    found: Candidates,
+    types: list[str],
 ) -> None:
     """Quantize to each type, note the tensors' errors and the KLD, and keep parts of the probe's.
 
-    found: the types that each tensor can have.
+    matrix: what `imatrix` holds. found: the types that each tensor can have.
     """
-    work, matrix = bench.logits.parent, read_imatrix(imatrix).entries
+    work = bench.logits.parent
     parts, probe = Parts(work / "parts", base), probe_of(types)
     parts.add(base)
     for number, kind in enumerate(types, 1):
@@ -92,9 +80,8 @@ def measure_types(
         if kind in state.content["pure"]:
             continue
         spared = [name for name in found if not has_data(name, kind, matrix)]
-        tool = bench.machine.tools / "llama-quantize"
         made = work / "pure.gguf"
-        file = quantize(tool, base, imatrix, kind, bench.machine.threads, spared, made)
+        file = quantize_pure(bench.machine, base, imatrix, kind, spared, made)
         state.note("types", kind, errors(base, file, matrix, set(found)))
         if kind == probe:
             parts.add(file)
@@ -151,7 +138,8 @@ def main() -> None:
     base = read_gguf(args.model)
     shape = shape_of(base.metadata)
     tensors = {tensor.name: tensor.shape for tensor in base.tensors}
-    found = candidates(tensors, shape, types, read_imatrix(args.imatrix).entries)
+    matrix = read_imatrix(args.imatrix).entries
+    found = candidates(tensors, shape, types, matrix)
     text = args.work / "text.txt"
     halves(args.text, text, args.work / "rest.txt")
     machine = Machine(args.tools, args.threads, 0, args.side_by_side)
@@ -159,7 +147,7 @@ def main() -> None:
         at_once = args.gpus * copies(args.model.stat().st_size)
         machine = Machine(args.tools, args.threads, ALL_LAYERS, at_once)
     bench = Bench(machine, args.model, text, args.chunks, args.work / "base.kld")
-    measure_types(state, bench, base, args.imatrix, found, types)
+    measure_types(state, bench, base, args.imatrix, matrix, found, types)
     groups, probe = groups_of(found), probe_of(types)
     measure_groups(state, bench, base, groups, probe)
 

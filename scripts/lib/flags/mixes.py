@@ -2,14 +2,11 @@
 
 from typing import Any
 
-TARGETS = ("target_size", "target_bpw", "memory")
-
 
 def target_flags(options: dict[str, Any]) -> list[str]:
     """The flags of mix.py: a mix's target, and what belongs to it."""
-    keys = (*TARGETS, "context", "cache_type")
-    given = ((key, options[key]) for key in keys if options.get(key) is not None)
-    return [word for key, value in given for word in (f"--{key.replace('_', '-')}", str(value))]
+    given = ((f"--{key.replace('_', '-')}", str(value)) for key, value in options.items())
+    return [word for words in given for word in words]
 
 
 def sensitivity_flags(options: dict[str, Any]) -> list[str]:

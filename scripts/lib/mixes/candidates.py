@@ -58,7 +58,12 @@ def has_data(name: str, kind: str, entries: Collection[str] | None) -> bool:
 
 def padded(dims: Dims, bits: float) -> int:
     """Bytes of a tensor in a GGUF file. dims: its shape. bits: of a weight."""
-    return -(-round(math.prod(dims) * bits / 8) // ALIGNMENT) * ALIGNMENT
+    return aligned(round(math.prod(dims) * bits / 8))
+
+
+def aligned(size: int) -> int:
+    """Bytes that `size` bytes of a tensor take in a GGUF file."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def overhead(base: Any, found: Candidates) -> int:
@@ -66,7 +71,7 @@ def overhead(base: Any, found: Candidates) -> int:
 
     base: the unquantized file, a lib.formats.gguf_file.GgufFile.
     """
-    kept = sum(-(-t.size // ALIGNMENT) * ALIGNMENT for t in base.tensors if t.name not in found)
+    kept = sum(aligned(t.size) for t in base.tensors if t.name not in found)
     return min(tensor.offset for tensor in base.tensors) + RESERVE + kept
 
 

@@ -11,6 +11,7 @@ from lib.units import human
 # The types of a cache that llama.cpp offers (--cache-type-k and -v).
 CACHE_TYPES = ("f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 CONTEXT = 16384  # tokens, where the config does not say; no more than the model was trained for
+TRIES = 4  # quantizations to find a mix by its KLD, at most
 
 
 def budget(options: Mapping[str, Any], parameters: int, shape: Shape | None) -> int:
@@ -25,9 +26,14 @@ def budget(options: Mapping[str, Any], parameters: int, shape: Shape | None) -> 
         return int(options["target_bpw"] * parameters / 8)
     if shape is None:
         raise UserError("memory: what a context of this model takes is not known; use target_size")
-    context = options.get("context") or min(CONTEXT, shape.trained or CONTEXT)
+    context = context_of(options, shape.trained)
     value_bytes = TENSOR_BITS[options.get("cache_type", "f16")] / 8
     return room(options["memory"]) - shape.beside_weights(context, value_bytes)
+
+
+def context_of(options: Mapping[str, Any], trained: int | None) -> int:
+    """The tokens of the cache of a target `memory`. trained: the model's longest context."""
+    return options.get("context") or min(CONTEXT, trained or CONTEXT)
 
 
 def impossible(options: Mapping[str, Any], allowed: int, least: int) -> str | None:

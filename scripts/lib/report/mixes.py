@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from lib.formats.divergence import ENOUGH
 from lib.formats.quants import TENSOR_BITS
-from lib.mixes.targets import CONTEXT
+from lib.mixes.targets import context_of
 from lib.report import judge
 from lib.report.figures import decimal, places, size_text
 from lib.report.judge import Figure, Form
@@ -33,7 +33,7 @@ def target_text(target: Mapping[str, Any], trained: int | None) -> str:
         return (
             f"the smallest with a KLD of at most {target['max_kld']:g} on {target['corpus']}{half}"
         )
-    context = target.get("context") or min(CONTEXT, trained or CONTEXT)
+    context = context_of(target, trained)
     cache = target.get("cache_type", "f16")
     return f"fits {target['memory']:g} GB with {context:,} tokens of {cache} cache"
 

@@ -23,7 +23,6 @@ from lib.stages.stage import Cost, Counted, Memory, Size, Sizing, Stage, Time
 
 TARGETS = ("target_size", "target_bpw", "max_kld", "memory")
 BELONG_TO_MEMORY = ("context", "cache_type")
-TRIES = 4  # quantizations to find a mix by its KLD, at most
 UNITS = {"": 1, "M": 10**6, "G": 10**9, "MB": 10**6, "GB": 10**9}
 
 
@@ -191,7 +190,7 @@ class MixByKldStage(EvaluateStage):
     column = "mixes"
     measures = False
     is_long = True
-    tokens = (TRIES + 1) * 8 * 512
+    tokens = (targets.TRIES + 1) * 8 * 512
     output = 1.0
     scratch = 1.0
     takes_all = True
