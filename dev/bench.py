@@ -307,7 +307,10 @@ def main() -> None:
     def build(what: str, kind: str, *configs: dict) -> None:
         command = written(kind, places[kind], *configs)
         os.sync()
-        rows.setdefault((what, kind), []).append(timed(command, places[kind]))
+        spent = timed(command, places[kind])
+        rows.setdefault((what, kind), []).append(spent)
+        # A machine may be taken away before the table is there.
+        print(f"{what}, {kind}: {spent.wall:.1f} s", file=sys.stderr, flush=True)
 
     for _ in range(said.rounds):
         for kind, place in places.items():
