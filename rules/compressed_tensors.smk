@@ -1,18 +1,24 @@
 """compressed-tensors, by llmcompressor; measured by transformers.
 
-needs: the model directory; for the quality, the base logits of an evaluation text
+needs: the model directory; for some schemes a calibration text; for the quality, the base logits
+       of an evaluation text
 makes: results/MODEL/compressed-tensors/SCHEME/, results/MODEL/evaluation/SCHEME.json, and
        results/MODEL/evaluation/transformers.json: the unquantized model by the same engine
 """
 
+from lib.flags.calibrate import calibrate_flags
+from lib.run.wildcards import made_by
 from lib.stages.compressed_tensors import FORM
 
 COMPRESSED = pattern("results/{model}/compressed-tensors/{scheme}")
+# Which are calibrated, the config tells: their paths look like those of others.
+CALIBRATED = pattern("results/{calibrated}")
 TRANSFORMERS_EVALUATION = pattern("results/{model}/evaluation/{scheme}.json")
 
 
 # Both rules match FP8_DYNAMIC.json; no quant may have such a name.
 ruleorder: evaluate_transformers > evaluate
+ruleorder: compressed_tensors_calibrate > compressed_tensors
 
 
 rule compressed_tensors:
@@ -45,6 +51,47 @@ rule compressed_tensors:
         export OMP_NUM_THREADS={threads} QM_PYTHON={input.environment:q}/venv/bin/python
         script compressed_tensors_quantize.py {input.model:q} \
             --scheme {params.scheme:q} \
+            --output "$OUT"
+        check check_compressed_tensors.py "$OUT" --json "$STAGE/notes.json"
+        commit
+        """
+
+
+rule compressed_tensors_calibrate:
+    """Quantize with a calibration text; check as above."""
+    input:
+        recipe=CALIBRATED.wanted,
+        environment=made_from(CALIBRATED, "environment"),
+        model=made_from(CALIBRATED, "model"),
+        corpus=made_from(CALIBRATED, "corpus"),
+    output:
+        model=directory(CALIBRATED.path),
+        recipe=CALIBRATED.record,
+    log:
+        CALIBRATED.log,
+    benchmark:
+        CALIBRATED.benchmark
+    wildcard_constraints:
+        calibrated=made_by(
+            session.graph, "compressed_tensors_calibrate", "results/", ""
+        ),
+    conda:
+        "../envs/quantmill.yaml"
+    threads: CALIBRATED.threads
+    resources:
+        **needs(CALIBRATED),
+        gpu=0,
+    params:
+        flags=CALIBRATED.flags(calibrate_flags),
+    # What follows runs in the tool's own environment.
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        gpus {resources.gpu} {resources.gpu_mb}
+        export QM_PYTHON={input.environment:q}/venv/bin/python
+        script compressed_tensors_calibrate.py {input.model:q} \
+            --text {input.corpus:q} \
+            {params.flags:q} \
             --output "$OUT"
         check check_compressed_tensors.py "$OUT" --json "$STAGE/notes.json"
         commit

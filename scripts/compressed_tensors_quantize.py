@@ -10,31 +10,27 @@ import tempfile
 from pathlib import Path
 
 from lib.errors import UserError, program
-from lib.formats.compressed_tensors import SCHEMES, fault, kept
-from lib.formats.safetensors import read_header
+from lib.formats.compressed_tensors import CALIBRATED, SCHEMES, fault, kept, shapes_in
 from model_view import make_view
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="model directory, 16 or 32 bits a weight")
-    parser.add_argument("--scheme", required=True, choices=SCHEMES)
+    parser.add_argument(
+        "--scheme", required=True, choices=[name for name in SCHEMES if name not in CALIBRATED]
+    )
     parser.add_argument("--output", type=Path, required=True, help="directory to make")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        files = make_view(args.model, Path(scratch, "model"))
-        shapes = {
-            name: tensor.shape
-            for file in files
-            if file.suffix == ".safetensors"
-            for name, tensor in read_header(file).tensors.items()
-        }
+        view = Path(scratch, "model")
+        shapes = shapes_in(make_view(args.model, view))
         if wrong := fault(args.scheme, shapes):
             raise UserError(f"{args.model}: {wrong}")
         from llmcompressor import model_free_ptq
 
         model_free_ptq(
-            model_stub=files[0].parent,
+            model_stub=view,
             save_directory=args.output,
             scheme=args.scheme,
             ignore=kept(shapes),

@@ -5,8 +5,11 @@ Standard library only.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
+
+from lib.formats.safetensors import read_header
 
 Shapes = Mapping[str, tuple[int, ...]]  # {tensor: shape, the row's width last}
 
@@ -26,17 +29,28 @@ SCHEMES = {
     "FP8_DYNAMIC": Scheme(8, 1),
     "FP8_BLOCK": Scheme(8, 128),  # of the weights any width, but not of the activations
     "NVFP4A16": Scheme(4.5, 16),
+    "NVFP4": Scheme(4.5, 16),
     "MXFP4A16": Scheme(4.25, 32),
     "W4A16": Scheme(4.125, 128),
     "W8A16": Scheme(8.125, 128),
     "INT8": Scheme(8, 1),
 }
+# Rounds activations to 4 bits with a scale for the whole tensor, which a text must tell.
+CALIBRATED = ("NVFP4",)
+# {method that finds better roundings with a text: its schemes}
+METHODS = {"gptq": ("W4A16", "W8A16")}
 # What stays as it is, as `ignore` in config.json says it: modules, or `re:` and how they begin.
 # llmcompressor knows tensors by their names alone, and would quantize embeddings and routers too.
 KEPT = (
     "re:.*lm_head$", "re:.*embed.*", "re:.*gate$", "re:.*router.*", "re:.*conv.*",
     "re:.*(vision|visual|audio|multi_modal|mm_projector).*",
 )  # fmt: skip
+
+
+def shapes_in(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors in those of the files that are safetensors."""
+    headers = (read_header(file) for file in files if file.suffix == ".safetensors")
+    return {name: tensor.shape for header in headers for name, tensor in header.tensors.items()}
 
 
 def kept(shapes: Shapes) -> list[str]:

@@ -1,14 +1,14 @@
 """The family compressed-tensors: directories for vLLM and transformers, by llmcompressor."""
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
-from lib.formats.compressed_tensors import SCHEMES, fault, quantized_bytes
-from lib.keys.section import Read, Section
-from lib.keys.values import show, suggestion, to_list
+from lib.formats.compressed_tensors import CALIBRATED, METHODS, SCHEMES, fault, quantized_bytes
+from lib.keys.section import Choice, Number, Read, Section, Text
+from lib.keys.values import show, suggestion
 from lib.record.artifact import Artifact
 from lib.stages import convert, evaluation
 from lib.stages.checked import Inspector, Row
@@ -19,30 +19,60 @@ from lib.stages.stage import Memory, Size, Sizing, Stage, Time, locked_size
 
 UNQUANTIZED = "transformers"  # what the evaluation of the unquantized model is called
 # Matches the names of all forms, and that.
-FORM = "|".join([*SCHEMES, UNQUANTIZED])
+FORM = rf"({'|'.join(SCHEMES)})(-[\w.]+)?|{UNQUANTIZED}"
 
 
-def to_schemes(value: Any) -> list[str]:
-    """A list of names of SCHEMES, in upper case, each once."""
-    found = []
-    for word in to_list(value):
-        scheme = str(word).upper()
-        if scheme not in SCHEMES:
-            near = suggestion(word, SCHEMES)
-            raise ValueError(f"{show(word)} is not one of {', '.join(SCHEMES)}{near}")
-        if scheme in found:
-            raise ValueError(f"{scheme} is there twice")
-        found.append(scheme)
-    if not found:
-        raise ValueError("names no scheme, such as [FP8_DYNAMIC, NVFP4A16]")
-    return found
+def to_scheme(value: Any) -> str:
+    """A name of SCHEMES, in upper case. Raises ValueError for any other text."""
+    if isinstance(value, str) and value.upper() in SCHEMES:
+        return value.upper()
+    near = suggestion(value, SCHEMES)
+    raise ValueError(f"{show(value)} is not one of {', '.join(SCHEMES)}{near}")
+
+
+def to_quantization(value: Any) -> Any:
+    """The options of a quantization, a mapping. A text, such as W4A16, is its scheme alone."""
+    return value if isinstance(value, Mapping) else {"scheme": value}
+
+
+class Quantization(Section):
+    """One directory: a scheme, and for some the text by which it is calibrated.
+
+    In the list a scheme alone, such as `FP8_DYNAMIC`, stands for `{scheme: FP8_DYNAMIC}`.
+    """
+
+    name: Text = Field(
+        "", description="Its name: the scheme, or one that goes on after it, as `W4A16-GPTQ` does."
+    )
+    scheme: Read(str, to_scheme, {"enum": list(SCHEMES)}) = Field(
+        description="What weights, and activations, are rounded to. NVFP4 is calibrated."
+    )
+    method: Choice(Literal[tuple(METHODS)]) | None = Field(
+        None,
+        description="How weights are rounded, if not to the nearest: by a text, for W4A16 and "
+        "W8A16.",
+    )
+    corpus: Text = Field("calibration", description="Name of that text in `corpora`.")
+    rows: Number(int, 1) = Field(128, description="Rows of the text to use, at most.")
+    length: Number(int, 8) = Field(2048, description="Tokens in a row.")
+
+    @property
+    def form(self) -> str:
+        """Its name, also where it was left out."""
+        method = f"-{self.method.upper()}" if self.method else ""
+        return self.name or self.scheme + method
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it needs a text."""
+        return self.method is not None or self.scheme in CALIBRATED
 
 
 class CompressedTensors(Section):
     """The model in compressed-tensors, for vLLM and transformers, by llmcompressor."""
 
-    schemes: Read(list[str], to_schemes, {"type": "array", "items": {"enum": list(SCHEMES)}}) = (
-        Field(description="One directory for each: " + ", ".join(f"`{s}`" for s in SCHEMES) + ".")
+    schemes: list[Read(Quantization, to_quantization, str | Quantization)] = Field(
+        description="The schemes, or mappings with the keys below: a directory for each."
     )
 
 
@@ -73,6 +103,20 @@ class CompressedTensorsStage(Stage):
         weights = sizes.weights(artifact.inputs["model"])
         wrong = weights and fault(artifact.options["scheme"], weights.tensors)
         return f"{artifact.path}: {wrong}" if wrong else None
+
+
+class CompressedTensorsCalibrateStage(CompressedTensorsStage):
+    """Quantize by one scheme, with a text."""
+
+    rule = "compressed_tensors_calibrate"
+    # The whole model, the states of all rows between two layers, and what it is written as.
+    memory = Memory(12000, 3.0, 13000, 1.6)
+    time = Time(30, 1)
+    gpu = "layer"
+
+    def threads(self, size: int, cores: int, jobs: int) -> int:
+        """4, which the program gives torch whatever the machine; on fewer cores all of them."""
+        return min(4, cores)
 
 
 class EvaluateTransformersStage(Stage):
@@ -111,12 +155,41 @@ class CompressedTensorsFamily(Family):
     )
     repository_by_form = True
     form_pattern = re.compile(FORM, re.IGNORECASE)
-    stages = (CompressedTensorsStage(), EvaluateTransformersStage())
-    quantized = {"compressed_tensors": True}
+    stages = (
+        CompressedTensorsStage(),
+        CompressedTensorsCalibrateStage(),
+        EvaluateTransformersStage(),
+    )
+    quantized = {"compressed_tensors": True, "compressed_tensors_calibrate": True}
     by_base_logits = True
 
+    def corpora(self, model: Any) -> set[str]:
+        """The names of the texts by which schemes are calibrated."""
+        return {asked.corpus for asked in model.compressed_tensors.schemes if asked.calibrated}
+
     def names(self, model: Any) -> list[str]:
-        return model.compressed_tensors.schemes
+        return [asked.form for asked in model.compressed_tensors.schemes]
+
+    def check(self, checks: Any, at: tuple, name: str, model: Any) -> None:
+        if not model.compressed_tensors.schemes:
+            checks.add((*at, "schemes"), "names no scheme, such as [FP8_DYNAMIC, NVFP4A16]")
+        taken = set()
+        for index, asked in enumerate(model.compressed_tensors.schemes):
+            here, form = (*at, "schemes", index), asked.form
+            if not re.fullmatch(rf"{asked.scheme}(-[\w.]+)?", form):
+                wanted = f"must be {asked.scheme}, or go on after it as {asked.scheme}-2 does"
+                checks.add((*here, "name"), f"{show(form)} {wanted}")
+            if form.lower() in taken:
+                checks.add(here, f"{form} is there twice")
+            taken.add(form.lower())
+            if asked.method and asked.scheme not in METHODS[asked.method]:
+                wanted = " and ".join(METHODS[asked.method])
+                checks.add((*here, "method"), f"{asked.method} is for {wanted}")
+            elif asked.calibrated:
+                checks.uses_corpus((*here, "corpus"), asked.corpus)
+            for key in sorted({"corpus", "rows", "length"} & asked.model_fields_set):
+                if not asked.calibrated:
+                    checks.add((*here, key), f"has no effect: {form} needs no text")
 
     def repository_form(self, form: str) -> str:
         """As people write it there: FP8-Dynamic for FP8_DYNAMIC."""
@@ -124,19 +197,20 @@ class CompressedTensorsFamily(Family):
 
     def make(self, shared: Any, name: str, model: Any, weights: Artifact) -> Forms:
         tools = by_environment(shared, "llmcompressor")
-        forms = {
-            scheme: Artifact(
-                f"results/{name}/compressed-tensors/{scheme}",
-                "compressed_tensors",
+        found = Forms()
+        for asked in model.compressed_tensors.schemes:
+            with_text = {"scheme", "method", "rows", "length"} if asked.calibrated else {"scheme"}
+            text = {"corpus": shared.corpus(asked.corpus)} if asked.calibrated else {}
+            found.forms[asked.form] = Artifact(
+                f"results/{name}/compressed-tensors/{asked.form}",
+                "compressed_tensors_calibrate" if asked.calibrated else "compressed_tensors",
                 name,
-                {"scheme": scheme},
-                inputs={"model": weights},
+                asked.model_dump(include=with_text),
+                inputs={"model": weights, **text},
                 directory=True,
                 **tools,
             )
-            for scheme in self.names(model)
-        }
-        found = Forms([*forms.values()], forms)
+        found.artifacts += found.forms.values()
         if model.evaluate is not None:
             conversion = convert.conversion(shared, name, model, weights)
             found.artifacts.append(conversion)
