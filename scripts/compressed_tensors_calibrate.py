@@ -79,7 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         view = Path(scratch, "model")
         shapes = shapes_in(make_view(args.model, view))
-        if wrong := fault(args.scheme, shapes):
+        if wrong := fault(args.scheme, shapes, calibrated=True):
             raise UserError(f"{args.model}: {wrong}")
         calibrate(view, args, kept(shapes))
 

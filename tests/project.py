@@ -106,7 +106,9 @@ EVERYTHING: dict[str, Any] = {
                 "metadata": {"general.license": "mit"},
             },
             "exl2": {"bits": [3, 5.0]},
-            "compressed_tensors": {"schemes": ["FP8_DYNAMIC", "NVFP4A16"]},
+            "compressed_tensors": {
+                "schemes": ["FP8_DYNAMIC", {"scheme": "NVFP4", "corpus": "demo"}]
+            },
             "evaluate": {"tasks": {"hellaswag": "data/hellaswag.txt"}, "harness": True},
             "publish": {
                 "gguf": "a/All-GGUF",

@@ -48,6 +48,10 @@ MADE_BY = {
     "evaluate_harness": ["evaluate_harness.py", "lib/flags/tasks.py"],
     "environment": ["install_environment.py"],
     "compressed_tensors": ["compressed_tensors_quantize.py"],
+    "compressed_tensors_calibrate": [
+        "compressed_tensors_calibrate.py",
+        "lib/flags/calibrate.py",
+    ],
     "evaluate_transformers": ["evaluate_transformers.py"],
     "exl2_evaluate": ["exl2_evaluate.py", "lib/flags/context.py"],
     "report": [
@@ -60,6 +64,7 @@ MADE_BY = {
 }
 WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split")
 WEIGHTS += ("quantize_mix", "exl2_measure", "exl2_quantize", "compressed_tensors")
+WEIGHTS += ("compressed_tensors_calibrate",)
 # What these find is what others are made by.
 FOUND = ("sensitivity", "mix", "mix_by_kld")
 # How a program ends decides no bytes: whatever is loaded from there is not counted.

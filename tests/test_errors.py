@@ -40,6 +40,10 @@ MISTAKES = {
     "check_compressed_tensors.py": ("nowhere", "nowhere"),
     "check_measurement.py": ("--measurement broken.json --model model", "broken.json"),
     "check_shards.py": ("--whole nowhere --shards model", "nowhere"),
+    "compressed_tensors_calibrate.py": (
+        "nowhere --scheme NVFP4 --text t --rows 1 --length 8 --output out",
+        "nowhere",
+    ),
     "compressed_tensors_quantize.py": ("nowhere --scheme FP8_DYNAMIC --output out", "nowhere"),
     "convert.py": ("--threads 1 nowhere model", "nowhere"),
     "copy_file.py": ("broken.json " + RECIPE[0], "nowhere.json"),

@@ -101,7 +101,8 @@ class CompressedTensorsStage(Stage):
     def impossible(self, artifact: Artifact, sizes: Sizing) -> str | None:
         """Why llmcompressor cannot give the model this scheme."""
         weights = sizes.weights(artifact.inputs["model"])
-        wrong = weights and fault(artifact.options["scheme"], weights.tensors)
+        asked = artifact.options
+        wrong = weights and fault(asked["scheme"], weights.tensors, "rows" in asked)
         return f"{artifact.path}: {wrong}" if wrong else None
 
 
