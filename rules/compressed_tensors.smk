@@ -6,7 +6,6 @@ makes: results/MODEL/compressed-tensors/SCHEME/, results/MODEL/evaluation/SCHEME
        results/MODEL/evaluation/transformers.json: the unquantized model by the same engine
 """
 
-from lib.flags.calibrate import calibrate_flags
 from lib.run.wildcards import made_by
 from lib.stages.compressed_tensors import FORM
 
@@ -82,7 +81,10 @@ rule compressed_tensors_calibrate:
         **needs(CALIBRATED),
         gpu=0,
     params:
-        flags=CALIBRATED.flags(calibrate_flags),
+        scheme=CALIBRATED.option("scheme"),
+        method=CALIBRATED.option("method"),
+        rows=CALIBRATED.option("rows"),
+        length=CALIBRATED.option("length"),
     # What follows runs in the tool's own environment.
     shell:
         r"""
@@ -90,8 +92,11 @@ rule compressed_tensors_calibrate:
         gpus {resources.gpu} {resources.gpu_mb}
         export QM_PYTHON={input.environment:q}/venv/bin/python
         script compressed_tensors_calibrate.py {input.model:q} \
+            --scheme {params.scheme:q} \
+            --method {params.method:q} \
             --text {input.corpus:q} \
-            {params.flags:q} \
+            --rows {params.rows:q} \
+            --length {params.length:q} \
             --output "$OUT"
         check check_compressed_tensors.py "$OUT" --json "$STAGE/notes.json"
         commit

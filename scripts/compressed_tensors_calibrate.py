@@ -14,7 +14,6 @@ from typing import Any
 
 from lib.errors import UserError, program
 from lib.formats.compressed_tensors import METHODS, SCHEMES, fault, kept, shapes_in
-from lib.formats.in_transformers import OFFLINE
 from model_view import make_view
 
 # GPTQ's bytes depend on the number of torch's threads (seen in llmcompressor 0.14.0.1 with 1, 2 and
@@ -38,7 +37,7 @@ def rows_of(tokenizer: Any, text: str, count: int, length: int) -> list[list[int
 
 def calibrate(model: Path, args: argparse.Namespace, keep: list[str]) -> None:
     """Make the directory args.output. model: a view of the model. keep: what is not quantized."""
-    os.environ.update(OFFLINE)
+    os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
     from datasets import Dataset
     from llmcompressor import oneshot
@@ -70,7 +69,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="model directory, 16 or 32 bits a weight")
     parser.add_argument("--scheme", required=True, choices=SCHEMES)
-    parser.add_argument("--method", choices=METHODS, help="default: round to the nearest")
+    parser.add_argument(
+        "--method", choices=METHODS, nargs="?", help="default: round to the nearest"
+    )
     parser.add_argument("--text", type=Path, required=True, help="calibration text, UTF-8")
     parser.add_argument("--rows", type=int, required=True, help="rows of the text, at most")
     parser.add_argument("--length", type=int, required=True, help="tokens in a row")

@@ -48,10 +48,7 @@ MADE_BY = {
     "evaluate_harness": ["evaluate_harness.py", "lib/flags/tasks.py"],
     "environment": ["install_environment.py"],
     "compressed_tensors": ["compressed_tensors_quantize.py"],
-    "compressed_tensors_calibrate": [
-        "compressed_tensors_calibrate.py",
-        "lib/flags/calibrate.py",
-    ],
+    "compressed_tensors_calibrate": ["compressed_tensors_calibrate.py"],
     "evaluate_transformers": ["evaluate_transformers.py"],
     "exl2_evaluate": ["exl2_evaluate.py", "lib/flags/context.py"],
     "report": [

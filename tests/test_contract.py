@@ -972,7 +972,8 @@ def test_compressed_tensors_the_evaluation_text_concerns_no_weights(planned):
     p = planned(COMPRESSED)
     p.config["models"]["M"]["evaluate"]["chunks"] = 3
     forms = ("FP8_DYNAMIC", "NVFP4", "transformers")
-    assert p.plan() == exl2(*(f"evaluation/{form}.json" for form in forms), *SHOWN)
+    made = ("evaluation/base.kld", *(f"evaluation/{form}.json" for form in forms))
+    assert p.plan() == exl2(*made, *SHOWN)
 
 
 def test_compressed_tensors_without_gguf_its_figures_are_those_with_it(planned):

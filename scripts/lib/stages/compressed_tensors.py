@@ -206,7 +206,7 @@ class CompressedTensorsFamily(Family):
                 f"results/{name}/compressed-tensors/{asked.form}",
                 "compressed_tensors_calibrate" if asked.calibrated else "compressed_tensors",
                 name,
-                asked.model_dump(include=with_text),
+                asked.model_dump(include=with_text, exclude_none=True),
                 inputs={"model": weights, **text},
                 directory=True,
                 **tools,
