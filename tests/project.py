@@ -106,8 +106,16 @@ EVERYTHING: dict[str, Any] = {
                 "metadata": {"general.license": "mit"},
             },
             "exl2": {"bits": [3, 5.0]},
+            "compressed_tensors": {
+                "schemes": ["FP8_DYNAMIC", {"scheme": "NVFP4", "corpus": "demo"}]
+            },
             "evaluate": {"tasks": {"hellaswag": "data/hellaswag.txt"}, "harness": True},
-            "publish": {"gguf": "a/All-GGUF", "exl2": "a/All-exl2", "safetensors": "a/All"},
+            "publish": {
+                "gguf": "a/All-GGUF",
+                "exl2": "a/All-exl2",
+                "compressed_tensors": "a/All-{form}",
+                "safetensors": "a/All",
+            },
         },
     },
 }

@@ -47,6 +47,9 @@ MADE_BY = {
     "evaluate_task": ["evaluate_task.py", "lib/flags/tasks.py"],
     "evaluate_harness": ["evaluate_harness.py", "lib/flags/tasks.py"],
     "environment": ["install_environment.py"],
+    "compressed_tensors": ["compressed_tensors_quantize.py"],
+    "compressed_tensors_calibrate": ["compressed_tensors_calibrate.py"],
+    "evaluate_transformers": ["evaluate_transformers.py"],
     "exl2_evaluate": ["exl2_evaluate.py", "lib/flags/context.py"],
     "report": [
         "describe_forms.py",
@@ -57,7 +60,8 @@ MADE_BY = {
     "card": ["describe_forms.py", "describe_card.py", "card.py", "templates/card.md.j2"],
 }
 WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split")
-WEIGHTS += ("quantize_mix", "exl2_measure", "exl2_quantize")
+WEIGHTS += ("quantize_mix", "exl2_measure", "exl2_quantize", "compressed_tensors")
+WEIGHTS += ("compressed_tensors_calibrate",)
 # What these find is what others are made by.
 FOUND = ("sensitivity", "mix", "mix_by_kld")
 # How a program ends decides no bytes: whatever is loaded from there is not counted.

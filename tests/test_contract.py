@@ -945,6 +945,45 @@ def test_exl2_a_lost_measurement_never_comes_out_the_same_twice(planned):
     assert p.plan() == exl2("exl2/measurement.json", *made, *SHOWN)
 
 
+COMPRESSED = {
+    "source": "./m/prose",
+    "compressed_tensors": {"schemes": ["FP8_DYNAMIC", {"scheme": "NVFP4", "rows": 4}]},
+    "evaluate": {"chunks": 2},
+}
+
+
+def test_compressed_tensors_a_scheme_added_is_built_and_measured_alone(planned):
+    p = planned(COMPRESSED)
+    assert p.plan() == NOTHING
+    p.config["models"]["M"]["compressed_tensors"]["schemes"].append("W4A16")
+    made = ("compressed-tensors/W4A16", "evaluation/W4A16.json")
+    assert p.plan() == exl2(*made, *SHOWN)
+
+
+def test_compressed_tensors_the_calibration_text_concerns_what_is_calibrated_alone(planned, built):
+    p = planned(COMPRESSED)
+    Path("text.txt").write_text("Another text. " * 1000)
+    p.config["corpora"]["calibration"]["path"] = "./text.txt"
+    made = ("compressed-tensors/NVFP4", "evaluation/NVFP4.json")
+    assert p.plan() == exl2(*made, *SHOWN) | {"resources/corpora/calibration.txt"}
+
+
+def test_compressed_tensors_the_evaluation_text_concerns_no_weights(planned):
+    p = planned(COMPRESSED)
+    p.config["models"]["M"]["evaluate"]["chunks"] = 3
+    forms = ("FP8_DYNAMIC", "NVFP4", "transformers")
+    made = ("evaluation/base.kld", *(f"evaluation/{form}.json" for form in forms))
+    assert p.plan() == exl2(*made, *SHOWN)
+
+
+def test_compressed_tensors_without_gguf_its_figures_are_those_with_it(planned):
+    """A gguf section, or --config skip=gguf, makes no figure stale."""
+    p = planned(COMPRESSED)
+    p.config["models"]["M"]["gguf"] = {"quants": ["Q8_0"]}
+    made = ("gguf/M-Q8_0.gguf", "evaluation/BF16.json", "evaluation/Q8_0.json")
+    assert p.plan() == exl2(*made, *SHOWN)
+
+
 @pytest.fixture
 def own(built: Project, tmp_path) -> Path:
     """A directory with files of the user's own; they are of the model Plain."""

@@ -37,8 +37,14 @@ MISTAKES = {
     "check_gguf.py": ("broken.json --completion-tool tool", "broken.json"),
     "check_imatrix.py": ("--imatrix broken.json --model nowhere", "broken.json"),
     "check_mix.py": ("broken.json --mix nowhere", "broken.json"),
+    "check_compressed_tensors.py": ("nowhere", "nowhere"),
     "check_measurement.py": ("--measurement broken.json --model model", "broken.json"),
     "check_shards.py": ("--whole nowhere --shards model", "nowhere"),
+    "compressed_tensors_calibrate.py": (
+        "nowhere --scheme NVFP4 --text t --rows 1 --length 8 --output out",
+        "nowhere",
+    ),
+    "compressed_tensors_quantize.py": ("nowhere --scheme FP8_DYNAMIC --output out", "nowhere"),
     "convert.py": ("--threads 1 nowhere model", "nowhere"),
     "copy_file.py": ("broken.json " + RECIPE[0], "nowhere.json"),
     "corpus.py": ("nowhere --type .txt --output out", "nowhere"),
@@ -53,6 +59,10 @@ MISTAKES = {
         "nowhere",
     ),
     "evaluate_task.py": ("nowhere --kind hellaswag --model x.gguf --output out -- tool", "nowhere"),
+    "evaluate_transformers.py": (
+        "model --base nowhere --text t --corpus NAME --output out",
+        "nowhere",
+    ),
     "exl2_convert.py": (
         "quantize --model nowhere --work work --recipe-digest 0 --measurement nowhere "
         "--bits 4 --output model",

@@ -123,7 +123,7 @@ def test_each_package_that_is_imported_is_pinned_also_what_others_bring_along() 
     """httpx2 was imported and not required: with another huggingface_hub every run failed."""
     pinned = {
         name.lower().replace("-", "_")
-        for file in ROOT.glob("requirements*.txt")
+        for file in (*ROOT.glob("requirements*.txt"), *ROOT.glob("envs/*.txt"))
         for name in packages.pins(file)
     }
     distributions = metadata.packages_distributions()

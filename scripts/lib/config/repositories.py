@@ -32,7 +32,9 @@ def repositories(model: Any) -> list[Repository]:
         name = getattr(model.publish, family.name, None)
         if name and FORM in name:
             forms = family.names(model) if family.own(model) else ()
-            found += [Repository(family.name, name.replace(FORM, form), form) for form in forms]
+            for form in forms:
+                own = name.replace(FORM, family.repository_form(form))
+                found.append(Repository(family.name, own, form))
         elif name:
             found.append(Repository(family.name, name))
     return found

@@ -1,0 +1,69 @@
+"""Check a directory in compressed-tensors: no NaN or infinity, it loads, and it writes words.
+
+transformers loads it and generates greedy tokens. To be run in
+resources/environments/llmcompressor.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from lib.errors import UserError, program
+from lib.formats.in_transformers import load
+from lib.formats.model_files import model_files
+from lib.formats.safetensors import read_header
+
+
+def check_finite(file: Path) -> None:
+    """Raise UserError if a tensor of a safetensors file holds NaN or infinity."""
+    from safetensors import safe_open
+
+    read_header(file)  # a file that is cut off is told in one line
+    with safe_open(file, "pt") as tensors:
+        names = tensors.keys()
+        for name in names:
+            tensor = tensors.get_tensor(name)
+            if tensor.is_floating_point() and not tensor.float().isfinite().all():
+                raise UserError(f"{file}: NaN or infinity in its tensor {name}")
+
+
+def written(directory: Path, prompt: str, count: int) -> str:
+    """The text of `count` greedy tokens after `prompt`. Raises UserError if there is none."""
+    import torch
+
+    model = load(directory)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokens = tokenizer(prompt, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        if not model(tokens).logits.isfinite().all():
+            raise UserError(f"{directory}: its output is not finite")
+        made = model.generate(
+            tokens, do_sample=False, min_new_tokens=count, max_new_tokens=count,
+            attention_mask=torch.ones_like(tokens),
+        )  # fmt: skip
+    text = tokenizer.decode(made[0, tokens.shape[1] :])
+    if not text.strip():
+        raise UserError(f"{directory}: it wrote no text in {count} tokens after {prompt!r}")
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path, help="the directory")
+    parser.add_argument("--prompt", default="def main():", help="text to go on from")
+    parser.add_argument("--tokens", type=int, default=24, help="tokens to write")
+    parser.add_argument("--json", type=Path, help="file to write: {prompt, text}")
+    args = parser.parse_args()
+    for file in model_files(args.model):
+        if file.suffix == ".safetensors":
+            check_finite(file)
+    found = {"prompt": args.prompt, "text": written(args.model, args.prompt, args.tokens)}
+    print(f"{args.model}: {args.prompt!r} goes on as {found['text']!r}")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    program(main)
