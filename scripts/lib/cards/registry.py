@@ -3,8 +3,9 @@
 from lib.cards.exl2 import Exl2Lines
 from lib.cards.gguf import GgufLines
 from lib.cards.lines import Lines
+from lib.cards.mlx import MlxLines
 from lib.cards.safetensors import SafetensorsLines
 
 LINES: dict[str, Lines] = {
-    lines.name: lines for lines in (GgufLines(), Exl2Lines(), SafetensorsLines())
+    lines.name: lines for lines in (GgufLines(), Exl2Lines(), MlxLines(), SafetensorsLines())
 }

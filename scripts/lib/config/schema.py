@@ -221,9 +221,10 @@ class Model(_Forms):
 
     @property
     def conversion(self) -> str | None:
-        """The form that all quants are made from (such as BF16); None without `gguf` section."""
+        """The form that all quants, and base logits, are made from (such as BF16); None if none."""
         if self.gguf is None:
-            return None
+            measured = any(family.by_base_logits for family in self.families())
+            return "BF16" if self.evaluate and measured else None
         return self._own_gguf.form if self._own_gguf else self.gguf.outtype.upper()
 
 

@@ -78,12 +78,13 @@ def model_of(conversion: Artifact) -> Artifact:
 def conversion(shared: Any, name: str, model: Any, weights: Artifact | None) -> Artifact:
     """Declare the unquantized GGUF, from which all quants of a model are made.
 
-    It is an intermediate, unless the config lists it among the quants. shared: lib/stages/shared.
+    It is an intermediate, unless the config lists it among the quants, or asks for a GGUF and no
+    quants. Without a `gguf` section it is there for base logits. shared: lib/stages/shared.
     model: lib/config/schema.Model. weights: the model directory; None if the source is a GGUF file.
     """
     path = f"results/{name}/gguf/{name}-{model.conversion}.gguf"
-    quants, kept = model.gguf.parted(model.conversion)
-    intermediate = bool(quants) and not kept
+    quants, kept = model.gguf.parted(model.conversion) if model.gguf else ([], False)
+    intermediate = not kept and (bool(quants) or model.gguf is None)
     if model.own_gguf:
         tools = {"llama.cpp": shared.llama_cpp}
         return shared.own_file(
@@ -95,11 +96,11 @@ def conversion(shared: Any, name: str, model: Any, weights: Artifact | None) -> 
             intermediate=intermediate,
             links=True,
         )
-    return Artifact(
+    return shared.once(
         path,
         "convert",
-        name,
-        {"outtype": model.gguf.outtype, "model_name": name},
+        {"outtype": model.conversion.lower(), "model_name": name},
+        model=name,
         inputs={"model": weights},
         **shared.by_llama_cpp(),
         intermediate=intermediate,

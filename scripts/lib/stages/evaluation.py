@@ -132,23 +132,9 @@ def evaluate(shared: Any, found: Forms, name: str, section: Any, conversion: Art
     found: the GGUFs, to which they are added. section: the model's `evaluate`. conversion: the
     unquantized GGUF.
     """
-
-    def base_logits(place: str, text: Artifact) -> dict[str, Artifact]:
-        base = Artifact(
-            f"{place}base.kld",
-            "base_logits",
-            name,
-            _options(section),
-            inputs={"gguf": conversion, "corpus": text},
-            **shared.by_llama_cpp(),
-            intermediate=True,
-            temporary=True,
-        )
-        found.artifacts.append(base)
-        return {"base": base}
-
-    tools = shared.by_llama_cpp()
-    on_each_text(shared, found, name, section, "evaluate", "gguf", base_logits, **tools)
+    tools, on = shared.by_llama_cpp(), (shared, found, name, section)
+    base = base_logits(*on, conversion)
+    on_each_text(*on, "evaluate", "gguf", base, **tools)
     for task, asked in section.tasks.items():
         found.tasks[task] = {
             form: shared.own_file(
@@ -163,6 +149,30 @@ def evaluate(shared: Any, found: Forms, name: str, section: Any, conversion: Art
             for form, gguf in found.forms.items()
         }
         found.artifacts += found.tasks[task].values()
+
+
+def base_logits(
+    shared: Any, found: Forms, name: str, section: Any, conversion: Artifact
+) -> Callable[[str, Artifact], dict[str, Artifact]]:
+    """A function for `on_each_text` that declares {"base": a text's base logits} when called.
+
+    They are added to `found`, and the same for all families. conversion: the unquantized GGUF.
+    """
+
+    def declare(place: str, text: Artifact) -> dict[str, Artifact]:
+        base = shared.once(
+            f"{place}base.kld",
+            "base_logits",
+            _options(section),
+            model=name,
+            inputs={"gguf": conversion, "corpus": text},
+            **shared.by_llama_cpp(),
+            temporary=True,
+        )
+        found.artifacts.append(base)
+        return {"base": base}
+
+    return declare
 
 
 def on_each_text(

@@ -113,6 +113,8 @@ class Family:
     """{name: description} of texts that its tools bring along; no corpus may have such a name."""
     needs_gpu = False
     """Whether it can be built and used on CUDA GPUs only."""
+    by_base_logits = False
+    """Whether its forms are measured against base logits, which llama.cpp makes of a conversion."""
     needs_safetensors = True
     """Whether it needs a model directory, so that it cannot be made from a GGUF file."""
 
@@ -151,6 +153,10 @@ class Family:
         if self.needs_gpu and inspector.cuda is False:
             text = f"{self.title} needs a CUDA GPU, and there is none; "
             yield Row(name, "problem", f"{text}--config skip={self.name} leaves it out")
+
+    def repository_form(self, form: str) -> str:
+        """What takes the place of {form} in the name of a form's own repository."""
+        return form
 
     # the plan
 

@@ -81,6 +81,7 @@ class GgufFamily(Family):
     section = Gguf
     section_says = "Make GGUF files."
     repository_says = "Repository for the quants, shards and imatrix."
+    by_base_logits = True
     needs_safetensors = False
     stages = (*convert.STAGES, *imatrix.STAGES, *mixes.STAGES, *quantize.STAGES)
     stages = (*stages, *evaluation.STAGES)
