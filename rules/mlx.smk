@@ -35,11 +35,12 @@ rule mlx_convert:
         **needs(MLX),
     params:
         flags=MLX.flags(mlx_flags),
-    # Its card is an empty one.
+    # Its card is an empty one. transformers (5.24.0) writes into tokenizer_config.json whether
+    # HF_HUB_OFFLINE is set; nothing is fetched for a directory.
     shell:
         r"""
         begin {input.recipe:q} {log:q}
-        HF_HUB_OFFLINE=1 {input.environment:q}/venv/bin/mlx_lm.convert \
+        HF_HUB_OFFLINE=0 {input.environment:q}/venv/bin/mlx_lm.convert \
             --hf-path {input.model:q} \
             --mlx-path "$OUT" \
             {params.flags:q}

@@ -254,6 +254,9 @@ def section(model: ModelForms, look: Look, about: dict[str, Any]) -> dict[str, A
         "rows": table,
         "contexts": contexts,
         "by_memory": choices,
+        "floor": next(
+            (texts([form.floor], 6)[0] for form in forms if form.floor.value is not None), ""
+        ),
         "conditions": sorted({form.conditions for form in forms if form.conditions}, key=str),
         "fallbacks": fallbacks.sentence({form.name: form.fallbacks for form in forms}),
         "twins": judge.twin_lines(forms),

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import UserError, program
+from lib.formats.model_files import model_files
+from lib.formats.safetensors import read_header
 
 
 def tensors(model: Any) -> Iterator[tuple[str, Any]]:
@@ -28,6 +30,9 @@ def tensors(model: Any) -> Iterator[tuple[str, Any]]:
 
 def check(directory: Path, prompt: str, count: int) -> str:
     """The text of `count` greedy tokens after `prompt`. Raises UserError if something is wrong."""
+    for file in model_files(directory):
+        if file.suffix == ".safetensors":
+            read_header(file)  # a file that is cut off is told in one line
     import mlx.core as mx
     from mlx_lm.generate import generate_step
     from mlx_lm.utils import load

@@ -273,7 +273,7 @@ def _conditions(model: ModelForms) -> list[dict[str, Any]]:
     titles: dict[tuple, list[str]] = {}
     for form in model.forms:
         if form.conditions:
-            titles.setdefault(form.conditions, []).append(form.look.title)
+            titles.setdefault((*form.conditions, form.floor), []).append(form.look.title)
     return [
         {
             "count": len(kinds),
@@ -283,8 +283,10 @@ def _conditions(model: ModelForms) -> list[dict[str, Any]]:
             "corpus": corpus,
             "context": context,
             "chunks": chunks,
+            "reference": model.reference,
+            "floor": column([floor], 6)[0],
         }
-        for (engine, corpus, context, chunks), kinds in titles.items()
+        for (engine, corpus, context, chunks, floor), kinds in titles.items()
     ]
 
 

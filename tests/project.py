@@ -106,8 +106,14 @@ EVERYTHING: dict[str, Any] = {
                 "metadata": {"general.license": "mit"},
             },
             "exl2": {"bits": [3, 5.0]},
+            "mlx": {"forms": [4, "mxfp4"]},
             "evaluate": {"tasks": {"hellaswag": "data/hellaswag.txt"}, "harness": True},
-            "publish": {"gguf": "a/All-GGUF", "exl2": "a/All-exl2", "safetensors": "a/All"},
+            "publish": {
+                "gguf": "a/All-GGUF",
+                "exl2": "a/All-exl2",
+                "mlx": "a/All-mlx-{form}",
+                "safetensors": "a/All",
+            },
         },
     },
 }

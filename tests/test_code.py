@@ -47,6 +47,8 @@ MADE_BY = {
     "evaluate_task": ["evaluate_task.py", "lib/flags/tasks.py"],
     "evaluate_harness": ["evaluate_harness.py", "lib/flags/tasks.py"],
     "environment": ["install_environment.py"],
+    "mlx_convert": ["lib/flags/mlx.py"],
+    "mlx_evaluate": ["mlx_evaluate.py"],
     "exl2_evaluate": ["exl2_evaluate.py", "lib/flags/context.py"],
     "report": [
         "describe_forms.py",
@@ -57,7 +59,7 @@ MADE_BY = {
     "card": ["describe_forms.py", "describe_card.py", "card.py", "templates/card.md.j2"],
 }
 WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split")
-WEIGHTS += ("quantize_mix", "exl2_measure", "exl2_quantize")
+WEIGHTS += ("quantize_mix", "exl2_measure", "exl2_quantize", "mlx_convert")
 # What these find is what others are made by.
 FOUND = ("sensitivity", "mix", "mix_by_kld")
 # How a program ends decides no bytes: whatever is loaded from there is not counted.

@@ -38,6 +38,7 @@ MISTAKES = {
     "check_imatrix.py": ("--imatrix broken.json --model nowhere", "broken.json"),
     "check_mix.py": ("broken.json --mix nowhere", "broken.json"),
     "check_measurement.py": ("--measurement broken.json --model model", "broken.json"),
+    "check_mlx.py": ("nowhere", "nowhere"),
     "check_shards.py": ("--whole nowhere --shards model", "nowhere"),
     "convert.py": ("--threads 1 nowhere model", "nowhere"),
     "copy_file.py": ("broken.json " + RECIPE[0], "nowhere.json"),
@@ -85,6 +86,7 @@ MISTAKES = {
         "broken.json",
     ),
     "mix_type.py": ("nowhere", "nowhere"),
+    "mlx_evaluate.py": ("model --base nowhere --corpus NAME --output out", "nowhere"),
     "model_view.py": ("--source nowhere --output out", "nowhere"),
     "publish.py": ("plan --manifest broken.json", "broken.json"),
     "report.py": (

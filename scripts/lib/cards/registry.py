@@ -7,5 +7,11 @@ from lib.cards.mlx import MlxLines
 from lib.cards.safetensors import SafetensorsLines
 
 LINES: dict[str, Lines] = {
-    lines.name: lines for lines in (GgufLines(), Exl2Lines(), MlxLines(), SafetensorsLines())
+    lines.name: lines
+    for lines in (
+        GgufLines(),
+        Exl2Lines(),
+        MlxLines(),
+        SafetensorsLines(),
+    )
 }

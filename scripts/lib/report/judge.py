@@ -96,6 +96,8 @@ class Form:
     kld_max: float | None = None
     # The mean KLD of each chunk of the text.
     per_chunk: tuple[float, ...] = ()
+    # The KLD of the unquantized model by the engine that measured it, if that is not llama.cpp.
+    floor: Figure = Figure()
     # Tokens of the text that the unquantized model finds the most probable and this one does not,
     # and the other way round.
     lost: Figure = Figure()
@@ -241,6 +243,12 @@ def form_of(entry: dict[str, Any], document: dict[str, Any], path: Path, looks: 
         preset=bool(entry.get("preset")),
         mix=Mix(**entry["mix"]) if entry.get("mix") else None,
         kld=_figure(source, "kld", measured),
+        floor=Figure(
+            *(
+                _number(source, f"floor.{key}", (measured.get("floor") or {}).get(key))
+                for key in ("mean", "error")
+            )
+        ),
         **{
             f"kld_{name}": _number(source, f"kld.{key}", (measured.get("kld") or {}).get(key))
             for name, key in (("p99", "p99"), ("p999", "p99_9"), ("max", "max"))

@@ -154,10 +154,6 @@ class Family:
             text = f"{self.title} needs a CUDA GPU, and there is none; "
             yield Row(name, "problem", f"{text}--config skip={self.name} leaves it out")
 
-    def repository_form(self, form: str) -> str:
-        """What takes the place of {form} in the name of a form's own repository."""
-        return form
-
     # the plan
 
     def make(self, shared: Any, name: str, model: Any, weights: Artifact | None) -> Forms:

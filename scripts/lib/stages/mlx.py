@@ -26,6 +26,7 @@ MODES = {
 }
 FORM = r"(\dbit|mxfp[48]|nvfp4)(-[^/]+)?"  # matches the names of all forms
 UNQUANTIZED = "mlx"  # what the evaluation of the unquantized model is called
+NOT_READ = re.compile("vision|visual|audio")  # tensors that mlx-lm does not load
 GLIBC = (2, 35)  # of mlx's wheels for Linux
 
 
@@ -85,11 +86,17 @@ def to_form(value: Any) -> Any:
     raise ValueError(f"{show(value)} is neither bits, nor a mode, nor a mapping with one of them")
 
 
+def to_forms(value: Any) -> list[Any]:
+    """A list that is not empty."""
+    if forms := to_list(value):
+        return forms
+    raise ValueError("names no form, such as [4, mxfp4]")
+
+
 class Mlx(Section):
     """The model in MLX, for Apple's machines, by mlx-lm."""
 
-    forms: Read(list[Read(MlxForm, to_form, int | str | MlxForm)], to_list) = Field(
-        min_length=1,
+    forms: Read(list[Read(MlxForm, to_form, int | str | MlxForm)], to_forms) = Field(
         description="One directory for each: bits (`4`), a mode (`mxfp4`, `mxfp8`, `nvfp4`), or a "
         "mapping with the keys below.",
     )
@@ -124,7 +131,8 @@ class MlxConvertStage(Stage):
             return lacking
         size, weights = artifact.options["group_size"], sizes.weights(artifact.inputs["model"])
         for name, shape in weights.tensors.items() if weights else ():
-            if len(shape) == 2 and name.endswith(".weight") and shape[1] % size:
+            read = name.endswith(".weight") and not NOT_READ.search(name)
+            if read and len(shape) == 2 and shape[1] % size:
                 what = f"the rows of {name} have {shape[1]} weights, no multiple of {size}"
                 return f"{artifact.path}: {what} (group_size): mlx-lm would not quantize it"
         return None
