@@ -85,7 +85,7 @@ rule card:
     benchmark:
         CARD.benchmark
     wildcard_constraints:
-        card=r"README(\.\w+(\.[\d.]+bpw)?)?",
+        card=r"README(\.\w+(\.[^/]+)?)?",
     conda:
         "../envs/quantmill.yaml"
     shell:

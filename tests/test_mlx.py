@@ -22,6 +22,7 @@ def project_of(path: Path, forms: list, **shape: int) -> Project:
     make_texts(path / "data", 100)
     corpora = {"evaluation": {"path": "data/evaluation.txt"}}
     model = {"source": "./m", "mlx": {"forms": forms}, "evaluate": {"context": 128, "chunks": 3}}
+    model["publish"] = {"mlx": "acme/M-mlx-{form}"}
     return Project(path, {"corpora": corpora, "models": {"M": model}})
 
 
@@ -68,6 +69,14 @@ def test_report_and_card_say_how_to_run_them_and_what_is_only_the_engine(made):
     assert "mlx_lm.convert --hf-path M --mlx-path M-nvfp4 --quantize --q-mode nvfp4" in card
     page = " ".join((made / "results/M/report/quality.html").read_text().split())
     assert "By mlx the unquantized model itself has a KLD of" in page
+
+
+def test_each_form_is_published_with_a_card_of_its_own(made):
+    made.build("results/M/README.mlx.4bit.md")
+    card = (made / "results/M/README.mlx.4bit.md").read_text()
+    assert "# M-mlx-4bit" in card and "library_name: mlx" in card and "mxfp4" not in card
+    assert "hf download acme/M-mlx-4bit --local-dir M-4bit" in card
+    assert "mlx_lm.generate --model acme/M-mlx-4bit" in card
 
 
 def test_the_same_recipe_gives_the_same_bytes(made, tmp_path):

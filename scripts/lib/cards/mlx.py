@@ -24,6 +24,9 @@ class MlxLines(Lines):
             for form, record in forms.items()
         ]
 
+    def branch(self, form: str) -> str:
+        return form
+
     def heading(self, repo: str | None) -> str:
         return "Form"
 

@@ -191,8 +191,8 @@ class MlxFamily(Family):
                 text = f"{show(form.called)} is the name of forms[{first}] too"
                 checks.add((*here, "name"), text)
         repository = model.publish and model.publish.mlx
-        if repository and "{form}" not in repository and len(model.mlx.forms) > 1:
-            text = "several forms need a repository each: put {form} into the name"
+        if repository and "{form}" not in repository:
+            text = "each form has a repository of its own: put {form} into the name"
             checks.add((*at[:-1], "publish", "mlx"), text)
 
     def make(self, shared: Any, name: str, model: Any, weights: Artifact) -> Forms:
@@ -227,7 +227,8 @@ class MlxFamily(Family):
         return found
 
     def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:
-        return {"main": [entry(up, "") for up in made.forms.values()]}
+        """None holds all forms; each is alone in the repository that is called after it."""
+        return {"main": []} | {form: [entry(up, "")] for form, up in made.forms.items()}
 
     def preflight(self, inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
         """Check this machine, and for base logits what is checked for GGUF."""
