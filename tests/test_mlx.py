@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -106,6 +107,14 @@ def test_rows_that_groups_do_not_divide_are_refused_before_anything_is_made(tmp_
     said = project.run(check=False)
     assert "results/M/mlx/4bit: the rows of " in said and "96 weights, no multiple of 64" in said
     assert "g32: " not in said and not (project / "results").exists()
+
+
+def test_a_model_that_mlx_lm_does_not_know_is_told_by_preflight(made, tmp_path):
+    project = made.copy(tmp_path / "copy")
+    assert re.search("ok +M mlx +can be made here", project.run("preflight", check=False))
+    config = project / "m/config.json"
+    config.write_text(config.read_text().replace('"llama"', '"no_llama"'))
+    assert "no_llama: mlx-lm does not know this" in project.run("preflight", check=False)
 
 
 @pytest.mark.parametrize(

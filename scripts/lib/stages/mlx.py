@@ -3,6 +3,7 @@
 import platform
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -232,13 +233,23 @@ class MlxFamily(Family):
 
     def preflight(self, inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
         """Check this machine, and for base logits what is checked for GGUF."""
-        wrong = wrong_libc()
+        wrong = wrong_libc() or unknown((inspector.config(name) or {}).get("model_type"))
         yield Row(f"{name} mlx", "problem" if wrong else "ok", wrong or "can be made here")
         if model.evaluate is not None and model.gguf is None:
             yield from convert.preflight(inspector, name)
 
 
 FAMILY = MlxFamily()
+
+
+def unknown(kind: str | None) -> str | None:
+    """That mlx-lm does not know this model_type; None if it does, or is not installed yet."""
+    installed = Path("resources/environments/mlx/venv/lib").glob("python*/site-packages/mlx_lm")
+    for place in installed if kind else ():
+        renamed = f'"{kind}"' in (place / "utils.py").read_text(encoding="utf-8")
+        if not renamed and not (place / f"models/{kind}.py").is_file():
+            return f"{kind}: mlx-lm does not know this model_type; --config skip=mlx leaves it out"
+    return None
 
 
 def wrong_libc() -> str | None:
