@@ -56,7 +56,7 @@ rule mlx_evaluate:
     input:
         recipe=MLX_EVALUATION.wanted,
         environment=made_from(MLX_EVALUATION, "environment"),
-        form=made_from(MLX_EVALUATION, "form"),
+        model=made_from(MLX_EVALUATION, "model"),
         floor=made_from(MLX_EVALUATION, "floor"),
         logits=made_from(MLX_EVALUATION, "base"),
     output:
@@ -82,7 +82,7 @@ rule mlx_evaluate:
         r"""
         begin {input.recipe:q} {log:q}
         QM_PYTHON={input.environment:q}/venv/bin/python
-        script mlx_evaluate.py {input.form:q} \
+        script mlx_evaluate.py {input.model:q} \
             --base {input.logits:q} \
             --corpus {params.corpus:q} \
             {params.floor:q} \
