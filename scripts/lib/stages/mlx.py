@@ -109,7 +109,7 @@ class MlxConvertStage(Stage):
     rule = "mlx_convert"
     column = "mlx"
     is_long = is_weights = True
-    # By its code mlx-lm loads lazily, and computes a shard of 5 GB of what it writes at a time; then
+    # By its code mlx-lm loads lazily, and computes a shard of 5 GB of its output at a time; then
     # the result is loaded. Of 0.27 GB it took 253 MiB, and the check 427 (measured).
     memory = Memory(2000, 1.5, 24000, 0.7)
     time = Time(10, 50)
