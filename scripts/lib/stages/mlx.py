@@ -187,7 +187,7 @@ class MlxFamily(Family):
                 if form.options[key] not in known:
                     listed = ", ".join(map(str, sorted(known)))
                     checks.add((*here, key), f"{form.options[key]}: {form.mode} has {listed}")
-            checks.form_name((*here, "name"), form.called, self)
+            checks.name((*here, "name"), form.called)
             if form.called != form.kind and not form.called.startswith(f"{form.kind}-"):
                 wanted = f"is neither {form.kind} nor {form.kind}- and more, as it must be"
                 checks.add((*here, "name"), f"{show(form.called)} {wanted}")
