@@ -45,6 +45,7 @@ rule mlx_convert:
             --mlx-path "$OUT" \
             {params.flags:q}
         rm "$OUT"/README.md
+        script mlx_config.py "$OUT"
         QM_PYTHON={input.environment:q}/venv/bin/python
         check check_mlx.py "$OUT" --json "$STAGE/notes.json"
         commit

@@ -18,6 +18,7 @@ from lib.errors import program
 from lib.formats.against_base import compare
 from lib.formats.base_logits import Logits
 from lib.formats.divergence import MIN_LOG_P, scored, summary
+from lib.formats.exllamav2 import exllama_config
 
 
 class Own:
@@ -27,7 +28,9 @@ class Own:
         import mlx.core as mx
         from mlx_lm.utils import load_model, load_tokenizer
 
-        self.model, config = load_model(directory)
+        # Of an unquantized model mlx_config.py has not rewritten the config.
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        self.model, config = load_model(directory, model_config=exllama_config(config))
         self.model.set_dtype(mx.float32)
         self.tokens = base.tokens.copy()
         self.vocabulary = config.get("vocab_size") or config["text_config"]["vocab_size"]

@@ -47,7 +47,7 @@ MADE_BY = {
     "evaluate_task": ["evaluate_task.py", "lib/flags/tasks.py"],
     "evaluate_harness": ["evaluate_harness.py", "lib/flags/tasks.py"],
     "environment": ["install_environment.py"],
-    "mlx_convert": ["lib/flags/mlx.py"],
+    "mlx_convert": ["mlx_config.py", "lib/flags/mlx.py"],
     "mlx_evaluate": ["mlx_evaluate.py"],
     "exl2_evaluate": ["exl2_evaluate.py", "lib/flags/context.py"],
     "report": [

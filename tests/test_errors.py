@@ -86,6 +86,7 @@ MISTAKES = {
         "broken.json",
     ),
     "mix_type.py": ("nowhere", "nowhere"),
+    "mlx_config.py": ("nowhere", "nowhere"),
     "mlx_evaluate.py": ("model --base nowhere --corpus NAME --output out", "nowhere"),
     "model_view.py": ("--source nowhere --output out", "nowhere"),
     "publish.py": ("plan --manifest broken.json", "broken.json"),

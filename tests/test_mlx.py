@@ -20,6 +20,13 @@ FORMS = ["4bit", "8bit", "mxfp4", "mxfp8", "nvfp4", "4bit-g32"]
 def project_of(path: Path, forms: list, **shape: int) -> Project:
     """A model of this shape with these forms and, unlike most, without GGUF."""
     make_sentencepiece(make_llama(path / "m", **shape))
+    # As transformers 5 writes it, which mlx-lm does not read.
+    config = json.loads((path / "m/config.json").read_text())
+    config["rope_parameters"] = {
+        "rope_theta": 10 * config.pop("rope_theta"),
+        "rope_type": "default",
+    }
+    (path / "m/config.json").write_text(json.dumps(config))
     make_texts(path / "data", 100)
     corpora = {"evaluation": {"path": "data/evaluation.txt"}}
     model = {"source": "./m", "mlx": {"forms": forms}, "evaluate": {"context": 128, "chunks": 3}}
@@ -62,6 +69,7 @@ def test_forms_are_whole_and_measured_against_the_logits_of_llama_cpp(made):
     assert max(of_8_bits) < min(of_4) and max(of_4) == klds["mxfp4"]
     config = json.loads((made / "results/M/mlx/4bit-g32/config.json").read_text())
     assert config["quantization"] == {"group_size": 32, "bits": 4, "mode": "affine"}
+    assert config["rope_theta"] == 100_000, "mlx-lm would take 10000, another model"
 
 
 def test_report_and_card_say_how_to_run_them_and_what_is_only_the_engine(made):
