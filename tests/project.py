@@ -109,11 +109,13 @@ EVERYTHING: dict[str, Any] = {
             "compressed_tensors": {
                 "schemes": ["FP8_DYNAMIC", {"scheme": "NVFP4", "corpus": "demo"}]
             },
+            "mlx": {"forms": [4, "mxfp4"]},
             "evaluate": {"tasks": {"hellaswag": "data/hellaswag.txt"}, "harness": True},
             "publish": {
                 "gguf": "a/All-GGUF",
                 "exl2": "a/All-exl2",
                 "compressed_tensors": "a/All-{form}",
+                "mlx": "a/All-mlx-{form}",
                 "safetensors": "a/All",
             },
         },

@@ -50,6 +50,8 @@ MADE_BY = {
     "compressed_tensors": ["compressed_tensors_quantize.py"],
     "compressed_tensors_calibrate": ["compressed_tensors_calibrate.py"],
     "evaluate_transformers": ["evaluate_transformers.py"],
+    "mlx_convert": ["mlx_config.py", "lib/flags/mlx.py"],
+    "mlx_evaluate": ["mlx_evaluate.py"],
     "exl2_evaluate": ["exl2_evaluate.py", "lib/flags/context.py"],
     "report": [
         "describe_forms.py",
@@ -61,7 +63,7 @@ MADE_BY = {
 }
 WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split")
 WEIGHTS += ("quantize_mix", "exl2_measure", "exl2_quantize", "compressed_tensors")
-WEIGHTS += ("compressed_tensors_calibrate",)
+WEIGHTS += ("compressed_tensors_calibrate", "mlx_convert")
 # What these find is what others are made by.
 FOUND = ("sensitivity", "mix", "mix_by_kld")
 # How a program ends decides no bytes: whatever is loaded from there is not counted.

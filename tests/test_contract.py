@@ -20,6 +20,7 @@ import lib.planning.graph
 import lib.stages.merge
 import lib.stages.shared
 from lib.record.tools import CONVERTER, LLAMA_TOOLS
+from lib.stages import environments
 from project import (
     FORMS,
     ROOT,
@@ -1139,6 +1140,54 @@ def test_a_file_of_tasks_makes_stale_its_scores_alone_and_only_by_its_content(pl
     assert p.plan() == scores("winogrande")
     del section["tasks"]["winogrande"], section["harness"]
     assert p.plan() == exl2(*SHOWN)
+
+
+MLX = {"source": "./m/code", "mlx": {"forms": [4, "mxfp4"]}, "evaluate": {}}
+
+
+def mlx(*forms: str) -> set[str]:
+    """These forms of MLX, their evaluations, and what shows them."""
+    places = [place for form in forms for place in (f"mlx/{form}", f"evaluation/{form}.json")]
+    return exl2(*places, *SHOWN)
+
+
+def test_mlx_a_form_is_added_and_its_options_changed_alone(planned):
+    p = planned(MLX)
+    forms = p.config["models"]["M"]["mlx"]["forms"]
+    assert p.plan() == NOTHING
+    forms[0] = {"bits": 4, "group_size": 64}  # the same, in more words
+    assert p.plan() == NOTHING
+    forms.append(8)
+    assert p.plan() == mlx("8bit")
+    forms[0] = {"name": "4bit", "bits": 4, "group_size": 32}
+    assert p.plan() == mlx("8bit", "4bit")
+
+
+def test_mlx_the_evaluation_text_makes_stale_evaluations_and_no_weights(planned):
+    p = planned(MLX)
+    p.config["corpora"]["evaluation"] = p.config["corpora"]["calibration"]
+    stale = [f"evaluation/{name}" for name in ("base.kld", "mlx.json", "4bit.json", "mxfp4.json")]
+    assert p.plan() == exl2(*stale, *SHOWN) | {"resources/corpora/evaluation.txt"}
+
+
+def test_mlx_without_gguf_in_a_run_its_forms_are_measured_all_the_same(planned):
+    p = planned(MLX | {"gguf": {"quants": ["Q8_0"]}})
+    p.config["skip"] = ["gguf"]
+    p.config["models"]["M"]["mlx"]["forms"].append(8)
+    assert p.plan() == mlx("8bit")
+
+
+@pytest.mark.parametrize(("pin", "is_stale"), [("mlx-lm==", True), ("tqdm==", False)])
+def test_mlx_a_pin_of_the_tool_makes_stale_what_it_makes(
+    planned, tmp_path, monkeypatch, pin, is_stale
+):
+    p = planned(MLX)
+    shutil.copytree(environments.FILES, tmp_path / "envs")
+    pins = tmp_path / "envs/mlx.txt"
+    pins.write_text(pins.read_text().replace(pin, f"{pin}9."))
+    monkeypatch.setattr(environments, "FILES", tmp_path / "envs")
+    stale = mlx("4bit", "mxfp4") | exl2("evaluation/mlx.json") | {"resources/environments/mlx"}
+    assert p.plan() == (stale if is_stale else NOTHING)
 
 
 def own_tools(directory: Path, version: str) -> str:

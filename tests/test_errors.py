@@ -39,6 +39,7 @@ MISTAKES = {
     "check_mix.py": ("broken.json --mix nowhere", "broken.json"),
     "check_compressed_tensors.py": ("nowhere", "nowhere"),
     "check_measurement.py": ("--measurement broken.json --model model", "broken.json"),
+    "check_mlx.py": ("nowhere", "nowhere"),
     "check_shards.py": ("--whole nowhere --shards model", "nowhere"),
     "compressed_tensors_calibrate.py": (
         "nowhere --scheme NVFP4 --text t --rows 1 --length 8 --output out",
@@ -95,6 +96,8 @@ MISTAKES = {
         "broken.json",
     ),
     "mix_type.py": ("nowhere", "nowhere"),
+    "mlx_config.py": ("nowhere", "nowhere"),
+    "mlx_evaluate.py": ("model --base nowhere --corpus NAME --output out", "nowhere"),
     "model_view.py": ("--source nowhere --output out", "nowhere"),
     "publish.py": ("plan --manifest broken.json", "broken.json"),
     "report.py": (

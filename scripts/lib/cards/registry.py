@@ -4,6 +4,7 @@ from lib.cards.compressed_tensors import CompressedTensorsLines
 from lib.cards.exl2 import Exl2Lines
 from lib.cards.gguf import GgufLines
 from lib.cards.lines import Lines
+from lib.cards.mlx import MlxLines
 from lib.cards.safetensors import SafetensorsLines
 
 LINES: dict[str, Lines] = {
@@ -12,6 +13,7 @@ LINES: dict[str, Lines] = {
         GgufLines(),
         Exl2Lines(),
         CompressedTensorsLines(),
+        MlxLines(),
         SafetensorsLines(),
     )
 }

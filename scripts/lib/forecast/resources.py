@@ -42,7 +42,8 @@ def runtime_min(
     minutes = stage.time.fixed_min + size / (stage.time.mb_per_s * 1e6) / 60
     if stage.tokens:
         billions = size / stage.bytes_per_weight / 1e9
-        rate = TOKENS_PER_S["gpu" if gpu or stage.on_gpu else "cpu"]
+        on_gpu = gpu or stage.on_gpu
+        rate = TOKENS_PER_S["gpu"] if on_gpu else TOKENS_PER_S["cpu"] / stage.per_token
         minutes += (tokens or stage.tokens) * billions / rate / 60
     return round(minutes * 2 ** (attempt - 1))
 

@@ -78,7 +78,7 @@ class Times:
         if self.machine.has_gpu(stage):
             seconds = cpu + tokens / TOKENS_PER_S["gpu"]
             return seconds, seconds
-        cpu += tokens / TOKENS_PER_CORE
+        cpu += tokens * stage.per_token / TOKENS_PER_CORE
         return cpu / threads, cpu
 
     def _billions(self, artifact: Artifact) -> float:

@@ -131,6 +131,8 @@ class Stage:
     """Bytes of temporary files while it runs, divided by the bytes that it reads."""
     tokens = 0
     """Tokens that it runs a model over if the config gives no number; 0: it runs no model."""
+    per_token = 1.0
+    """How many times as long as llama.cpp its engine takes for a token on processors."""
     bytes_per_weight = 2.0
     """The fewest bytes per weight that its input may have. The number of weights, and with it the
     time of its tokens, is computed from this."""
