@@ -2,7 +2,7 @@
 
     python dev/mixes.py --directory DIR --configfile FILE [--at IQ2_M Q4_K_M …] [-- OPTIONS]
 
-FILE: a config of models with gguf.imatrix and evaluate, and no quants. In DIR each model is built
+FILE: a config of models with gguf.imatrix and evaluate, without quants. In DIR each model is built
 with the presets, then with a mix of exactly so many bytes for each; OPTIONS go to Snakemake. Prints
 a Markdown table of mean KLD in nats a token on the evaluation text; the difference and its error
 are those of the same chunks. Then the seconds of the steps.
@@ -75,18 +75,18 @@ def main() -> None:
     args = parser.parse_args()
     config = yaml.safe_load(args.configfile.read_text())
     models = [name for name, model in config["models"].items() if "gguf" in model]
-    for name in models:
-        config["models"][name]["gguf"]["quants"] = list(args.at)
+    ggufs = {name: config["models"][name]["gguf"] for name in models}
+    how = {name: gguf.pop("mixes", {}) for name, gguf in ggufs.items()}
+    for gguf in ggufs.values():
+        gguf["quants"] = list(args.at)
     times = {"the presets": build(args.directory, config, args.options)}
     for name in models:
-        gguf = args.directory / f"results/{name}/gguf"
-        config["models"][name]["gguf"]["quants"] += [
-            {
-                "name": f"Mix-{preset}",
-                "target_size": (gguf / f"{name}-{preset}.gguf").stat().st_size,
-            }
-            for preset in args.at
+        sizes = (args.directory / f"results/{name}/gguf/{name}-{at}.gguf" for at in args.at)
+        mixes = zip(args.at, sizes, strict=True)
+        ggufs[name]["quants"] += [
+            {"name": f"Mix-{at}", "target_size": file.stat().st_size} for at, file in mixes
         ]
+        ggufs[name]["mixes"] = how[name]
     times["the mixes"] = build(args.directory, config, args.options)
     print(f"| {' | '.join(HEAD)} |\n| --- | --- |{' --: |' * (len(HEAD) - 2)}")
     for name in models:

@@ -7,6 +7,7 @@ Prints a Markdown table: for each method and preset, by how much the mean KLD of
 preset's size is below the preset's, on the evaluation text. The methods:
 
     measured   sensitivity.json: the KLD of one tensor or group, in proportion to the error
+    rounded    the same, with what other roundings make of that KLD
     fisher     half the mean square of <gradient of log p(y|x), W' - W>, y drawn from the model, a
                token; for Llamas, in PyTorch on the CPU or, where there is one, on a GPU
     error      the error alone, times the number of weights
@@ -38,7 +39,7 @@ from lib.mixes.choice import Choices, best_within, total
 from lib.mixes.measuring import CONTEXT, Bench, Machine, halves
 from lib.mixes.parts import Parts
 from lib.mixes.quantizing import quantize_pure
-from lib.mixes.sensitivity import read
+from lib.mixes.sensitivity import own, read
 from mix import presets
 
 IN_LAYER = {
@@ -143,13 +144,13 @@ def main() -> None:
     args = parser.parse_args()
 
     args.work.mkdir(parents=True, exist_ok=True)
-    base, known = read_gguf(args.gguf), read(args.sensitivity)
-    matrix, errors = read_imatrix(args.imatrix).entries, read_json(args.sensitivity)["tensors"]
+    base, known, found = read_gguf(args.gguf), read(args.sensitivity), read_json(args.sensitivity)
+    matrix = read_imatrix(args.imatrix).entries
     machine = Machine(args.tools, args.threads, args.gpu_layers)
     parts = Parts(args.work / "parts", base)
     parts.add(base)
     made = []
-    for kind in read_json(args.sensitivity)["pure"]:
+    for kind in found["pure"]:
         file = args.work / f"{kind}.gguf"
         spared = [name for name in known.choices if not has_data(name, kind, matrix)]
         made.append(quantize_pure(machine, base, args.imatrix, kind, spared, file))
@@ -159,10 +160,17 @@ def main() -> None:
     sizes = {tensor.name: tensor.elements for tensor in base.tensors}
     alone = {
         name: {kind: error * sizes[name] for kind, (_, error, _) in kinds.items()}
-        for name, kinds in errors.items()
+        for name, kinds in found["tensors"].items()
+    }
+    rounded = {
+        name: {kind: damage * group["kld"] / own(**group) for kind, (_, _, damage) in kinds.items()}
+        for group in found["groups"].values()
+        for name in group.pop("tensors")
+        for kinds in [found["tensors"][name]]
     }
     methods = {
         "measured": known.choices,
+        "rounded": scored_by(known.choices, rounded),
         "fisher": scored_by(known.choices, fisher(args.model, base, made, text, args.samples)),
         "error": scored_by(known.choices, alone),
     }

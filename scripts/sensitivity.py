@@ -3,7 +3,9 @@
 Every type is tried on all tensors (llama-quantize --pure), which gives each tensor's error,
 weighted by the importance matrix. What such an error costs is measured by KL divergence on the
 first half of the text: with one kind of tensor in some neighbouring layers in the probe's type, all
-else unquantized. lib/mixes/sensitivity.py describes the JSON; docs/mixes.md says how good this is.
+else unquantized. Any change in a layer makes all behind it round otherwise. How much of the KL
+divergence that is, a small tensor tells that is stored in f32, with the same weights.
+lib/mixes/sensitivity.py describes the JSON; docs/mixes.md says how good this is.
 
 An interrupted run of the same recipe goes on with what WORK holds, which is removed at the end.
 """
@@ -26,7 +28,7 @@ from lib.mixes.damage import errors
 from lib.mixes.measuring import CONTEXT, Bench, Machine, halves
 from lib.mixes.parts import Parts
 from lib.mixes.quantizing import quantize_pure
-from lib.mixes.sensitivity import document, groups_of, probe_of
+from lib.mixes.sensitivity import document, groups_of, probe_of, smallest_of_layers
 from lib.mixes.sharing import copies
 
 ALL_LAYERS = 99
@@ -35,12 +37,14 @@ ALL_LAYERS = 99
 class State:
     """What was measured until now, in WORK/state.json; all of it is of one recipe.
 
-    types: {type: {tensor: [its type, its error]}}. pure, groups: {type or group: KLD}.
+    types: {type: {tensor: [its type, its error]}}. pure, groups, layers: {type, group or layer:
+    KLD}.
     """
 
     def __init__(self, work: Path, digest: str):
         self._file = work / "state.json"
-        self.content: dict[str, Any] = {"digest": digest, "types": {}, "pure": {}, "groups": {}}
+        kinds = ("types", "pure", "groups", "layers")
+        self.content: dict[str, Any] = {"digest": digest} | {kind: {} for kind in kinds}
         try:
             known = json.loads(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -89,23 +93,24 @@ def measure_types(
         made.unlink()
 
 
-def measure_groups(
-    state: State, bench: Bench, base: GgufFile, groups: Mapping[str, list[str]], probe: str
+def measure(
+    state: State, bench: Bench, parts: Parts, what: str, mixes: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """Note the KLD with the tensors of each group alone in the probe's type."""
-    parts, probed = Parts(bench.logits.parent / "parts", base), state.content["types"][probe]
+    """Note the KLD of each of these mixes, {name: {tensor: type}}, all else unquantized.
 
-    def kld(group: str) -> float:
-        mix = {name: probed[name][0] for name in groups[group]}
-        directory = bench.logits.parent / "mixes" / group
-        found = bench.kld(parts.link(mix, directory), alone=False)
+    what: what they are called in the state.
+    """
+    known = state.content[what]
+
+    def kld(name: str) -> float:
+        directory = bench.logits.parent / "mixes" / name
+        found = bench.kld(parts.link(mixes[name], directory), alone=False)
         shutil.rmtree(directory)
         return found
 
-    missing = [group for group in groups if group not in state.content["groups"]]
-    for group, found in bench.each(missing, kld):
-        state.note("groups", group, found)
-        print(f"sensitivity: group {len(state.content['groups'])} of {len(groups)}", flush=True)
+    for name, found in bench.each([name for name in mixes if name not in known], kld):
+        state.note(what, name, found)
+        print(f"sensitivity: {what} {len(known)} of {len(mixes)}", flush=True)
 
 
 def main() -> None:
@@ -148,10 +153,17 @@ def main() -> None:
         machine = Machine(args.tools, args.threads, ALL_LAYERS, at_once)
     bench = Bench(machine, args.model, text, args.chunks, args.work / "base.kld")
     measure_types(state, bench, base, args.imatrix, matrix, found, types)
-    groups, probe = groups_of(found), probe_of(types)
-    measure_groups(state, bench, base, groups, probe)
+    groups, probe, known = groups_of(found), probe_of(types), state.content["types"]
+    parts = Parts(args.work / "parts", base)
+    smallest = smallest_of_layers(groups, {tensor.name: tensor.elements for tensor in base.tensors})
+    for name in smallest.values():
+        parts.widen(name)
+    widened = {str(layer): {name: "f32"} for layer, name in smallest.items()}
+    measure(state, bench, parts, "layers", widened)
+    probed = {name: stored for name, (stored, _) in known[probe].items()}
+    probes = {group: {name: probed[name] for name in names} for group, names in groups.items()}
+    measure(state, bench, parts, "groups", probes)
 
-    known = state.content["types"]
     by_tensor: dict[str, dict[str, float]] = {name: {} for name in found}
     for entries in known.values():
         for name, (kind, error) in entries.items():
@@ -161,8 +173,9 @@ def main() -> None:
         for kind, kld in state.content["pure"].items()
         if all(stored in found[name] for name, (stored, _) in known[kind].items())
     }
-    probed = {name: stored for name, (stored, _) in known[probe].items()}
-    made = document(found, by_tensor, groups, state.content["groups"], probed, pure)
+    rounding = {int(layer): kld for layer, kld in state.content["layers"].items()}
+    klds = state.content["groups"]
+    made = document(found, by_tensor, groups, klds, rounding, probed, pure)
     head = {"engine": "llama.cpp", "corpus": args.corpus, "context": CONTEXT, "chunks": args.chunks}
     args.output.write_text(json.dumps(head | {"probe": probe} | made, indent=1) + "\n", "utf-8")
     shutil.rmtree(args.work)

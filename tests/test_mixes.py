@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lib.formats.fallbacks import shape_of
@@ -24,7 +25,14 @@ from lib.mixes.files import called, read_mix, write_mix
 from lib.mixes.measuring import Bench, Machine, halves
 from lib.mixes.parts import Parts
 from lib.mixes.quantizing import quantize_mix
-from lib.mixes.sensitivity import Sensitivity, groups_of, read
+from lib.mixes.sensitivity import (
+    Sensitivity,
+    begins_at,
+    document,
+    groups_of,
+    read,
+    smallest_of_layers,
+)
 from project import ROOT, Project, of
 from test_contract import rebuilt_exactly
 
@@ -234,7 +242,7 @@ def test_a_killed_measurement_goes_on_where_it_was(mixed, tmp_path):
     kept = known()
     assert 4 <= len(kept) < 15
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    measured = re.findall(r"sensitivity: group (\d+) of", done.stdout)
+    measured = re.findall(r"sensitivity: groups (\d+) of", done.stdout)
     assert int(measured[0]) == len(kept) + 1  # none of those before is measured again
     assert "llama_quantize:" not in done.stderr + done.stdout  # nor is anything quantized
     assert (tmp_path / "found.json").read_bytes() == (
@@ -288,6 +296,53 @@ def test_groups_are_neighbours_of_one_kind_and_all_tensors_are_in_one():
     assert groups["attn_q 0-2"] == [f"blk.{layer}.attn_q.weight" for layer in range(3)]
     few = groups_of(name for name in names if re.search(r"\.\d\.|token", name))
     assert all(len(group) == 1 for group in few.values())
+
+
+def test_other_roundings_are_measured_where_groups_begin_and_are_no_damage_of_a_tensor():
+    names = [f"blk.{n}.{kind}.weight" for n in range(4) for kind in ("ffn_up", "attn_k")]
+    groups = {
+        "ffn_up 0-1": names[0:4:2],
+        "ffn_up 2-3": names[4:8:2],
+        "attn_k 2": [names[5]],
+        "token_embd.weight": ["token_embd.weight"],
+        "output.weight": ["output.weight"],
+    }
+    sizes = {name: 10 if "attn_k" in name else 20 for name in names}
+    assert [begins_at(group) for group in groups.values()] == [0, 2, 2, 0, None]
+    assert smallest_of_layers(groups, sizes) == {0: "blk.0.ffn_up.weight", 2: "blk.2.attn_k.weight"}
+    every = list(itertools.chain.from_iterable(groups.values()))
+    probed = dict.fromkeys(every, "q4_k")
+    errors = {name: {"q4_k": 0.01, "q8_0": 0.001} for name in every}
+    found = document(
+        {name: {"q4_k": 1, "q8_0": 2} for name in every},
+        errors,
+        groups,
+        {name: 5e-4 for name in groups} | {"attn_k 2": 1e-4},
+        {0: 3e-4, 2: 1e-4},
+        probed,
+        {},
+    )
+    damages = {name: found["tensors"][name]["q4_k"][2] for name in every}
+    assert damages["blk.0.ffn_up.weight"] == pytest.approx(1e-4)  # half of what its group has left
+    assert damages["blk.2.ffn_up.weight"] == pytest.approx(2e-4)
+    assert damages["blk.2.attn_k.weight"] == pytest.approx(0.05 * 1e-4)  # not told from roundings
+    assert damages["token_embd.weight"] == pytest.approx(2e-4)
+    assert damages["output.weight"] == pytest.approx(5e-4)
+    assert found["tensors"]["output.weight"]["q8_0"][2] == pytest.approx(5e-5)
+    assert found["groups"]["ffn_up 2-3"]["rounding"] == 1e-4
+
+
+def test_a_widened_tensor_has_the_same_weights(mixed, tmp_path):
+    base = gguf(mixed, "BF16")
+    parts, name = Parts(tmp_path, base), "blk.1.attn_k.weight"
+    parts.add(base)
+    parts.widen(name)
+    (wide,) = read_gguf(tmp_path / f"{name}.f32").tensors
+    (narrow,) = read_gguf(tmp_path / f"{name}.bf16").tensors
+    assert (wide.name, wide.shape, wide.type_name) == (name, narrow.shape, "F32")
+    bits = np.fromfile(tmp_path / f"{name}.f32", "<u4", narrow.elements, offset=wide.offset)
+    half = np.fromfile(tmp_path / f"{name}.bf16", "<u2", narrow.elements, offset=narrow.offset)
+    assert half.any() and (bits == half.astype("<u4") << 16).all()
 
 
 def test_what_is_expected_of_models_in_one_type_is_what_was_measured(mixed):

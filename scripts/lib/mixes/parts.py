@@ -11,6 +11,10 @@ import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import dequantize
+
 from lib.formats.gguf_file import GgufFile, Tensor
 from lib.mixes.candidates import ALIGNMENT
 
@@ -33,12 +37,24 @@ class Parts:
         self.place.mkdir(parents=True, exist_ok=True)
         if source is self.base and not self._header.exists():
             fields = [_field(key, raw) for key, raw in source.raw.items()]
-            self._write(self._header, [*fields, *self._place_of(1)], None, source.path)
+            self._write(self._header, [*fields, *self._place_of(1)])
         for tensor in source.tensors:
             part = self._part(tensor.name, tensor.type_name)
             if not part.exists():
                 fields = self._place_of(self._numbers[tensor.name])
-                self._write(part, fields, tensor, source.path)
+                self._write(part, fields, tensor, _content(source.path, tensor.offset, tensor.size))
+
+    def widen(self, name: str) -> None:
+        """Make a part of a tensor of the base in f32, in which each of its weights is the same."""
+        tensor = next(tensor for tensor in self.base.tensors if tensor.name == name)
+        part = self._part(name, "f32")
+        if not part.exists():
+            raw = b"".join(_content(self.base.path, tensor.offset, tensor.size))
+            rows = np.frombuffer(raw, np.uint8).reshape(tensor.elements // tensor.shape[0], -1)
+            wide = dequantize(rows, GGMLQuantizationType(tensor.type))
+            kind = GGMLQuantizationType.F32
+            tensor = tensor._replace(type=kind, size=wide.nbytes)
+            self._write(part, self._place_of(self._numbers[name]), tensor, [wide.tobytes()])
 
     def link(self, types: Mapping[str, str], directory: Path) -> Path:
         """Make a directory of links to the parts of a mix; the file of it that is to be loaded.
@@ -72,7 +88,13 @@ class Parts:
             _field("split.tensors.count", struct.pack("<Ii", INT32, tensors)),
         ]
 
-    def _write(self, path: Path, fields: list[bytes], tensor: Tensor | None, source: Path) -> None:
+    def _write(
+        self,
+        path: Path,
+        fields: list[bytes],
+        tensor: Tensor | None = None,
+        content: Iterable[bytes] = (),
+    ) -> None:
         """Write a GGUF file of at most one tensor; it has its name when it is whole."""
         unfinished = path.with_name(f".{path.name}")
         with unfinished.open("wb") as file:
@@ -82,7 +104,7 @@ class Parts:
                 dims = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
                 file.write(_text(tensor.name) + dims + struct.pack("<IQ", tensor.type, 0))
                 file.write(bytes(-file.tell() % ALIGNMENT))
-                file.writelines(_content(source, tensor.offset, tensor.size))
+                file.writelines(content)
             file.write(bytes(-file.tell() % ALIGNMENT))
         os.replace(unfinished, path)
 

@@ -2,14 +2,15 @@
 
 engine, corpus, context, chunks   what it was measured with: CONTEXT tokens in a chunk
 probe       the type that the groups were measured in
-groups      {group: {tensors: [name], kld}}: with these tensors alone in the probe's type
+groups      {group: {tensors: [name], kld, rounding}}: with these tensors alone in the probe's type;
+            what of it comes from other roundings in the layers behind, not from these tensors
 tensors     {name: {type: [bytes in a file, error, damage]}}; errors are those of damage.py
 pure        {type: {bytes, damage, kld}}: all tensors in it, as predicted and as measured
 """
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,8 @@ from lib.mixes.choice import Choices
 
 GROUPS = 128  # at most; of more tensors, those of neighbouring layers are measured together
 PROBE_BITS = 4.5
-LEAST = 1e-8  # nats a token: less is not told from nothing
+# A smaller share of the roundings is not told from them, nor fewer nats a token from nothing.
+TOLD, LEAST = 0.05, 1e-8
 
 _IN_LAYER = re.compile(r"blk\.(\d+)\.(.+)\.weight")
 
@@ -87,34 +89,65 @@ def groups_of(names: Iterable[str]) -> dict[str, list[str]]:
     return groups
 
 
+def begins_at(names: Collection[str]) -> int | None:
+    """The first layer that computes with other numbers when these tensors change.
+
+    None: no layer does, only the output.
+    """
+    layers = [int(match[1]) for name in names if (match := _IN_LAYER.fullmatch(name))]
+    return min(layers, default=None if "output.weight" in names else 0)
+
+
+def smallest_of_layers(groups: Mapping[str, list[str]], sizes: Mapping[str, int]) -> dict[int, str]:
+    """{layer: its smallest tensor}, of the layers in which a group begins. sizes: of tensors."""
+    begins = {begins_at(names) for names in groups.values()}
+    inside = [name for names in groups.values() for name in names if _IN_LAYER.fullmatch(name)]
+    found: dict[int, str] = {}
+    for name in sorted(inside, key=lambda name: (sizes[name], name)):
+        if (layer := begins_at([name])) in begins:
+            found.setdefault(layer, name)
+    return found
+
+
+def own(kld: float, rounding: float) -> float:
+    """What a group's tensors themselves make of its KLD; all in nats a token."""
+    return max(kld - rounding, TOLD * rounding, LEAST)
+
+
 def document(
     sizes: Mapping[str, Mapping[str, int]],
     errors: Mapping[str, Mapping[str, float]],
     groups: Mapping[str, list[str]],
     klds: Mapping[str, float],
+    rounding: Mapping[int | None, float],
     probed: Mapping[str, str],
     pure: Mapping[str, tuple[Mapping[str, str], float]],
 ) -> dict[str, Any]:
     """The parts of sensitivity.json that are computed.
 
     sizes: {tensor: {type: bytes}}. errors: {tensor: {type: error}}. groups: {group: tensors}. klds:
-    of the groups. probed: {tensor: the probe's type, or that for which it is stored in another}.
-    pure: {type: ({tensor: type}, measured KLD)}.
+    of the groups. rounding: {layer: the KLD that other roundings from there on make}. probed:
+    {tensor: the probe's type, or that for which it is stored in another}. pure: {type: ({tensor:
+    type}, measured KLD)}.
 
-    A group's KLD is divided among its tensors by their errors, and a tensor's damage in another
-    type is in proportion to its error there.
+    A group's KLD, less that of the roundings, is divided among its tensors by their errors, and a
+    tensor's damage in another type is in proportion to its error there.
     """
     tensors: dict[str, dict[str, list]] = {}
+    rounded = {group: rounding.get(begins_at(names), 0.0) for group, names in groups.items()}
     for group, names in groups.items():
         whole = sum(errors[name][probed[name]] for name in names)
-        cost = max(klds[group], LEAST) / whole if whole else 0.0
+        cost = own(klds[group], rounded[group]) / whole if whole else 0.0
         for name in names:
             tensors[name] = {
                 kind: [size, errors[name][kind], errors[name][kind] * cost]
                 for kind, size in sizes[name].items()
             }
     return {
-        "groups": {name: {"tensors": groups[name], "kld": klds[name]} for name in groups},
+        "groups": {
+            name: {"tensors": groups[name], "kld": klds[name], "rounding": rounded[name]}
+            for name in groups
+        },
         "tensors": {name: tensors[name] for name in sizes},
         "pure": {
             kind: {
