@@ -19,7 +19,7 @@ from lib.formats.json_file import read_json
 from lib.formats.quants import TENSOR_BITS
 from lib.mixes.choice import Choices
 
-GROUPS = 128  # at most; of more tensors, those of neighbouring layers are measured together
+GROUPS = 300  # at most; of more tensors, those of neighbouring layers are measured together
 PROBE_BITS = 4.5
 # A smaller share of the roundings is not told from them, nor fewer nats a token from nothing.
 TOLD, LEAST = 0.05, 1e-8

@@ -137,7 +137,7 @@ class SensitivityStage(Stage):
     time = Time(30, 5)
     output = 2.5
     scratch = 2.0
-    tokens = 650_000  # 160 measurements of 8 chunks of 512
+    tokens = 1_100_000  # 270 measurements of 8 chunks of 512
     bytes_per_weight = 2.0
     counted = Counted(r"sensitivity: \w+ .*?(\d+) of", r"sensitivity: .* of (\d+)")
     gpu = "whole"
