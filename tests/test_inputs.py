@@ -29,6 +29,8 @@ def config() -> dict:
     del model["exl2"], model["publish"]["exl2"], found["corpora"]["demo"]
     model["merge"]["models"][1]["model"] = "./m/prose"
     model["gguf"]["imatrix"] = {"chunks": 4, "context": 128}
+    small = {"corpus": "calibration", "rows": 4, "length": 64}
+    model["compressed_tensors"]["schemes"][1] |= small
     model["evaluate"] |= {"context": 128, "chunks": 3, "harness": False}
     found["reclaim"] = ["safetensors", "bf16"]
     found["models"]["Plain"]["gguf"]["quants"].append("BF16")  # which keeps it
