@@ -162,12 +162,12 @@ def main() -> None:
         name: {kind: error * sizes[name] for kind, (_, error, _) in kinds.items()}
         for name, kinds in found["tensors"].items()
     }
-    rounded = {
-        name: {kind: damage * group["kld"] / own(**group) for kind, (_, _, damage) in kinds.items()}
-        for group in found["groups"].values()
-        for name in group.pop("tensors")
-        for kinds in [found["tensors"][name]]
-    }
+    rounded = {}
+    for group in found["groups"].values():
+        more = group["kld"] / own(group["kld"], group["rounding"])
+        for name in group["tensors"]:
+            damages = known.choices[name].items()
+            rounded[name] = {kind: damage * more for kind, (_, damage) in damages}
     methods = {
         "measured": known.choices,
         "rounded": scored_by(known.choices, rounded),

@@ -4,11 +4,10 @@ transformers loads it and generates greedy tokens. To be run in
 resources/environments/llmcompressor.
 """
 
-import argparse
-import json
 from pathlib import Path
 
 from lib.errors import UserError, program
+from lib.formats.check_directory import check_directory
 from lib.formats.in_transformers import load
 from lib.formats.model_files import model_files
 from lib.formats.safetensors import read_header
@@ -49,20 +48,16 @@ def written(directory: Path, prompt: str, count: int) -> str:
     return text
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path, help="the directory")
-    parser.add_argument("--prompt", default="def main():", help="text to go on from")
-    parser.add_argument("--tokens", type=int, default=24, help="tokens to write")
-    parser.add_argument("--json", type=Path, help="file to write: {prompt, text}")
-    args = parser.parse_args()
-    for file in model_files(args.model):
+def check(directory: Path, prompt: str, count: int) -> str:
+    """The text of `count` greedy tokens after `prompt`. Raises UserError if something is wrong."""
+    for file in model_files(directory):
         if file.suffix == ".safetensors":
             check_finite(file)
-    found = {"prompt": args.prompt, "text": written(args.model, args.prompt, args.tokens)}
-    print(f"{args.model}: {args.prompt!r} goes on as {found['text']!r}")
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return written(directory, prompt, count)
+
+
+def main() -> None:
+    check_directory(__doc__, check, tokens=24)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 To be run in resources/environments/mlx.
 """
 
-import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lib.errors import UserError, program
+from lib.formats.check_directory import check_directory
 from lib.formats.model_files import model_files
 from lib.formats.safetensors import read_header
 
@@ -58,17 +57,7 @@ def check(directory: Path, prompt: str, count: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path, help="model directory of mlx_lm.convert --quantize")
-    parser.add_argument("--prompt", default="def main():", help="text to go on from")
-    parser.add_argument("--tokens", type=int, default=16, help="tokens to write")
-    parser.add_argument("--json", type=Path, help="file to write: {prompt, text}")
-    args = parser.parse_args()
-    text = check(args.model, args.prompt, args.tokens)
-    print(f"{args.model}: {args.prompt!r} goes on as {text!r}")
-    if args.json:
-        found = json.dumps({"prompt": args.prompt, "text": text}, indent=2, ensure_ascii=False)
-        args.json.write_text(found + "\n", encoding="utf-8")
+    check_directory(__doc__, check, tokens=16)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 from lib.errors import program
 from lib.formats.fallbacks import shape_of
-from lib.formats.gguf_file import GgufFile, read_gguf
+from lib.formats.gguf_file import read_gguf
 from lib.formats.imatrix_file import ImatrixEntry, read_imatrix
 from lib.mixes.candidates import Candidates, candidates, has_data
 from lib.mixes.damage import errors
@@ -66,7 +66,7 @@ class State:
 def measure_types(
     state: State,
     bench: Bench,
-    base: GgufFile,
+    parts: Parts,
     imatrix: Path,
     matrix: Mapping[str, ImatrixEntry],
     found: Candidates,
@@ -76,15 +76,14 @@ def measure_types(
 
     matrix: what `imatrix` holds. found: the types that each tensor can have.
     """
-    work = bench.logits.parent
-    parts, probe = Parts(work / "parts", base), probe_of(types)
+    base, probe = parts.base, probe_of(types)
     parts.add(base)
     for number, kind in enumerate(types, 1):
         print(f"sensitivity: type {kind}, {number} of {len(types)}", flush=True)
         if kind in state.content["pure"]:
             continue
         spared = [name for name in found if not has_data(name, kind, matrix)]
-        made = work / "pure.gguf"
+        made = bench.logits.with_name("pure.gguf")
         file = quantize_pure(bench.machine, base, imatrix, kind, spared, made)
         state.note("types", kind, errors(base, file, matrix, set(found)))
         if kind == probe:
@@ -152,9 +151,9 @@ def main() -> None:
         at_once = args.gpus * copies(args.model.stat().st_size)
         machine = Machine(args.tools, args.threads, ALL_LAYERS, at_once)
     bench = Bench(machine, args.model, text, args.chunks, args.work / "base.kld")
-    measure_types(state, bench, base, args.imatrix, matrix, found, types)
-    groups, probe, known = groups_of(found), probe_of(types), state.content["types"]
     parts = Parts(args.work / "parts", base)
+    measure_types(state, bench, parts, args.imatrix, matrix, found, types)
+    groups, probe, known = groups_of(found), probe_of(types), state.content["types"]
     smallest = smallest_of_layers(groups, {tensor.name: tensor.elements for tensor in base.tensors})
     for name in smallest.values():
         parts.widen(name)

@@ -14,7 +14,6 @@ from lib.stages import convert, evaluation
 from lib.stages.checked import Inspector, Row
 from lib.stages.environments import by_environment
 from lib.stages.family import Family, Forms, entry
-from lib.stages.imatrix import CHUNKS
 from lib.stages.stage import Memory, Size, Sizing, Stage, Time, locked_size
 
 UNQUANTIZED = "transformers"  # what the evaluation of the unquantized model is called
@@ -130,7 +129,7 @@ class EvaluateTransformersStage(Stage):
     memory = Memory(4000, 3.2, 0, 3.2)  # 16 bits for each weight, of which it makes 32
     time = Time(15, 100)
     tokens = 300_000  # 600 chunks of 512
-    counted = CHUNKS
+    counted = evaluation.BY_ENGINE
     gpu = "whole"
     fixed_threads = None
     priority = 1
@@ -216,20 +215,13 @@ class CompressedTensorsFamily(Family):
             conversion = convert.conversion(shared, name, model, weights)
             found.artifacts.append(conversion)
             base = evaluation.base_logits(shared, found, name, model.evaluate, conversion)
-            unquantized = Forms(forms={UNQUANTIZED: weights})
-
-            def floor(place: str, text: Artifact) -> dict[str, Artifact]:
-                measured = {up.path: up for up in unquantized.artifacts}
-                return {"floor": measured[f"{place}{UNQUANTIZED}.json"]}
-
-            for measured, others in ((unquantized, lambda *_: {}), (found, floor)):
-                evaluation.on_each_text(
-                    *(shared, measured, name, model.evaluate, "evaluate_transformers", "form"),
-                    lambda *at, others=others: base(*at) | {"unquantized": weights} | others(*at),
-                    unread=("unquantized",),  # by its size the step's memory is known
-                    **tools,
-                )
-            found.artifacts += unquantized.artifacts
+            evaluation.by_engine(
+                *(shared, found, name, model.evaluate, "evaluate_transformers", "form"),
+                lambda *at: base(*at) | {"unquantized": weights},
+                unquantized={UNQUANTIZED: weights},
+                unread=("unquantized",),  # by its size the step's memory is known
+                **tools,
+            )
         return found
 
     def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:

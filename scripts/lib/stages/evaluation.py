@@ -22,6 +22,8 @@ BYTES_PER_TOKEN = ((10_000, 2.4), (60_000, 3.3), (math.inf, 3.8))
 USUAL_VOCABULARY = 128_256  # of a model that is not fetched yet
 
 KINDS = tuple(READERS)
+# What lib/formats/by_engine.py prints.
+BY_ENGINE = Counted(r"chunk (\d+) of", r"chunk \d+ of (\d+)")
 
 
 class TaskFile(Section):
@@ -173,6 +175,33 @@ def base_logits(
         return {"base": base}
 
     return declare
+
+
+def by_engine(
+    shared: Any,
+    found: Forms,
+    name: str,
+    section: Any,
+    rule: str,
+    role: str,
+    others: Callable[[str, Artifact], dict[str, Artifact]],
+    unquantized: dict[str, Artifact],
+    **details: Any,
+) -> None:
+    """As `on_each_text`, for an engine other than llama.cpp: its own error is measured too.
+
+    unquantized: {what its evaluation is called: the model}. Each other evaluation has that one
+    among its inputs, as `floor`.
+    """
+    plain, (called,) = Forms(forms=unquantized), unquantized
+
+    def with_floor(place: str, text: Artifact) -> dict[str, Artifact]:
+        measured = {up.path: up for up in plain.artifacts}
+        return others(place, text) | {"floor": measured[f"{place}{called}.json"]}
+
+    for forms, inputs in ((plain, others), (found, with_floor)):
+        on_each_text(shared, forms, name, section, rule, role, inputs, **details)
+    found.artifacts += plain.artifacts
 
 
 def on_each_text(

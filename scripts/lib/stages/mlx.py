@@ -151,6 +151,7 @@ class MlxEvaluateStage(BaseLogitsStage):
     # mlx 0.32.4 multiplies matrices on one core: 1.5 to 2 tokens a second of a 1B model, packed or
     # not (measured); llama.cpp on 8 cores does 120.
     per_token = 80.0
+    counted = evaluation.BY_ENGINE
     fixed_threads = 1
     bytes_per_weight = 0.5
     gpu = ""
@@ -219,16 +220,11 @@ class MlxFamily(Family):
             conversion = convert.conversion(shared, name, model, weights)
             found.artifacts.append(conversion)
             base = evaluation.base_logits(shared, found, name, model.evaluate, conversion)
-            unquantized = Forms(forms={UNQUANTIZED: weights})
-
-            def with_floor(place: str, text: Artifact) -> dict[str, Artifact]:
-                measured = {up.path: up for up in unquantized.artifacts}
-                return base(place, text) | {"floor": measured[f"{place}{UNQUANTIZED}.json"]}
-
-            for measured, others in ((unquantized, base), (found, with_floor)):
-                on = shared, measured, name, model.evaluate
-                evaluation.on_each_text(*on, "mlx_evaluate", "model", others, **tools)
-            found.artifacts += unquantized.artifacts
+            evaluation.by_engine(
+                *(shared, found, name, model.evaluate, "mlx_evaluate", "model", base),
+                unquantized={UNQUANTIZED: weights},
+                **tools,
+            )
         return found
 
     def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:
