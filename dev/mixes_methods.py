@@ -4,7 +4,7 @@
         --model DIR --text calibration.txt --evaluation evaluation.txt --tools DIR --work DIR
 
 Prints a Markdown table: for each method and preset, by how much the mean KLD of the mix of the
-preset's size is below the preset's, on the evaluation text. The methods:
+preset's size is below the preset's, on the evaluation text; then how long Fisher took. The methods:
 
     measured   sensitivity.json: the KLD of one tensor or group, in proportion to the error
     rounded    the same, with what other roundings make of that KLD
@@ -17,6 +17,7 @@ Nothing is quantized for a mix: each tensor of each type is a part of its own (l
 
 import argparse
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -168,10 +169,13 @@ def main() -> None:
         for name in group["tensors"]:
             damages = known.choices[name].items()
             rounded[name] = {kind: damage * more for kind, (_, damage) in damages}
+    began = time.monotonic()
+    second_order = fisher(args.model, base, made, text, args.samples)
+    seconds = time.monotonic() - began
     methods = {
         "measured": known.choices,
         "rounded": scored_by(known.choices, rounded),
-        "fisher": scored_by(known.choices, fisher(args.model, base, made, text, args.samples)),
+        "fisher": scored_by(known.choices, second_order),
         "error": scored_by(known.choices, alone),
     }
     bench = Bench(machine, args.gguf, args.evaluation, args.chunks, args.work / "base.kld")
@@ -186,6 +190,7 @@ def main() -> None:
             less.append(f"{100 * (1 - kld / klds[name]):.0f}%")
         lines.append(f"| {method} | {' | '.join(less)} |")
     print("\n".join(lines))
+    print(f"\nFisher: {args.samples} texts, {seconds:.0f} s")
 
 
 if __name__ == "__main__":
