@@ -6,8 +6,8 @@
 Prints a Markdown table: for each method and preset, by how much the mean KLD of the mix of the
 preset's size is below the preset's, on the evaluation text; then how long Fisher took. The methods:
 
-    measured   sensitivity.json: the KLD of one tensor or group, in proportion to the error
-    rounded    the same, with what other roundings make of that KLD
+    measured   sensitivity.json: the KLD of one tensor or group, in proportion to error and bias
+    by error   the same in proportion to the error alone, without what its bias costs
     fisher     half the mean square of <gradient of log p(y|x), W' - W>, y drawn from the model, a
                token; for Llamas, in PyTorch on the CPU or, where there is one, on a GPU
     error      the error alone, times the number of weights
@@ -150,31 +150,34 @@ def main() -> None:
     machine = Machine(args.tools, args.threads, args.gpu_layers)
     parts = Parts(args.work / "parts", base)
     parts.add(base)
-    made = []
+    made, probed = [], {}
     for kind in found["pure"]:
         file = args.work / f"{kind}.gguf"
         spared = [name for name in known.choices if not has_data(name, kind, matrix)]
         made.append(quantize_pure(machine, base, args.imatrix, kind, spared, file))
         parts.add(made[-1])
+        if kind == found["probe"]:
+            probed = {tensor.name: tensor.type_name.lower() for tensor in made[-1].tensors}
     halves(args.text, args.work / "text.txt", args.work / "rest.txt")
     text = (args.work / "text.txt").read_text(encoding="utf-8")
     sizes = {tensor.name: tensor.elements for tensor in base.tensors}
     alone = {
-        name: {kind: error * sizes[name] for kind, (_, error, _) in kinds.items()}
+        name: {kind: error * sizes[name] for kind, (_, error, _, _) in kinds.items()}
         for name, kinds in found["tensors"].items()
     }
-    rounded = {}
+    by_error = {}
     for group in found["groups"].values():
-        more = group["kld"] / own(group["kld"], group["rounding"])
-        for name in group["tensors"]:
-            damages = known.choices[name].items()
-            rounded[name] = {kind: damage * more for kind, (_, damage) in damages}
+        entries = {name: found["tensors"][name] for name in group["tensors"]}
+        whole = sum(kinds[probed[name]][1] for name, kinds in entries.items())
+        cost = own(group["kld"], group["rounding"]) / whole
+        for name, kinds in entries.items():
+            by_error[name] = {kind: error * cost for kind, (_, error, _, _) in kinds.items()}
     began = time.monotonic()
     second_order = fisher(args.model, base, made, text, args.samples)
     seconds = time.monotonic() - began
     methods = {
         "measured": known.choices,
-        "rounded": scored_by(known.choices, rounded),
+        "by error": scored_by(known.choices, by_error),
         "fisher": scored_by(known.choices, second_order),
         "error": scored_by(known.choices, alone),
     }

@@ -4,7 +4,9 @@ Every type is tried on all tensors (llama-quantize --pure), which gives each ten
 weighted by the importance matrix. What such an error costs is measured by KL divergence on the
 first half of the text: with one kind of tensor in some neighbouring layers in the probe's type, all
 else unquantized. Any change in a layer makes all behind it round otherwise. How much of the KL
-divergence that is, a small tensor tells that is stored in f32, with the same weights.
+divergence that is, a small tensor tells that is stored in f32, with the same weights. Some types
+make all weights a little larger or smaller, which costs more than its share of the error: how much
+more, each kind of tensor tells in the type that does so most, in all layers at once.
 lib/mixes/sensitivity.py describes the JSON; docs/mixes.md says how good this is.
 
 An interrupted run of the same recipe goes on with what WORK holds, which is removed at the end.
@@ -28,7 +30,14 @@ from lib.mixes.damage import errors
 from lib.mixes.measuring import CONTEXT, Bench, Machine, halves
 from lib.mixes.parts import Parts
 from lib.mixes.quantizing import quantize_pure
-from lib.mixes.sensitivity import document, groups_of, probe_of, smallest_of_layers
+from lib.mixes.sensitivity import (
+    biased_kinds,
+    document,
+    groups_of,
+    most_biased,
+    probe_of,
+    smallest_of_layers,
+)
 from lib.mixes.sharing import copies
 
 ALL_LAYERS = 99
@@ -37,14 +46,14 @@ ALL_LAYERS = 99
 class State:
     """What was measured until now, in WORK/state.json; all of it is of one recipe.
 
-    types: {type: {tensor: [its type, its error]}}. pure, groups, layers: {type, group or layer:
-    KLD}.
+    types: {type: {tensor: [its type, its error, its bias]}}. pure, groups, layers, kinds: {type,
+    group, layer or kind of tensor: KLD}.
     """
 
     def __init__(self, work: Path, digest: str):
         self._file = work / "state.json"
-        kinds = ("types", "pure", "groups", "layers")
-        self.content: dict[str, Any] = {"digest": digest} | {kind: {} for kind in kinds}
+        whats = ("types", "pure", "groups", "layers", "kinds")
+        self.content: dict[str, Any] = {"digest": digest} | {what: {} for what in whats}
         try:
             known = json.loads(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -72,7 +81,7 @@ def measure_types(
     found: Candidates,
     types: list[str],
 ) -> None:
-    """Quantize to each type, note the tensors' errors and the KLD, and keep parts of the probe's.
+    """Quantize to each type, note the tensors' errors and the KLD, and keep parts of the probes.
 
     matrix: what `imatrix` holds. found: the types that each tensor can have.
     """
@@ -86,7 +95,7 @@ def measure_types(
         made = bench.logits.with_name("pure.gguf")
         file = quantize_pure(bench.machine, base, imatrix, kind, spared, made)
         state.note("types", kind, errors(base, file, matrix, set(found)))
-        if kind == probe:
+        if kind in (probe, most_biased(state.content["types"])):
             parts.add(file)
         state.note("pure", kind, bench.kld(made))
         made.unlink()
@@ -153,30 +162,26 @@ def main() -> None:
     bench = Bench(machine, args.model, text, args.chunks, args.work / "base.kld")
     parts = Parts(args.work / "parts", base)
     measure_types(state, bench, parts, args.imatrix, matrix, found, types)
-    groups, probe, known = groups_of(found), probe_of(types), state.content["types"]
+    groups, probe, changes = groups_of(found), probe_of(types), state.content["types"]
     smallest = smallest_of_layers(groups, {tensor.name: tensor.elements for tensor in base.tensors})
     for name in smallest.values():
         parts.widen(name)
+
+    def put_in(kind: str, names: list[str]) -> dict[str, str]:
+        return {name: changes[kind][name][0] for name in names}
+
     widened = {str(layer): {name: "f32"} for layer, name in smallest.items()}
     measure(state, bench, parts, "layers", widened)
-    probed = {name: stored for name, (stored, _) in known[probe].items()}
-    probes = {group: {name: probed[name] for name in names} for group, names in groups.items()}
+    probes = {group: put_in(probe, names) for group, names in groups.items()}
     measure(state, bench, parts, "groups", probes)
+    kinds, biased = biased_kinds(changes, probe).items(), most_biased(changes)
+    measure(state, bench, parts, "kinds", {kind: put_in(biased, names) for kind, names in kinds})
 
-    by_tensor: dict[str, dict[str, float]] = {name: {} for name in found}
-    for entries in known.values():
-        for name, (kind, error) in entries.items():
-            by_tensor[name][kind] = error
-    pure = {
-        kind: ({name: stored for name, (stored, _) in known[kind].items()}, kld)
-        for kind, kld in state.content["pure"].items()
-        if all(stored in found[name] for name, (stored, _) in known[kind].items())
-    }
+    klds, of_kinds, pure = (state.content[what] for what in ("groups", "kinds", "pure"))
     rounding = {int(layer): kld for layer, kld in state.content["layers"].items()}
-    klds = state.content["groups"]
-    made = document(found, by_tensor, groups, klds, rounding, probed, pure)
+    made = document(found, changes, groups, probe, klds, of_kinds, rounding, pure)
     head = {"engine": "llama.cpp", "corpus": args.corpus, "context": CONTEXT, "chunks": args.chunks}
-    args.output.write_text(json.dumps(head | {"probe": probe} | made, indent=1) + "\n", "utf-8")
+    args.output.write_text(json.dumps(head | made, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(args.work)
 
 

@@ -28,8 +28,11 @@ from lib.mixes.quantizing import quantize_mix
 from lib.mixes.sensitivity import (
     Sensitivity,
     begins_at,
+    biased_kinds,
     document,
     groups_of,
+    kinds_of,
+    most_biased,
     read,
     smallest_of_layers,
 )
@@ -311,25 +314,57 @@ def test_other_roundings_are_measured_where_groups_begin_and_are_no_damage_of_a_
     assert [begins_at(group) for group in groups.values()] == [0, 2, 2, 0, None]
     assert smallest_of_layers(groups, sizes) == {0: "blk.0.ffn_up.weight", 2: "blk.2.attn_k.weight"}
     every = list(itertools.chain.from_iterable(groups.values()))
-    probed = dict.fromkeys(every, "q4_k")
-    errors = {name: {"q4_k": 0.01, "q8_0": 0.001} for name in every}
+    changes = {"q4_k": (0.01, 1e-5), "q8_0": (0.001, 1e-6)}
     found = document(
         {name: {"q4_k": 1, "q8_0": 2} for name in every},
-        errors,
+        {kind: {name: (kind, *change) for name in every} for kind, change in changes.items()},
         groups,
+        "q4_k",
         {name: 5e-4 for name in groups} | {"attn_k 2": 1e-4},
+        {},
         {0: 3e-4, 2: 1e-4},
-        probed,
         {},
     )
-    damages = {name: found["tensors"][name]["q4_k"][2] for name in every}
+    damages = {name: found["tensors"][name]["q4_k"][-1] for name in every}
     assert damages["blk.0.ffn_up.weight"] == pytest.approx(1e-4)  # half of what its group has left
     assert damages["blk.2.ffn_up.weight"] == pytest.approx(2e-4)
     assert damages["blk.2.attn_k.weight"] == pytest.approx(0.05 * 1e-4)  # not told from roundings
     assert damages["token_embd.weight"] == pytest.approx(2e-4)
     assert damages["output.weight"] == pytest.approx(5e-4)
-    assert found["tensors"]["output.weight"]["q8_0"][2] == pytest.approx(5e-5)
+    assert found["tensors"]["output.weight"]["q8_0"][-1] == pytest.approx(5e-5)
     assert found["groups"]["ffn_up 2-3"]["rounding"] == 1e-4
+    assert found["biased"] is None and not found["kinds"]
+
+
+def test_a_bias_costs_what_the_type_tells_that_has_most_of_it():
+    """Of each kind of tensor; more than its share of the error, or nothing more."""
+    names = [f"blk.{n}.{kind}.weight" for n in range(2) for kind in ("ffn_up", "attn_k")]
+    of_types = {"q4_k": (0.004, 0.0), "iq3_s": (0.016, 4e-4), "q2_k": (0.04, 8e-4)}
+    changes = {kind: {name: (kind, *of) for name in names} for kind, of in of_types.items()}
+    assert biased_kinds(changes, "q4_k") == kinds_of(names) and most_biased(changes) == "iq3_s"
+    fallen_back = {
+        name: ("iq4_nl", 0.003, 0.0) if "attn" in name else of
+        for name, of in changes["iq3_s"].items()
+    }
+    assert [*biased_kinds(changes | {"iq3_s": fallen_back}, "q4_k")] == ["ffn_up"]
+    found = document(
+        {name: {"q4_k": 3, "iq3_s": 2, "q2_k": 1} for name in names},
+        changes,
+        {name: [name] for name in names},
+        "q4_k",
+        {name: 1e-5 for name in names},
+        # Of the error alone 2 * 4e-5 are expected.
+        {"ffn_up": 18e-5, "attn_k": 7e-5},
+        {},
+        {"iq3_s": 3e-4},
+    )
+    assert found["biased"] == "iq3_s"
+    assert found["kinds"]["ffn_up"]["gain"] == pytest.approx(50)
+    assert found["kinds"]["attn_k"]["gain"] == 0
+    damages = {n: [entry[-1] for entry in found["tensors"][n].values()] for n in names}
+    assert damages[names[0]] == pytest.approx([1e-5, 9e-5, 2e-4])
+    assert damages[names[1]] == pytest.approx([1e-5, 4e-5, 1e-4])
+    assert found["pure"]["iq3_s"]["damage"] == pytest.approx(26e-5)
 
 
 def test_a_widened_tensor_has_the_same_weights(mixed, tmp_path):

@@ -16,18 +16,19 @@ SAMPLE = 1 << 20
 
 def errors(
     base: GgufFile, quantized: GgufFile, matrix: Mapping[str, ImatrixEntry], names: set[str]
-) -> dict[str, tuple[str, float]]:
-    """{tensor: (its type, its error)} of a quantized file, for the tensors in `names`.
+) -> dict[str, tuple[str, float, float]]:
+    """{tensor: (its type, its error, its bias)} of a quantized file, for the tensors in `names`.
 
     The error is the sum of x (w - w')^2 over that of x w^2: w and w' are a weight before and after,
     x the mean square of the activations that it is multiplied with, by the importance matrix (1 for
-    a tensor that is not in it).
+    a tensor that is not in it). The bias is how much all weights together have grown or shrunk, the
+    sum of x w (w' - w) over that of x w^2, squared.
     """
     before = {tensor.name: tensor for tensor in base.tensors}
     return {
         tensor.name: (
             tensor.type_name.lower(),
-            _error(base, before[tensor.name], quantized, tensor, matrix.get(tensor.name)),
+            *_error(base, before[tensor.name], quantized, tensor, matrix.get(tensor.name)),
         )
         for tensor in quantized.tensors
         if tensor.name in names
@@ -36,7 +37,7 @@ def errors(
 
 def _error(
     base: GgufFile, before: Tensor, quantized: GgufFile, after: Tensor, entry: ImatrixEntry | None
-) -> float:
+) -> tuple[float, float]:
     width, *rest = before.shape
     experts = rest[1] if len(rest) > 1 else 1
     old, new = (_weights(file, t) for file, t in ((base, before), (quantized, after)))
@@ -44,8 +45,10 @@ def _error(
     x = np.ones((experts, 1, width), np.float32)
     if entry is not None and entry.values.any():
         x = entry.values.reshape(experts, 1, width)
-    whole = float((x * old**2).sum(dtype=np.float64))
-    return float((x * (old - new) ** 2).sum(dtype=np.float64)) / whole if whole else 0.0
+    change = new - old
+    whole = float((x * old**2).sum(dtype=np.float64)) or 1.0
+    error = float((x * change**2).sum(dtype=np.float64)) / whole
+    return error, (float((x * old * change).sum(dtype=np.float64)) / whole) ** 2
 
 
 def _weights(file: GgufFile, tensor: Tensor) -> np.ndarray:

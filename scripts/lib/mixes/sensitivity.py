@@ -4,7 +4,10 @@ engine, corpus, context, chunks   what it was measured with: CONTEXT tokens in a
 probe       the type that the groups were measured in
 groups      {group: {tensors: [name], kld, rounding}}: with these tensors alone in the probe's type;
             what of it comes from other roundings in the layers behind, not from these tensors
-tensors     {name: {type: [bytes in a file, error, damage]}}; errors are those of damage.py
+biased      the type that the kinds of tensors were measured in; null: none was
+kinds       {kind: {kld, rounding, gain}}: with all tensors of a kind in that type; how much more
+            their bias costs than their error (of others, nothing more)
+tensors     {name: {type: [bytes in a file, error, bias, damage]}}; the two are those of damage.py
 pure        {type: {bytes, damage, kld}}: all tensors in it, as predicted and as measured
 """
 
@@ -13,6 +16,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from scipy.optimize import brentq
 
 from lib.errors import UserError
 from lib.formats.json_file import read_json
@@ -23,6 +28,12 @@ GROUPS = 300  # at most; of more tensors, those of neighbouring layers are measu
 PROBE_BITS = 4.5
 # A smaller share of the roundings is not told from them, nor fewer nats a token from nothing.
 TOLD, LEAST = 0.05, 1e-8
+# A type tells what a bias costs if its share in the error is so many times the probe's.
+BIASED = 5
+GAIN = 1000.0  # at most
+
+# {type that was tried: {tensor: (the type that it has in its place, error, bias)}}
+Changes = Mapping[str, Mapping[str, tuple[str, float, float]]]
 
 _IN_LAYER = re.compile(r"blk\.(\d+)\.(.+)\.weight")
 
@@ -56,7 +67,7 @@ def read(path: Path) -> Sensitivity:
     document = read_json(path)
     try:
         choices = {
-            name: {kind: (size, damage) for kind, (size, _, damage) in kinds.items()}
+            name: {kind: (size, damage) for kind, (size, *_, damage) in kinds.items()}
             for name, kinds in document["tensors"].items()
         }
         pure = sorted((entry["damage"], entry["kld"]) for entry in document["pure"].values())
@@ -114,47 +125,123 @@ def own(kld: float, rounding: float) -> float:
     return max(kld - rounding, TOLD * rounding, LEAST)
 
 
+def most_biased(changes: Changes) -> str:
+    """The type whose biases are the largest share of its errors."""
+    return max(changes, key=lambda kind: (_share(changes[kind].values()), kind))
+
+
+def _share(entries: Iterable[tuple[str, float, float]]) -> float:
+    _, errors, biases = zip(*entries, strict=True)
+    return sum(biases) / (sum(errors) or 1.0)
+
+
+def kinds_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """{kind: tensors}: one kind of tensor in all layers, others alone."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        match = _IN_LAYER.fullmatch(name)
+        kinds.setdefault(match[2] if match else name, []).append(name)
+    return kinds
+
+
+def biased_kinds(changes: Changes, probe: str) -> dict[str, list[str]]:
+    """The kinds of tensors that tell what a bias costs, in the most biased type.
+
+    The others get a type there, by a fallback say, in which their bias is hardly more of the error
+    than in the probe's.
+    """
+
+    def share(tried: str, names: list[str]) -> float:
+        return _share(changes[tried][name] for name in names)
+
+    biased, kinds = most_biased(changes), kinds_of(changes[probe])
+    return {
+        kind: names
+        for kind, names in kinds.items()
+        if share(biased, names) > BIASED * share(probe, names)
+    }
+
+
 def document(
     sizes: Mapping[str, Mapping[str, int]],
-    errors: Mapping[str, Mapping[str, float]],
+    changes: Changes,
     groups: Mapping[str, list[str]],
+    probe: str,
     klds: Mapping[str, float],
+    kinds: Mapping[str, float],
     rounding: Mapping[int | None, float],
-    probed: Mapping[str, str],
-    pure: Mapping[str, tuple[Mapping[str, str], float]],
+    pure: Mapping[str, float],
 ) -> dict[str, Any]:
     """The parts of sensitivity.json that are computed.
 
-    sizes: {tensor: {type: bytes}}. errors: {tensor: {type: error}}. groups: {group: tensors}. klds:
-    of the groups. rounding: {layer: the KLD that other roundings from there on make}. probed:
-    {tensor: the probe's type, or that for which it is stored in another}. pure: {type: ({tensor:
-    type}, measured KLD)}.
+    sizes: {tensor: {type: bytes}}. changes: of each type that was tried. groups: {group: tensors}.
+    klds, kinds, pure: {group, kind, type: measured KLD}; kinds are those of `biased_kinds`.
+    rounding: {layer: the KLD that other roundings from there on make}.
 
-    A group's KLD, less that of the roundings, is divided among its tensors by their errors, and a
-    tensor's damage in another type is in proportion to its error there.
+    A group's KLD, less that of the roundings, is divided among its tensors in proportion to error +
+    gain * bias, and so is a tensor's damage in another type. The gain is that with which the
+    damages of a kind add up to what was measured of it.
     """
-    tensors: dict[str, dict[str, list]] = {}
+    tried: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in sizes}
+    for entries in changes.values():
+        for name, (stored, error, bias) in entries.items():
+            tried[name][stored] = error, bias
     rounded = {group: rounding.get(begins_at(names), 0.0) for group, names in groups.items()}
-    for group, names in groups.items():
-        whole = sum(errors[name][probed[name]] for name in names)
-        cost = own(klds[group], rounded[group]) / whole if whole else 0.0
-        for name in names:
-            tensors[name] = {
-                kind: [size, errors[name][kind], errors[name][kind] * cost]
-                for kind, size in sizes[name].items()
+    biased = most_biased(changes)
+
+    def damages(inside: Iterable[str], gain: float) -> dict[str, dict[str, float]]:
+        """{tensor: {type: damage}} of some groups."""
+        found = {}
+        for group in inside:
+            weighed = {
+                name: {kind: error + gain * bias for kind, (error, bias) in tried[name].items()}
+                for name in groups[group]
             }
+            whole = sum(of[changes[probe][name][0]] for name, of in weighed.items())
+            cost = own(klds[group], rounded[group]) / whole if whole else 0.0
+            for name, of in weighed.items():
+                found[name] = {kind: cost * weight for kind, weight in of.items()}
+        return found
+
+    def gain_of(inside: Iterable[str], kld: float) -> float:
+        """The gain with which the damages in the biased type are the KLD of it."""
+
+        def excess(gain: float) -> float:
+            found = damages(inside, gain).items()
+            return sum(of[changes[biased][name][0]] for name, of in found) - kld
+
+        if excess(0.0) >= 0 or excess(GAIN) <= 0:
+            return 0.0 if excess(0.0) >= 0 else GAIN
+        return brentq(excess, 0.0, GAIN)
+
+    tensors: dict[str, dict[str, list]] = {}
+    of_kinds: dict[str, dict[str, float]] = {}
+    for kind, names in kinds_of(sizes).items():
+        inside, gain = [group for group in groups if groups[group][0] in names], 0.0
+        if kind in kinds:
+            noise = rounding.get(begins_at(names), 0.0)
+            gain = gain_of(inside, own(kinds[kind], noise))
+            of_kinds[kind] = {"kld": kinds[kind], "rounding": noise, "gain": gain}
+        for name, found in damages(inside, gain).items():
+            tensors[name] = {
+                stored: [size, *tried[name][stored], found[stored]]
+                for stored, size in sizes[name].items()
+            }
+    whole: dict[str, dict[str, float]] = {}
+    for kind, kld in pure.items():
+        stored = {name: found[0] for name, found in changes[kind].items()}
+        if all(stored[name] in sizes[name] for name in stored):
+            entries = [tensors[name][stored[name]] for name in stored]
+            size, damage = (sum(entry[at] for entry in entries) for at in (0, -1))
+            whole[kind] = {"bytes": size, "damage": damage, "kld": kld}
     return {
+        "probe": probe,
         "groups": {
             name: {"tensors": groups[name], "kld": klds[name], "rounding": rounded[name]}
             for name in groups
         },
+        "biased": biased if kinds else None,
+        "kinds": of_kinds,
         "tensors": {name: tensors[name] for name in sizes},
-        "pure": {
-            kind: {
-                "bytes": sum(tensors[name][stored][0] for name, stored in types.items()),
-                "damage": sum(tensors[name][stored][2] for name, stored in types.items()),
-                "kld": kld,
-            }
-            for kind, (types, kld) in pure.items()
-        },
+        "pure": whole,
     }

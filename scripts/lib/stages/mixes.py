@@ -136,7 +136,7 @@ class SensitivityStage(Stage):
     memory = Memory(8000, 1.1, 0, 1.1)
     time = Time(30, 5)
     output = 2.5
-    scratch = 2.0
+    scratch = 2.3
     tokens = 1_100_000  # 270 measurements of 8 chunks of 512
     bytes_per_weight = 2.0
     counted = Counted(r"sensitivity: \w+ .*?(\d+) of", r"sensitivity: .* of (\d+)")
