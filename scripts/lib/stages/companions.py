@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from lib.errors import UserError
 from lib.formats import lora_adapter
 from lib.formats.merge_references import reference_kind
 from lib.formats.safetensors import read_header
@@ -21,6 +22,10 @@ from lib.stages.stage import Size, Sizing, locked_size
 
 Outtype = Literal["f16", "bf16", "f32", "q8_0"]
 # How a config.json calls what belongs to a tower: vision_config, audio_config, whisper_config …
+# What llama.cpp's -hf (b10605, common/download.cpp) takes for a quant, or for another kind of file.
+# Without such words an adapter is called as no quant is; of names alike -hf takes the first, and
+# upper case sorts before `lora`.
+MISTAKEN = re.compile(r"(i?q\d\w*|b?f16|f32)(?![a-z0-9])|mmproj|imatrix|mtp-", re.IGNORECASE)
 NO_TOWER = "its config.json has nothing of vision or audio: the model has no projector"
 TOWER = re.compile("vision|visual|audio|whisper|speech|sound")
 
@@ -93,6 +98,8 @@ def check(checks: Any, at: tuple, name: str, model: Any) -> None:
         here = (*at, "lora", adapter)
         if (form := f"lora-{adapter}-F16").lower() in forms:
             checks.add(here, f"{form} is the name of a quant too")
+        if found := MISTAKEN.search(adapter):
+            checks.add(here, f"llama.cpp's -hf reads {show(found[0])} as another kind of file")
         if reference_kind(source) not in ("directory", "hub"):
             text = "is neither a directory (./x or /x) nor a hub id (org/name or org/name@revision)"
             checks.add(here, f"{show(source)} {text}")
@@ -107,7 +114,10 @@ def _misfit(checks: Any, adapter: Path, model: Any) -> str | None:
     place = checks.place(model.source or "")
     if model.merge is not None or not (place / "config.json").is_file():
         return None
-    return lora_adapter.misfit(adapter, read_weights(place).tensors)
+    try:
+        return lora_adapter.misfit(adapter, read_weights(place).tensors)
+    except (UserError, ValueError, OSError):
+        return None  # of the model: the step that reads it says so
 
 
 def has_tower(config: dict[str, Any]) -> bool:
