@@ -70,10 +70,12 @@ def test_a_projector_has_its_tower_and_llama_cpp_reads_an_image_with_it(made):
         assert types["v.blk.1.ffn_up.weight"] == outtype and len(types) == 38
 
 
-def test_the_text_model_has_nothing_of_the_tower_and_its_size_is_foreseen(made):
+def test_the_text_model_has_nothing_of_the_tower_and_its_size_is_foreseen(made, tmp_path):
     names = {t.name for t in read_gguf(made / "results/Seeing/gguf/Seeing-Q8_0.gguf").tensors}
     assert len(names) == 21 and not any(name.startswith("v.") for name in names)
-    said = made.run("plan", "--config", "target=Seeing", "--forceall")
+    project = Project(tmp_path, {"models": {"Seeing": made.model("Seeing")}})
+    shutil.copytree(made / "one", project / "one")
+    said = project.run("plan")
     sizes = {line.split()[0]: line.split()[2:4] for line in said.splitlines() if "gguf/" in line}
     assert sizes["gguf/Seeing-Q8_0.gguf"] == ["1.5", "MB"]
     assert sizes["gguf/mmproj-Seeing-F16.gguf"][1] == "kB"
@@ -104,10 +106,8 @@ def test_a_projector_without_tensors_is_an_error(made, tmp_path):
     assert said.endswith("nan.gguf: NaN or Inf in its tensor v.blk.1.ffn_up.weight")
     assert checked("check_mmproj.py", text, *options).endswith("this is no projector")
     plain = made / "results/Plain/gguf/Plain-Q8_0.gguf"
-    make_vision(tmp_path / "wide")
     other = changed(whole, tmp_path / "other.gguf", "v.blk.1.ffn_up.weight", 0.5)
-    data = other.read_bytes().replace(b"idefics3", b"idefics9")
-    other.write_bytes(data)
+    other.write_bytes(other.read_bytes().replace(b"idefics3", b"idefics9"))
     said = checked("check_mmproj.py", other, "--model", plain, *options[2:])
     assert "llama-mtmd-cli cannot read media.png with it" in said
 
