@@ -51,8 +51,11 @@ def check_tensors(file: GgufFile) -> list[str]:
     return towers
 
 
-def read_media(file: GgufFile, tower: str, tool: Path, model: Path, threads: int) -> None:
-    """Let llama-mtmd-cli read an image or a sound. Raises UserError if it does not."""
+def read_media(file: GgufFile, tower: str, tool: Path, model: Path, threads: int) -> bool:
+    """Whether llama-mtmd-cli reads an image or a sound; False of a model that only speaks.
+
+    Raises UserError if it fails.
+    """
     with tempfile.TemporaryDirectory() as directory:
         media = Path(directory, "media.png" if tower == "vision" else "media.wav")
         write_image(media) if tower == "vision" else write_sound(media)
@@ -68,10 +71,13 @@ def read_media(file: GgufFile, tower: str, tool: Path, model: Path, threads: int
             errors="replace",
         )
     print(done.stderr)
+    if "does not support chat mode" in done.stderr:
+        return False
     if done.returncode:
         errors = re.findall(r"^[\d.]+ E (.*)", done.stderr, re.MULTILINE)
         why = errors[0] if errors else f"status {done.returncode}"
         raise UserError(f"{file.path}: {TOOL} cannot read {media.name} with it: {why}")
+    return True
 
 
 def write_image(path: Path) -> None:
@@ -117,8 +123,7 @@ def main() -> None:
     if is_read:
         built = args.llama_cpp | ({} if own else {"version": bundled_version()})
         tool = extra_tool(TOOL, built, args.threads)
-        for tower in towers:
-            read_media(file, tower, tool, args.model, args.threads)
+        is_read = all(read_media(file, t, tool, args.model, args.threads) for t in towers)
     parameters = sum(tensor.elements for tensor in file.tensors)
     found = {"towers": towers, "parameters": parameters, "read": is_read}
     print(f"{args.mmproj}: {found}")

@@ -5,6 +5,7 @@ only.
 """
 
 import json
+import re
 from pathlib import Path
 
 from lib.errors import UserError
@@ -64,15 +65,19 @@ def misfit(directory: Path, model: dict[str, tuple[int, ...]]) -> str | None:
 
     model: {name: shape} of the model's tensors, as in its safetensors.
     """
-    tensors = read_header(directory / WEIGHTS).tensors
+    tensors, known = read_header(directory / WEIGHTS).tensors, False
+    shapes = {_plain(name): shape for name, shape in model.items()}
     for name, a in tensors.items():
         b = tensors.get(name.replace(A, B))
-        shape = model.get(name.removeprefix(PREFIX).replace(A, ".weight"))
-        if not name.endswith(A) or b is None:
+        shape = shapes.get(_plain(name.removeprefix(PREFIX).replace(A, ".weight")))
+        if not name.endswith(A) or b is None or shape is None:
             continue
-        change = (b.shape[0], a.shape[-1])
-        if shape is None:
-            return f"is for another model: this one has no {name.removeprefix(PREFIX)}"
+        change, known = (b.shape[0], a.shape[-1]), True
         if sorted(change) != sorted(shape):  # of GPT-2 they are transposed
             return f"is for another model: {name} changes {change}, and the tensor is {shape}"
-    return None
+    return None if known else "is for another model: this one has none of the tensors it changes"
+
+
+def _plain(name: str) -> str:
+    """A tensor's name without the prefixes that differ between versions of transformers."""
+    return re.sub(r"\b(language_model|text_model|model)\.", "", name)

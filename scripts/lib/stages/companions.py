@@ -21,12 +21,11 @@ from lib.stages.sources import reference
 from lib.stages.stage import Size, Sizing, locked_size
 
 Outtype = Literal["f16", "bf16", "f32", "q8_0"]
-# How a config.json calls what belongs to a tower: vision_config, audio_config, whisper_config …
 # What llama.cpp's -hf (b10605, common/download.cpp) takes for a quant, or for another kind of file.
-# Without such words an adapter is called as no quant is; of names alike -hf takes the first, and
-# upper case sorts before `lora`.
+# That an adapter is F16 does no harm: -hf takes the first of several, and `lora` sorts last.
 MISTAKEN = re.compile(r"(i?q\d\w*|b?f16|f32)(?![a-z0-9])|mmproj|imatrix|mtp-", re.IGNORECASE)
 NO_TOWER = "its config.json has nothing of vision or audio: the model has no projector"
+# How a config.json calls what belongs to a tower: vision_config, audio_config, whisper_config …
 TOWER = re.compile("vision|visual|audio|whisper|speech|sound")
 
 
@@ -66,6 +65,7 @@ class LoraStage(ConvertStage):
     rule = "lora"
     column = MmprojStage.column
     is_long = False
+    output = 0.1
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """Two bytes a weight, plus the header; of an adapter on the hub the size of its files."""
@@ -154,7 +154,7 @@ def declare(
         "tools": {"llama.cpp": shared.llama_version},
         "uses": {"llama.cpp": shared.llama_cpp, "gguf": conversion},
     }
-    if model.merge is not None:
+    if model.gguf.mmproj and model.merge is not None:
         # mergekit (0.1.5) leaves out what tells how images are prepared.
         inputs["base"] = shared.weights(first_source(shared.config, name))
     for outtype in model.gguf.mmproj:
