@@ -77,7 +77,8 @@ def test_the_text_model_has_nothing_of_the_tower_and_its_size_is_foreseen(made, 
     shutil.copytree(made / "one", project / "one")
     said = project.run("plan")
     sizes = {line.split()[0]: line.split()[2:4] for line in said.splitlines() if "gguf/" in line}
-    assert sizes["gguf/Seeing-Q8_0.gguf"] == ["1.5", "MB"]
+    assert float(sizes["gguf/Seeing-Q8_0.gguf"][0]) < 1.9, "2.0 with the tower's tensors"
+    assert "stored in other types" not in said, "the tower has a tensor of such a shape"
     assert sizes["gguf/mmproj-Seeing-F16.gguf"][1] == "kB"
     assert abs(float(sizes["gguf/mmproj-Seeing-F16.gguf"][0]) / 426.2 - 1) < 0.01
 

@@ -1206,7 +1206,7 @@ def test_a_projector_is_added_alone_and_stale_by_its_model_alone(planned):
     gguf["mmproj"] = ["F16", "bf16"]  # the same, and another
     assert p.plan() == beside("mmproj-M-BF16")
     gguf["mmproj"], gguf["quants"] = "f16", ["Q8_0", "Q4_0"]
-    assert p.plan() == beside("M-Q4_0") | exl2("evaluation/base.kld", "evaluation/Q4_0.json")
+    assert p.plan() == beside("M-Q4_0") | exl2("evaluation/Q4_0.json")
     gguf["mmproj"], gguf["quants"] = False, ["Q8_0"]
     assert p.plan() == exl2(*SHOWN)
 
