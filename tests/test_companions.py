@@ -1,17 +1,22 @@
 """Projectors and LoRA adapters as GGUF, of tiny models, by llama.cpp's converters and tools."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from lib.config.load import load
 from lib.formats.gguf_file import read_gguf
-from project import ROOT, Project
+from lib.hub.references import hub_sources
+from lib.planning.publishing import manifest
+from project import ROOT, Planned, Project
 from tiny_models import make_adapter, make_llama, make_sentencepiece, make_texts, make_vision
 
 
@@ -76,17 +81,14 @@ def test_the_text_model_has_nothing_of_the_tower_and_its_size_is_foreseen(made, 
     project = Project(tmp_path, {"models": {"Seeing": made.model("Seeing")}})
     shutil.copytree(made / "one", project / "one")
     said = project.run("plan")
-    sizes = {line.split()[0]: line.split()[2:4] for line in said.splitlines() if "gguf/" in line}
-    assert float(sizes["gguf/Seeing-Q8_0.gguf"][0]) < 1.9, "2.0 with the tower's tensors"
+    sizes = dict(re.findall(r"^  gguf/(\S+) +\w+ +([\d.]+) [kM]B", said, re.M))
+    assert float(sizes["Seeing-Q8_0.gguf"]) < 1.9, "2.0 with the tower's tensors"
     assert "stored in other types" not in said, "the tower has a tensor of such a shape"
-    assert sizes["gguf/mmproj-Seeing-F16.gguf"][1] == "kB"
-    assert abs(float(sizes["gguf/mmproj-Seeing-F16.gguf"][0]) / 426.2 - 1) < 0.01
+    assert abs(float(sizes["mmproj-Seeing-F16.gguf"]) / 426.2 - 1) < 0.01
 
 
 def test_a_projector_without_tensors_is_an_error(made, tmp_path):
     """As the converter wrote them with status 0: llama.cpp issues 22656 and 24235."""
-    import gguf
-
     writer = gguf.GGUFWriter(tmp_path / "empty.gguf", "clip")
     writer.add_type(gguf.GGUFType.MMPROJ)
     writer.add_clip_has_vision_encoder(True)
@@ -178,9 +180,6 @@ def test_cards_and_reports_say_how_to_load_them_and_how_large_they_are(made):
 
 
 def test_they_are_published_beside_the_quants_under_the_names_that_hf_finds(made, monkeypatch):
-    from lib.planning.publishing import manifest
-    from project import Planned
-
     monkeypatch.chdir(made.path)
     found = manifest(Planned.open(made.config).graph)["repos"]
     files = {file["name"] for repo in found for file in repo["branches"]["main"]}
@@ -196,3 +195,9 @@ def test_preflight_knows_which_models_see(made, tmp_path):
     config.write_text(config.read_text().replace('"Idefics3For', '"Idefics9For'))
     said = project.run("preflight", check=False)
     assert "the converter of this llama.cpp knows no projector of it" in said
+
+
+def test_an_adapter_on_the_hub_is_locked_with_the_models(made):
+    config = {"models": {"M": {"source": "a/b", "gguf": {"lora": {"poet": "c/d@main"}}}}}
+    found = hub_sources(load(config, made.path)[0])
+    assert [source.ref for source in found] == ["a/b", "c/d@main"]
