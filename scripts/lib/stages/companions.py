@@ -15,6 +15,7 @@ from lib.keys import values
 from lib.keys.section import Choice, Read
 from lib.keys.values import show
 from lib.record.artifact import Artifact
+from lib.record.tools import LORA_CONVERTER, own_tool
 from lib.stages.checked import Inspector, Row
 from lib.stages.convert import OUTTYPE_BITS, ConvertStage
 from lib.stages.sources import reference
@@ -92,6 +93,9 @@ def check(checks: Any, at: tuple, name: str, model: Any) -> None:
     config = checks.model_config(name) if gguf.mmproj else None
     if config is not None and not has_tower(config):
         checks.add((*at, "mmproj"), NO_TOWER)
+    own = checks.config.llama_cpp.path
+    if gguf.lora and own and not own_tool(checks.place(own), LORA_CONVERTER):
+        checks.add((*at, "lora"), f"llama_cpp.path: {own} has no {LORA_CONVERTER}")
     checks.names((*at, "lora"), gguf.lora)
     forms = {quant.name.lower() for quant in gguf.quants}
     for adapter, source in gguf.lora.items():
