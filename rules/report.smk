@@ -19,7 +19,7 @@ rule report:
         recipe=REPORT.wanted,
         made=made_from(
             REPORT,
-            *("form", "evaluation", "also", "task", "harness", "mix", "model"),
+            *("form", "evaluation", "also", "task", "harness", "mix", "model", "beside"),
         ),
     output:
         csv=report(
@@ -75,7 +75,7 @@ rule card:
         made=made_from(
             CARD,
             *("form", "evaluation", "also", "task", "harness"),
-            *("mix", "model", "shards"),
+            *("mix", "model", "shards", "beside"),
         ),
     output:
         card=CARD.path,

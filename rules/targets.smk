@@ -13,6 +13,7 @@ localrules:
     mixes,
     quants,
     shards,
+    companions,
     evaluations,
     reports,
 
@@ -51,6 +52,12 @@ rule shards:
     """The shards of every quant."""
     input:
         stale("shards"),
+
+
+rule companions:
+    """Every projector and LoRA adapter."""
+    input:
+        stale("companions"),
 
 
 rule evaluations:

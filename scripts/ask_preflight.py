@@ -29,7 +29,7 @@ from lib.formats.weights import layer_ranges
 from lib.hub import client as hub
 from lib.hub.hubref import parse
 from lib.hub.lock import LOCK_FILE, HubSource
-from lib.hub.references import leaves
+from lib.hub.references import beside, leaves
 from lib.record.tools import CONVERTER, bundled_tree, own_tool
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
@@ -65,12 +65,14 @@ class Preflight(Inspector):
         self.names = names
         self.chosen = {name: self.models[name] for name in names if name in session.graph.names}
         self.publish = publish
-        self.architectures = converter_architectures(self.whole.llama_cpp)
+        self.architectures = architectures(self.whole.llama_cpp, "TEXT_MODEL_MAP")
+        self.projectors = architectures(self.whole.llama_cpp, "MMPROJ_MODEL_MAP")
 
     def run(self) -> list[Row]:
         """All rows of the table. The checks that ask the hub run in parallel."""
         # Sorted: of a model that is wanted with pickles and without, the former stays.
-        sources = dict(sorted(leaves(self.whole, self.names)))
+        found = [*leaves(self.whole, self.names), *beside(self.whole, self.chosen)]
+        sources = dict(sorted(found))
         texts = set().union(*(model.corpora() for model in self.chosen.values()))
         checks: list[Callable[[], Row]] = [
             *(partial(self.source, reference, pickle) for reference, pickle in sources.items()),
@@ -286,8 +288,11 @@ class Preflight(Inspector):
         return next((config[key] for key in LAYERS if isinstance(config.get(key), int)), None)
 
 
-def converter_architectures(wanted: LlamaCpp) -> set[str] | None:
-    """The architectures that convert_hf_to_gguf.py knows; None if there is no converter yet."""
+def architectures(wanted: LlamaCpp, table: str) -> set[str] | None:
+    """The architectures that convert_hf_to_gguf.py knows; None if there is no converter yet.
+
+    table: the dict of its package `conversion` that has them.
+    """
     directory = Path("resources/llama.cpp")
     try:
         if not directory.is_dir():
@@ -297,7 +302,7 @@ def converter_architectures(wanted: LlamaCpp) -> set[str] | None:
     except (UserError, OSError):
         return None
     for node in ast.parse(text).body:
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "TEXT_MODEL_MAP":
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == table:
             return set(ast.literal_eval(node.value))
     return None
 

@@ -18,6 +18,8 @@ and of each form `form`, `family`, `file` and `bytes`:
                    `evaluation` is the path of its JSON, as scripts/evaluate.py writes it, or null;
                    `also` is {text: path}, its evaluations on further texts, `tasks` {task: path}
     harness        {task: path}: what the model's own weights solve of tasks
+    beside         [{what, file, bytes}]: files that are loaded beside a form of GGUF: "mmproj F16"
+                   is a projector, "lora NAME" an adapter
 
 --families is a JSON list, which a build leaves as .snakemake/quantmill/families.json: [{name,
 title, order, phrase, library, tags, note, tag, colours, diamond, has_quants}].
@@ -260,6 +262,11 @@ def section(model: ModelForms, look: Look, about: dict[str, Any]) -> dict[str, A
         "conditions": sorted({form.conditions for form in forms if form.conditions}, key=str),
         "fallbacks": fallbacks.sentence({form.name: form.fallbacks for form in forms}),
         "twins": judge.twin_lines(forms),
+        "beside": family.beside(
+            [(each, size_text(each.bytes, forms)) for each in model.beside], first, repo
+        )
+        if forms
+        else [],
         "mixes": [mix_line(form, model) for form in forms if form.mix],
         "download": [family.download(row, repo, about["model"]) for row in table or [None]]
         if repo and usable

@@ -1,9 +1,9 @@
 """Print forms.json for a model's report and card: the JSON that report.py and card.py read.
 
 It is made from the wanted recipe, the evaluations, the GGUFs' headers and the records. Its keys are
-model, parameters, trained, corpus, context, chunks, reference, harness, and forms, a list of {form,
-family, quantized, file, bytes, sha256, type, imatrix, fallbacks, preset, mix, memory, evaluation,
-also, tasks}; `card.py --help` says what each means.
+model, parameters, trained, corpus, context, chunks, reference, harness, beside, and forms, a list
+of {form, family, quantized, file, bytes, sha256, type, imatrix, fallbacks, preset, mix, memory,
+evaluation, also, tasks}; `card.py --help` says what each means.
 """
 
 import argparse
@@ -75,7 +75,13 @@ def describe(wanted: WantedRecipe) -> dict:
         parameters = record.notes.get("parameters")  # counted when the weights were made or linked
     trained = next((shape.trained for shape in shapes.values()), None)
     facts = {"model": options["model"], "parameters": parameters, "trained": trained}
-    return {**facts, **conditions, "forms": forms, "harness": origins.inputs_in("harness")}
+    beside = [
+        {"what": what, "file": path, "bytes": record.bytes}
+        for what, path in origins.inputs_in("beside").items()
+        if (record := origins.record(path))
+    ]
+    more = {"forms": forms, "harness": origins.inputs_in("harness"), "beside": beside}
+    return {**facts, **conditions, **more}
 
 
 def by_form(inputs: dict[str, str]) -> dict[str, dict[str, str]]:

@@ -29,42 +29,46 @@ from lib.record.shared_cache import made_once
 from lib.record.tools import bundled_tree, own_tool
 
 TOOL = "llama-bench"
+# What is compiled together, because most of it is the same.
+TOOLS = (TOOL, "llama-mtmd-cli")
 ALL_LAYERS = 99
 
 
-def llama_bench(llama_cpp: dict, jobs: int) -> Path:
-    """The tool, compiled now if it is not there.
+def extra_tool(name: str, llama_cpp: dict, jobs: int) -> Path:
+    """One of TOOLS, compiled now if it is not there.
 
     llama_cpp: {path, cuda, portable, version}. jobs: files to compile at once. Raises UserError if
     the user's own llama.cpp lacks it, or it cannot be compiled.
     """
     if own := llama_cpp["path"]:
-        if tool := own_tool(own, TOOL):
+        if tool := own_tool(own, name):
             return tool
-        raise UserError(f"llama_cpp.path: {own} has no {TOOL}; build this target there too")
+        raise UserError(f"llama_cpp.path: {own} has no {name}; build this target there too")
     version, portable = llama_cpp["version"], llama_cpp["portable"]
     flags = build_flags(wants_cuda(llama_cpp["cuda"]), portable, version)
     machine = platform.machine() if portable else processor()
     facts = json.dumps([version, flags, COMPILER_FLAGS, machine]).encode()
-    return made_once(f"{TOOL}-{version}", facts, partial(compile_tool, flags, jobs)) / TOOL
+    return made_once(f"llama-extra-{version}", facts, partial(compile_tools, flags, jobs)) / name
 
 
-def compile_tool(flags: list[str], jobs: int, home: Path) -> None:
-    """Compile it into the directory `home`. Raises UserError if that fails."""
+def compile_tools(flags: list[str], jobs: int, home: Path) -> None:
+    """Compile TOOLS into the directory `home`. Raises UserError if that fails."""
     home.mkdir()
     work, log = home / "build", home / "log"
-    print(f"Compiling {TOOL}, once a machine: some minutes. {log}", file=sys.stderr)
+    names = " and ".join(TOOLS)
+    print(f"Compiling {names}, once a machine: some minutes. {log}", file=sys.stderr)
     settings = environment() | ({"CMAKE_GENERATOR": "Ninja"} if program_there("ninja") else {})
     steps = (
         ["-S", bundled_tree(), "-B", work, *(f"-D{flag}" for flag in flags)],
-        ["--build", work, "--parallel", jobs, "--target", TOOL],
+        ["--build", work, "--parallel", jobs, "--target", *TOOLS],
     )
     with open(log, "w") as said:
         for words in steps:
             command = ["cmake", *map(str, words)]
             if subprocess.run(command, env=settings, stdout=said, stderr=said).returncode:
-                raise UserError(f"{TOOL} could not be compiled: {log} says why")
-    (work / "bin" / TOOL).rename(home / TOOL)
+                raise UserError(f"{names} could not be compiled: {log} says why")
+    for tool in TOOLS:
+        (work / "bin" / tool).rename(home / tool)
     shutil.rmtree(work)
 
 
@@ -78,7 +82,7 @@ def main() -> None:
         "portable: true or false, version}",
     )
     arguments = parser.parse_args()
-    command = [llama_bench(arguments.llama_cpp, arguments.threads), "--output", "json"]
+    command = [extra_tool(TOOL, arguments.llama_cpp, arguments.threads), "--output", "json"]
     command += ["--model", arguments.form, "--repetitions", arguments.repetitions]
     command += ["--n-prompt", arguments.prompt_tokens, "--n-gen", arguments.text_tokens]
     command += ["--threads", arguments.threads]

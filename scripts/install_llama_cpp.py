@@ -18,7 +18,14 @@ import sys
 from pathlib import Path
 
 from lib.errors import UserError, program
-from lib.record.tools import CONVERTER, LLAMA_TOOLS, bundled_tree, cache_directory, own_tool
+from lib.record.tools import (
+    CONVERTER,
+    LLAMA_TOOLS,
+    LORA_CONVERTER,
+    bundled_tree,
+    cache_directory,
+    own_tool,
+)
 from lib.record.wanted import WantedRecipe
 
 # Nothing is downloaded: no server, no user interface, no TLS.
@@ -44,8 +51,8 @@ PREREQUISITES = {
     "cmake": "pip install -r requirements.txt brings it",
     "c++": "install a C++ compiler (apt install g++, dnf install gcc-c++, xcode-select --install)",
 }
-# What the converter imports from its tree.
-CONVERTER_PARTS = (CONVERTER, "conversion", "gguf-py")
+# The converters, and what they import from their tree.
+CONVERTER_PARTS = (CONVERTER, LORA_CONVERTER, "conversion", "gguf-py")
 
 
 def wants_cuda(setting: str) -> bool:

@@ -362,6 +362,7 @@ def page(model: ModelForms, template: str, script: str, plots: dict[str, list[st
         shown=quality_plot.looks_of(forms),
         fallbacks=fallbacks.sentence({form.name: form.fallbacks for form in forms}),
         twins=judge.twin_lines(forms),
+        beside=[f"{Path(b.file).name} ({size_text(b.bytes, forms)})" for b in model.beside],
         conditions=conditions,
         same_text=len({(c["corpus"], c["context"], c["chunks"]) for c in conditions}) <= 1,
         sure=judge.SURE,
@@ -389,7 +390,8 @@ def main() -> None:
         "imatrix, fallbacks: {count, tensors, types, block} or null, preset, mix: {file, target, "
         "found, corpus, types} or null, memory: {context in tokens: bytes}, "
         "evaluation: path or null, also: {text: "
-        "path}, tasks: {task: path}}], harness: {task: path}}. An evaluation is JSON: {kld: {mean, "
+        "path}, tasks: {task: path}}], harness: {task: path}, beside: [{what, "
+        "file, bytes}]}. An evaluation is JSON: {kld: {mean, "
         "error, p99, p99_9, max}, perplexity: {mean, error}, same_top: {mean, error}, flips: "
         "{lost, lost_error, gained, gained_error}, per_chunk: {kld: [nats a token]}, shared: "
         "{calibration text: share}, engine, corpus, context, chunks}, as evaluate.py writes it; "

@@ -24,7 +24,7 @@ from lib.record.artifact import Artifact
 from lib.record.wanted import WantedRecipe
 from lib.run.session import Session
 from task_texts import make_tasks
-from tiny_models import make_models, make_texts
+from tiny_models import make_adapter, make_models, make_texts, make_vision
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG: dict[str, Any] = {
@@ -104,6 +104,7 @@ EVERYTHING: dict[str, Any] = {
                 "mixes": {"chunks": 2, "types": ["q4_0", "q5_0", "q8_0"]},
                 "split_max_size": "1M",
                 "metadata": {"general.license": "mit"},
+                "lora": {"poet": "./m/poet"},
             },
             "exl2": {"bits": [3, 5.0]},
             "compressed_tensors": {
@@ -119,6 +120,7 @@ EVERYTHING: dict[str, Any] = {
                 "safetensors": "a/All",
             },
         },
+        "Seeing": {"source": "./m/seeing", "gguf": {"quants": ["Q8_0"], "mmproj": True}},
     },
 }
 
@@ -193,6 +195,8 @@ class Project:
     def create(cls, path: Path) -> "Project":
         """The models and texts, nothing built."""
         make_models(path / "m", "code", "prose")
+        make_vision(path / "m/seeing")
+        make_adapter(path / "m/poet")
         make_texts(path / "data", 100)
         make_tasks(path / "data")
         return cls(path, copy.deepcopy(CONFIG))

@@ -38,6 +38,8 @@ MADE_BY = {
     "mix": ["mix.py", "lib/flags/mixes.py"],
     "mix_by_kld": ["mix_by_kld.py", "lib/flags/mixes.py"],
     "quantize_mix": ["mix_type.py"],
+    "mmproj": ["convert.py"],
+    "lora": [],
     "label": ["gguf_metadata.py"],
     "split": [],
     "exl2_measure": ["exl2_convert.py"],
@@ -61,7 +63,7 @@ MADE_BY = {
     ],
     "card": ["describe_forms.py", "describe_card.py", "card.py", "templates/card.md.j2"],
 }
-WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split")
+WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split", "mmproj", "lora")
 WEIGHTS += ("quantize_mix", "exl2_measure", "exl2_quantize", "compressed_tensors")
 WEIGHTS += ("compressed_tensors_calibrate", "mlx_convert")
 # What these find is what others are made by.

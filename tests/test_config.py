@@ -105,6 +105,10 @@ def workdir(tmp_path) -> Path:
         "dense": {"config.json": {"model_type": "llama", "num_key_value_heads": 2}},
         "experts": {"config.json": {"model_type": "mixtral", "num_local_experts": 8}},
         "lora": {"adapter_config.json": {"peft_type": "LORA"}},
+        "dora": {"adapter_config.json": {"peft_type": "LORA", "lora_alpha": 8, "use_dora": True}},
+        "rslora": {"adapter_config.json": {"peft_type": "LORA", "use_rslora": True}},
+        "prompts": {"adapter_config.json": {"peft_type": "PROMPT_TUNING"}},
+        "modules": {"adapter_config.json": {"peft_type": "LORA", "modules_to_save": ["lm_head"]}},
         "empty": {},
         "org/local": {"config.json": {}},
     }

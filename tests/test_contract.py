@@ -35,6 +35,7 @@ from project import (
     shards,
 )
 from task_texts import make_tasks
+from tiny_models import make_adapter
 
 NOTHING: set[str] = set()
 CARDS = of("Mix", "report", "card") | of("Two", "report", "card") | of("Plain", "report", "card")
@@ -1188,6 +1189,49 @@ def test_mlx_a_pin_of_the_tool_makes_stale_what_it_makes(
     monkeypatch.setattr(environments, "FILES", tmp_path / "envs")
     stale = mlx("4bit", "mxfp4") | exl2("evaluation/mlx.json") | {"resources/environments/mlx"}
     assert p.plan() == (stale if is_stale else NOTHING)
+
+
+SEEING = {"source": "./m/seeing", "gguf": {"quants": ["Q8_0"], "mmproj": True}, "evaluate": {}}
+
+
+def beside(*files: str) -> set[str]:
+    """These GGUF files of model M, and what shows them."""
+    return exl2(*(f"gguf/{file}.gguf" for file in files), *SHOWN)
+
+
+def test_a_projector_is_added_alone_and_stale_by_its_model_alone(planned):
+    p = planned(SEEING)
+    gguf = p.config["models"]["M"]["gguf"]
+    assert p.plan() == NOTHING
+    gguf["mmproj"] = ["F16", "bf16"]  # the same, and another
+    assert p.plan() == beside("mmproj-M-BF16")
+    gguf["mmproj"], gguf["quants"] = "f16", ["Q8_0", "Q4_0"]
+    assert p.plan() == beside("M-Q4_0") | exl2("evaluation/Q4_0.json")
+    gguf["mmproj"], gguf["quants"] = False, ["Q8_0"]
+    assert p.plan() == exl2(*SHOWN)
+
+
+def test_what_prepares_images_makes_stale_the_projector(planned):
+    shutil.copytree("m/seeing", "seeing")
+    p = planned(SEEING | {"source": "./seeing"})
+    append(Path("seeing/preprocessor_config.json"), " ")
+    assert set(beside("mmproj-M-F16")) < p.plan()
+
+
+def test_an_adapter_makes_stale_itself_and_no_quant(planned):
+    shutil.copytree("m/poet", "poet")
+    p = planned(SEEING | {"source": "./m/code", "gguf": {"quants": ["Q8_0"]}})
+    gguf, path = p.config["models"]["M"]["gguf"], "results/M/gguf/M-lora-poet-F16.gguf"
+    gguf["lora"] = {"poet": "./poet"}
+    made = p.session().find(path)
+    source = {made.inputs["adapter"].path}
+    assert p.plan() == beside("M-lora-poet-F16") | source
+    p.mark(made)
+    assert p.plan() == exl2(*SHOWN)
+    make_adapter(Path("poet"), seed=1)  # as if trained on
+    assert p.plan() == beside("M-lora-poet-F16") | source
+    gguf["lora"] = {"other": "./poet"}
+    assert p.plan() == beside("M-lora-other-F16") | source
 
 
 def own_tools(directory: Path, version: str) -> str:

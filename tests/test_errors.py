@@ -38,7 +38,9 @@ MISTAKES = {
     "check_imatrix.py": ("--imatrix broken.json --model nowhere", "broken.json"),
     "check_mix.py": ("broken.json --mix nowhere", "broken.json"),
     "check_compressed_tensors.py": ("nowhere", "nowhere"),
+    "check_lora.py": ("nowhere --model model", "nowhere"),
     "check_measurement.py": ("--measurement broken.json --model model", "broken.json"),
+    "check_mmproj.py": ("broken.json --model model --llama-cpp {}", "broken.json"),
     "check_mlx.py": ("nowhere", "nowhere"),
     "check_shards.py": ("--whole nowhere --shards model", "nowhere"),
     "compressed_tensors_calibrate.py": (

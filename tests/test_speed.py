@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import speed
-from gguf_speed import llama_bench
+from gguf_speed import extra_tool
 from lib.errors import UserError
 from lib.stages.registry import FAMILIES
 from project import FORMS, Project
@@ -176,9 +176,9 @@ def test_a_family_that_needs_a_gpu_is_said_to_need_one(project):
 def test_a_users_own_llama_cpp_is_measured_by_its_own_tool(tmp_path: Path):
     (tmp_path / "bin").mkdir()
     with pytest.raises(UserError, match="has no llama-bench; build this target there too"):
-        llama_bench({"path": str(tmp_path)}, 1)
+        extra_tool("llama-bench", {"path": str(tmp_path)}, 1)
     tool = Path(shutil.copy("/bin/true", tmp_path / "bin/llama-bench"))
-    assert llama_bench({"path": str(tmp_path)}, 1) == tool
+    assert extra_tool("llama-bench", {"path": str(tmp_path)}, 1) == tool
     built = SimpleNamespace(options={"path": str(tmp_path)})
     os.utime(tool, (0, 0))  # when it was built decides too, since its version may stay the same
     meter = FAMILIES["gguf"].speedometer(SimpleNamespace(llama_version="b1", llama_cpp=built))

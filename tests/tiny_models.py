@@ -118,8 +118,11 @@ def make_texts(directory: Path, repeats: int) -> None:
     (directory / "evaluation.txt").write_text("\n".join(list(reversed(TEXT)) * repeats))
 
 
-def make_sentencepiece(directory: Path, vocab: int = 512) -> None:
-    """Train a tokenizer.model as Llama's (BPE with byte fallback), which the converter takes."""
+def make_sentencepiece(directory: Path, vocab: int = 512, extra: tuple[str, ...] = ()) -> None:
+    """Train a tokenizer.model as Llama's (BPE with byte fallback), which the converter takes.
+
+    extra: tokens that it has besides.
+    """
     import sentencepiece
 
     sentencepiece.SentencePieceTrainer.train(
@@ -129,6 +132,7 @@ def make_sentencepiece(directory: Path, vocab: int = 512) -> None:
         vocab_size=vocab,
         byte_fallback=True,
         hard_vocab_limit=False,
+        user_defined_symbols=list(extra),
         minloglevel=2,
     )
     (directory / "tokenizer.vocab").unlink()
@@ -197,4 +201,78 @@ def make_mixture(directory: Path, never: dict[int, list[int]], first: dict[int, 
             tensor[never.get(layer, []) + first.get(layer, []), 0] = -10
             tensor[first.get(layer, []), 1] = 30
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def make_vision(directory: Path, *, seed: int = 0) -> Path:
+    """Write an Idefics3, which SmolVLM is: the Llama of `make_llama`, a vision tower, a projector.
+
+    The tower sees 4 by 4 patches, the projector makes one token of 2 by 2 of them.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    symbols = ("\n\n", "<fake_token_around_image>", "<global-img>")
+    make_sentencepiece(make_llama(directory, seed=seed), extra=symbols)
+    text = json.loads((directory / "config.json").read_text())
+    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    vision |= {"num_attention_heads": 4, "image_size": 56, "patch_size": 14}
+    config = {
+        "architectures": ["Idefics3ForConditionalGeneration"],
+        "model_type": "idefics3",
+        "text_config": text | {"architectures": ["VLlama3ForCausalLM"]},
+        "vision_config": vision | {"model_type": "idefics3_vision"},
+        "scale_factor": 2,
+        "image_token_id": 511,
+        "tie_word_embeddings": False,
+    }
+    (directory / "config.json").write_text(json.dumps(config, indent=2))
+    half = [0.5, 0.5, 0.5]
+    processor = {"image_mean": half, "image_std": half, "size": {"longest_edge": 112}}
+    (directory / "preprocessor_config.json").write_text(json.dumps(processor))
+    of_text = load_file(directory / "model.safetensors")
+    tensors = {name.replace("model.", "model.text_model."): t for name, t in of_text.items()}
+    tower, draw = "model.vision_model.", torch.Generator().manual_seed(seed)
+    shapes = {
+        f"{tower}embeddings.patch_embedding.weight": (64, 3, 14, 14),
+        f"{tower}embeddings.patch_embedding.bias": (64,),
+        f"{tower}embeddings.position_embedding.weight": (16, 64),
+        f"{tower}post_layernorm.weight": (64,),
+        f"{tower}post_layernorm.bias": (64,),
+        "model.connector.modality_projection.proj.weight": (256, 256),
+    }
+    layer = {f"self_attn.{name}_proj": (64, 64) for name in ("q", "k", "v", "out")}
+    layer |= {
+        "layer_norm1": (64,),
+        "layer_norm2": (64,),
+        "mlp.fc1": (128, 64),
+        "mlp.fc2": (64, 128),
+    }
+    for number in range(2):
+        for name, shape in layer.items():
+            shapes[f"{tower}encoder.layers.{number}.{name}.weight"] = shape
+            shapes[f"{tower}encoder.layers.{number}.{name}.bias"] = shape[:1]
+    for name, shape in shapes.items():
+        tensor = 0.05 * torch.randn(shape, generator=draw)
+        tensors[name] = (tensor + ("norm" in name and "weight" in name)).to(torch.bfloat16)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def make_adapter(directory: Path, *, seed: int = 0, rank: int = 4, hidden: int = 256) -> Path:
+    """Write a LoRA adapter of `make_llama`'s model, as peft saves one; its B is not zero."""
+    import torch
+    from safetensors.torch import save_file
+
+    draw, tensors = torch.Generator().manual_seed(seed), {}
+    for number in range(2):
+        for name in ("q_proj", "o_proj"):
+            here = f"base_model.model.model.layers.{number}.self_attn.{name}"
+            for part, shape in (("A", (rank, hidden)), ("B", (hidden, rank))):
+                tensors[f"{here}.lora_{part}.weight"] = 0.3 * torch.randn(shape, generator=draw)
+    config = {"peft_type": "LORA", "base_model_name_or_path": "someone/base", "r": rank}
+    config |= {"lora_alpha": 2 * rank, "target_modules": ["q_proj", "o_proj"], "bias": "none"}
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     return directory

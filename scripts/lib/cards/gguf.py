@@ -52,6 +52,10 @@ class GgufLines(Lines):
                 lines.append(command("llama-quantize", *words, type_))
             if measured:
                 lines += perplexity_commands(name, gguf, about["evaluation"], measured, quants)
+        lines += [
+            command(*beside_words(name, Path(path).name, origins.record(path)))
+            for path in origins.inputs_in("beside").values()
+        ]
         about["commands"][self.name] = lines
         if matrix:
             about["imatrix"] |= {
@@ -108,6 +112,21 @@ class GgufLines(Lines):
             f"wants a single\nfile: `llama-gguf-split --merge {self._target(row)} {row['name']}`."
         )
 
+    def beside(
+        self, files: list[tuple[Any, str]], row: dict[str, Any], repo: str | None
+    ) -> list[str]:
+        model, lines = self._target(row), []
+        for each, size in files:
+            kind, name = each.what.split(" ", 1)
+            file = PurePosixPath(each.file)
+            path = file.name if repo else "/".join(file.parts[2:])
+            is_lora = kind == "lora"
+            says = f"the LoRA adapter {name}" if is_lora else "the projector, for images or sound"
+            used = f"`{command('llama-server', '-m', model, f'--{kind}', path)}`"
+            found = "" if is_lora or not repo else "; `-hf` finds it by itself"
+            lines.append(f"[{file.name}]({path}) ({size}), {says}: {used}{found}")
+        return lines
+
     def calibration(self, about: dict[str, Any]) -> str:
         matrix = about["imatrix"]
         if not matrix:
@@ -121,6 +140,17 @@ class GgufLines(Lines):
             f"{link}, from the text\n{text_named(matrix)}, "
             f"{matrix['chunks'] or 'all'} chunks of {matrix['context']} tokens.{experts}"
         )
+
+
+def beside_words(name: str, file: str, made: Record) -> list[str]:
+    """The command that made a projector or an adapter. name: the model's. made: its record."""
+    options = made.recipe["options"]
+    if adapter := options.get("name"):
+        words = ["convert_lora_to_gguf.py", adapter, "--base", name, "--outtype", "f16"]
+    else:
+        words = ["convert_hf_to_gguf.py", name, "--mmproj", "--outtype", options["outtype"]]
+        words += ["--model-name", name]
+    return ["python", *words, "--outfile", file]
 
 
 def quantize_words(quant: str, made: Record, origins: Origins) -> tuple[list[str], str]:

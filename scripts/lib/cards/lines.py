@@ -73,6 +73,15 @@ class Lines:
         """A note below the lines of `run`, as Markdown; "" for none."""
         return ""
 
+    def beside(
+        self, files: list[tuple[Any, str]], row: dict[str, Any], repo: str | None
+    ) -> list[str]:
+        """A line for each file that is loaded beside a form, as Markdown.
+
+        files: [({what, file, bytes} of forms.json, its size as text)].
+        """
+        return []
+
     def calibration(self, about: dict[str, Any]) -> str:
         """A sentence on what the forms were calibrated with, as Markdown; "" for none."""
         return ""

@@ -81,6 +81,10 @@ class Checks:
 
     # files and directories
 
+    def place(self, path: str) -> Path:
+        """A path of the config as one that can be opened."""
+        return Path(self._place(path))
+
     @cached_property
     def _contents(self) -> Contents:
         return Contents(Path(self.workdir) / STORE)
@@ -230,7 +234,7 @@ class Checks:
         elif source.endswith(".gguf") and os.path.isfile(self._place(source)):
             self.add(at, f"{show(source)} is a file here: write ./{source}")
         else:
-            self._reference(at, source, "config.json")
+            self.reference(at, source, "config.json")
 
     def _gguf_source(self, at: KeyPath, model: Model) -> None:
         """Read a GGUF file that is a model's source, and report what cannot be made of it.
@@ -254,7 +258,7 @@ class Checks:
                 message = f"needs safetensors, and source is the GGUF file {model.source}"
                 self.add((*at, key), message)
 
-    def _reference(self, at: KeyPath, text: str, needed: str) -> None:
+    def reference(self, at: KeyPath, text: str, needed: str) -> None:
         """Report a reference to no model. needed: a file that a model directory must have."""
         kind = reference_kind(text)
         source = self.config.models[text].source if text in self.config.models else text
@@ -295,7 +299,7 @@ class Checks:
             if len(reference.parts) > 2:
                 self.add(here, "only one adapter can be added to a model: model+adapter")
             for index, part in enumerate(reference.parts):
-                self._reference(here, part, "adapter_config.json" if index else "config.json")
+                self.reference(here, part, "adapter_config.json" if index else "config.json")
 
     def _cycles(self) -> None:
         """Report merges that are made of themselves, directly or through other merges."""
@@ -331,24 +335,29 @@ class Checks:
         if SHARD_NAME.search(name):
             self.add(at, f"{show(name)} is how directories and shards are called")
 
-    def experts(self, name: str, seen: frozenset[str] = frozenset()) -> int | None:
-        """The number of experts of a model, from files on this machine; None if unknown.
+    def experts(self, name: str) -> int | None:
+        """The number of experts of a model, 0 if it is dense; None if that is unknown here."""
+        model = self.config.models.get(name)
+        if model and model.own_gguf:
+            return model.own_gguf.experts
+        config = self.model_config(name)
+        return None if config is None else _count_experts(config)
 
-        0: a dense model. seen: models that are being counted, so that circles of merges end.
+    def model_config(self, name: str, seen: frozenset[str] = frozenset()) -> dict[str, Any] | None:
+        """The config.json of a model, or of a part of its merge, from files here; None if unknown.
+
+        seen: models that were looked at, so that circles of merges end.
         """
         model = self.config.models.get(name)
         if model is None or name in seen:
             return None
-        seen |= {name}
-        if model.own_gguf:
-            return model.own_gguf.experts
-        counts = (
-            _count_experts(self._place(f"{part}/config.json"))
+        configs = (
+            _read_config(self._place(f"{part}/config.json"))
             if reference_kind(part) == "directory"
-            else self.experts(part, seen)
+            else self.model_config(part, seen | {name})
             for part in filter(None, model.parts())
         )
-        return next((count for count in counts if count is not None), None)
+        return next((config for config in configs if config is not None), None)
 
     def _publish(self, at: KeyPath, raw: Mapping[str, Any], model: Model) -> None:
         publish = model.publish
@@ -397,12 +406,16 @@ def is_demo(path: str) -> bool:
     return plain == demo.PLACE or plain.startswith(demo.PLACE + os.sep)
 
 
-def _count_experts(path: str) -> int | None:
-    """Experts that a config.json declares, 0 for a dense model; None if it cannot be read."""
+def _read_config(path: str) -> dict[str, Any] | None:
+    """The content of a config.json; None if it cannot be read."""
     try:
         with open(path, encoding="utf-8") as file:
-            document = json.load(file)
+            return json.load(file)
     except (OSError, ValueError):
         return None
-    parts = [document, *(part for part in document.values() if isinstance(part, dict))]
+
+
+def _count_experts(config: dict[str, Any]) -> int:
+    """Experts that a config.json declares, 0 for a dense model."""
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
     return max((part.get(key) or 0 for part in parts for key in EXPERT_COUNTS), default=0)

@@ -214,6 +214,10 @@ class Model(_Forms):
         named = (part for found in merge_references(self.merge) for part in found.parts)
         return list(dict.fromkeys(named))
 
+    def references(self) -> list[str]:
+        """Directories and hub ids that the families' sections name, beside `parts`."""
+        return [each for family in self.families() for each in family.references(self)]
+
     def corpora(self) -> set[str]:
         """The names of the texts that its sections use."""
         found = {corpus for family in self.families() for corpus in family.corpora(self)}

@@ -15,6 +15,13 @@ from lib.formats.safetensors import read_header
 
 # {mergekit's dtype or out_dtype: bytes of a weight}
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+# Tensors that belong to a tower or a projector, as the text model's converter skips them (b10605,
+# conversion/base.py, TextModel.filter_tensors).
+TOWER = re.compile(
+    r"^(mlp|vit\.|vpm\.|siglip2\.|conformer\.|merger\.|resampler\.|sound_|speech_embeddings\.)"
+    r"|visual\.|vision[._]|audio[._]|talker\.|token2wav\.|code2wav\.|projector\.|pre_mm_projector"
+    r"|image_newline|view_seperator|patch_embed|patch_merge|model\.connector\."
+)
 # Keys of a model's config.json that count its experts.
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
@@ -42,6 +49,11 @@ class Weights:
     def parameters(self) -> int:
         """The number of weights of all tensors together."""
         return sum(map(math.prod, self.tensors.values()))
+
+
+def is_tower(name: str) -> bool:
+    """Whether a tensor of a model directory belongs to a multimodal model's tower or projector."""
+    return bool(TOWER.search(name))
 
 
 def header_bytes(weights: Weights, tensors: int) -> int:
@@ -115,7 +127,7 @@ def llama_weights(
 
 
 def gguf_tensors(weights: Weights) -> Iterator[tuple[str, Dims]]:
-    """Yield (name in a GGUF, shape with the row width first) of all tensors.
+    """Yield (name in a GGUF, shape with the row width first) of all tensors of the text model.
 
     In a GGUF, the experts of a layer are one tensor.
     """
@@ -128,7 +140,9 @@ def gguf_tensors(weights: Weights) -> Iterator[tuple[str, Dims]]:
     names = get_tensor_name_map(families.get(plain, MODEL_ARCH.LLAMA), weights.shape.layers)
     experts: dict[str, list[tuple[int, ...]]] = {}
     for name, dims in weights.tensors.items():
-        name = name.replace("language_model.", "")
+        if is_tower(name):
+            continue
+        name = name.replace("language_model.", "").replace("text_model.", "")
         joined = re.sub(r"\.experts\.\d+\.", ".experts.", name)
         if joined != name:
             experts.setdefault(joined, []).append(dims)

@@ -24,15 +24,19 @@ def leaves(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
     return list(dict.fromkeys(found))
 
 
+def beside(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
+    """As `leaves`, of what these models' families name besides (LoRA adapters)."""
+    return [(ref, False) for name in names for ref in config.models[name].references()]
+
+
 def hub_sources(config: Any, names: Iterable[str] | None = None) -> list[HubSource]:
     """All repositories of the hub that some models and their corpora come from, each once.
 
     names: models of the config; None for all.
     """
     names = list(config.models if names is None else names)
-    found = [
-        HubSource(ref, allow_pickle=pickle) for ref, pickle in leaves(config, names) if parse(ref)
-    ]
+    sources = [*leaves(config, names), *beside(config, names)]
+    found = [HubSource(ref, allow_pickle=pickle) for ref, pickle in sources if parse(ref)]
     used = set().union(*(config.models[name].corpora() for name in names))
     corpora = (corpus for name, corpus in config.corpora.items() if name in used and corpus.hub)
     found += [HubSource(corpus.reference(), "dataset", corpus.file) for corpus in corpora]

@@ -126,6 +126,7 @@ class Graph:
                 inputs |= {f"{role} {where} {form}": up for form, up in by_form.items()}
         inputs |= {f"harness {task}": up for task, up in made.harness.items()}
         inputs |= {f"mix {form}": up for form, up in made.mixes.items()}
+        inputs |= {f"beside {what}": up for what, up in made.companions.items()}
         # A report does not need an intermediate itself: the record has its size, even after the
         # intermediate was reclaimed.
         inputs = {role: up for role, up in inputs.items() if not up.intermediate}

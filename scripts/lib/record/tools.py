@@ -19,7 +19,7 @@ LLAMA_TOOLS = (
     "llama-gguf-split",
     "llama-completion",
 )
-CONVERTER = "convert_hf_to_gguf.py"
+CONVERTER, LORA_CONVERTER = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 

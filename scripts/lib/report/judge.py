@@ -139,11 +139,19 @@ class Form:
         return None if self.kld.value is None else max(self.kld.value, 0.0)
 
 
+class Beside(NamedTuple):
+    """A file that is loaded beside a form. what: "mmproj F16", "lora NAME". file: its path."""
+
+    what: str
+    file: str
+    bytes: int
+
+
 class ModelForms(NamedTuple):
     """The facts on one model in forms.json.
 
     reference: the engine, with its version. trained: its longest context, in tokens. harness: what
-    the model's own weights solve of tasks.
+    the model's own weights solve of tasks. beside: files that are no forms.
     """
 
     name: str
@@ -152,6 +160,7 @@ class ModelForms(NamedTuple):
     forms: list[Form]
     trained: int | None = None
     harness: dict[str, Figure] = {}
+    beside: tuple[Beside, ...] = ()
 
     @property
     def shared(self) -> dict[tuple[str, str], float]:
@@ -201,6 +210,7 @@ def read(path: Path, looks: Looks) -> ModelForms:
             forms=sorted(forms, key=lambda form: (form.bytes, form.name)),
             trained=document.get("trained"),
             harness=_scores(document.get("harness")),
+            beside=tuple(Beside(**entry) for entry in document.get("beside") or []),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a list of forms ({error!r})") from None

@@ -28,6 +28,11 @@ def conversions(config: Config, own: bool) -> str:
     )
 
 
+def adapters(config: Config) -> str:
+    """Matches the names of LoRA adapters."""
+    return _any(name for model in config.models.values() if model.gguf for name in model.gguf.lora)
+
+
 def reclaimed(graph: Graph, rule: str, value: Callable[[Any], str]) -> str:
     """Matches the artifacts of a rule that are deleted once nothing needs them.
 

@@ -114,9 +114,11 @@ def preflight(inspector: Inspector, name: str) -> Iterator[Row]:
     if config is None:
         return
     (architecture, *_) = config.get("architectures") or ["(none)"]
+    # Of a multimodal model the converter takes what `text_config` says, with exceptions.
+    of_text = (config.get("text_config") or {}).get("architectures") or []
     if inspector.architectures is None:
         yield Row(name, "note", f"{architecture}: not checked, the converter is not there yet")
-    elif architecture not in inspector.architectures:
+    elif inspector.architectures.isdisjoint([architecture, *of_text]):
         text = f"{architecture}: the converter of this llama.cpp does not know it"
         yield Row(name, "problem", text)
     else:

@@ -26,7 +26,8 @@ class Forms:
     artifacts: all of them, each after its inputs. forms: {form: artifact}, the files that people
     load. evaluations, shards: {form: artifact}, for the forms that have one. also: evaluations on
     further texts, {text: {form: artifact}}. tasks: scores, {task: {form: artifact}}. harness: those
-    of the model's own weights, {task: artifact}; of no family. mixes: {form: its mix}.
+    of the model's own weights, {task: artifact}; of no family. mixes: {form: its mix}. companions:
+    {what it is: artifact}, files that are loaded beside a form.
     """
 
     artifacts: list[Artifact] = field(default_factory=list)
@@ -37,6 +38,7 @@ class Forms:
     harness: dict[str, Artifact] = field(default_factory=dict)
     shards: dict[str, Artifact] = field(default_factory=dict)
     mixes: dict[str, Artifact] = field(default_factory=dict)
+    companions: dict[str, Artifact] = field(default_factory=dict)
 
     @classmethod
     def together(cls, families: Iterable["Forms"]) -> "Forms":
@@ -51,6 +53,7 @@ class Forms:
                     ours.setdefault(measured, {}).update(artifacts)
             found.shards |= made.shards
             found.mixes |= made.mixes
+            found.companions |= made.companions
         return found
 
 
@@ -133,6 +136,10 @@ class Family:
     def corpora(self, model: Any) -> set[str]:
         """The names of the texts that its section uses."""
         return {self.own(model).corpus} if "corpus" in self.section.model_fields else set()
+
+    def references(self, model: Any) -> list[str]:
+        """Directories and hub ids that its section names, beside what the model is made from."""
+        return []
 
     def own(self, model: Any) -> Any:
         """This family's section of the model; None if the model has none."""

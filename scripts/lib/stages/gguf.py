@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from lib.keys import values
-from lib.keys.section import Choice, FileSize, Read, Section
+from lib.keys.section import Choice, FileSize, Read, Section, Text
 from lib.keys.values import show
 from lib.record.artifact import Artifact
 from lib.record.tools import own_tool
-from lib.stages import convert, evaluation, imatrix, mixes, quantize
+from lib.stages import companions, convert, evaluation, imatrix, mixes, quantize
 from lib.stages.checked import Inspector, Row
 from lib.stages.family import Family, Forms, Speedometer, entry, file_entry
 from lib.stages.imatrix import Imatrix
@@ -47,6 +47,16 @@ class Gguf(Section):
         "(BF16) among them means the conversion itself: it is kept, split and published.",
     )
     mixes: Mixes = Field(default_factory=Mixes, description="How mixes are found.")
+    mmproj: companions.Outtypes = Field(
+        [],
+        description="The projector of a multimodal model, with its vision or audio tower: `true` "
+        "for F16, or its types.",
+    )
+    lora: Read(dict[str, Text], values.to_mapping) = Field(
+        {},
+        description="LoRA adapters for this model, by name: directories as peft saves them, or hub "
+        "ids.",
+    )
     split_max_size: FileSize | None = Field(
         None,
         description="Make shards of at most this size besides the whole files: a whole number and "
@@ -84,7 +94,7 @@ class GgufFamily(Family):
     by_base_logits = True
     needs_safetensors = False
     stages = (*convert.STAGES, *imatrix.STAGES, *mixes.STAGES, *quantize.STAGES)
-    stages = (*stages, *evaluation.STAGES)
+    stages = (*stages, *companions.STAGES, *evaluation.STAGES)
     quantized = {"convert": False, "source_gguf": False, "quantize": True, "quantize_mix": True}
 
     def corpora(self, model: Any) -> set[str]:
@@ -92,6 +102,10 @@ class GgufFamily(Family):
         found = model.gguf.imatrix
         own = {found.corpus} if found and found.file is None else set()
         return own | mixes.corpora(model.gguf)
+
+    def references(self, model: Any) -> list[str]:
+        """The LoRA adapters."""
+        return list(model.gguf.lora.values())
 
     def names(self, model: Any) -> list[str]:
         """The quants' names, and the conversion's."""
@@ -132,12 +146,14 @@ class GgufFamily(Family):
                 text = "MXFP4_MOE is for mixtures of experts: of this dense model it makes Q8_0"
                 checks.add((*here, "type"), text)
         mixes.check_section(checks, (*at, "mixes"), model)
+        companions.check(checks, at, name, model)
 
     def preflight(self, inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
-        """Check that the converter knows the model, and that the user's imatrix fits it."""
+        """Check that the converter knows the model, and that the user's files fit it."""
         yield from convert.preflight(inspector, name)
         if model.gguf.imatrix:
             yield from imatrix.preflight(inspector, name, model)
+        yield from companions.preflight(inspector, name, model)
 
     def make(self, shared: Any, name: str, model: Any, weights: Artifact | None) -> Forms:
         gguf, outtype = model.gguf, model.conversion
@@ -169,6 +185,8 @@ class GgufFamily(Family):
                 shards = quantize.split(shared, name, form, finished, gguf.split_max_size)
                 found.artifacts.append(shards)
                 found.shards[form] = shards
+        found.companions = companions.declare(shared, name, model, weights, conversion)
+        found.artifacts += found.companions.values()
         if model.evaluate is not None:
             evaluation.evaluate(shared, found, name, model.evaluate, conversion)
         return found
@@ -198,14 +216,15 @@ class GgufFamily(Family):
         return {form: labelled.get(gguf, gguf) for form, gguf in self.gated(made).items()}
 
     def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:
-        """All on main: the GGUF files with their shards, the mixes, and the imatrix."""
+        """All on main: the GGUF files with their shards and companions, mixes, the imatrix."""
         files = []
         for form, gguf in self.published(made).items():
             shards = made.shards[form].path if form in made.shards else None
             files.append(file_entry(gguf) | {"shards": shards})
         matrices = (up for up in made.artifacts if up.rule in ("imatrix", "imatrix_file"))
         files += [entry(mix, f"mixes/{form}.txt") for form, mix in made.mixes.items()]
-        return {"main": [*files, *map(file_entry, matrices)]}
+        beside = [*made.companions.values(), *matrices]
+        return {"main": [*files, *map(file_entry, beside)]}
 
     def made_from(self, name: str, made: Forms, merge: Artifact | None = None) -> dict[str, str]:
         """The merge, if the model is one, the conversion, and what mixes were chosen by."""

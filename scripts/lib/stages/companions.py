@@ -1,0 +1,190 @@
+"""GGUF files that llama.cpp loads beside a model's: its projector, and LoRA adapters."""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from lib.errors import UserError
+from lib.formats import lora_adapter
+from lib.formats.merge_references import reference_kind
+from lib.formats.safetensors import read_header
+from lib.formats.weights import is_tower, read_weights
+from lib.keys import values
+from lib.keys.section import Choice, Read
+from lib.keys.values import show
+from lib.record.artifact import Artifact
+from lib.record.tools import LORA_CONVERTER, own_tool
+from lib.stages.checked import Inspector, Row
+from lib.stages.convert import OUTTYPE_BITS, ConvertStage
+from lib.stages.sources import reference
+from lib.stages.stage import Size, Sizing, locked_size
+
+Outtype = Literal["f16", "bf16", "f32", "q8_0"]
+# What llama.cpp's -hf (b10605, common/download.cpp) takes for a quant, or for another kind of file.
+# That an adapter is F16 does no harm: -hf takes the first of several, and `lora` sorts last.
+MISTAKEN = re.compile(r"(i?q\d\w*|b?f16|f32)(?![a-z0-9])|mmproj|imatrix|mtp-", re.IGNORECASE)
+NO_TOWER = "its config.json has nothing of vision or audio: the model has no projector"
+# How a config.json calls what belongs to a tower: vision_config, audio_config, whisper_config …
+TOWER = re.compile("vision|visual|audio|whisper|speech|sound")
+
+
+def to_outtypes(value: Any) -> list[Any]:
+    """The types of a model's projectors. True and null become [f16], false []."""
+    if value is None or value is True:
+        return ["f16"]
+    return [] if value is False else values.to_list(value)
+
+
+Outtypes = Read(list[Choice(Outtype)], to_outtypes, bool | Outtype | list[Outtype])
+
+
+class MmprojStage(ConvertStage):
+    """Convert a multimodal model's tower and projector, with llama.cpp's converter."""
+
+    rule = "mmproj"
+    column = "companions"
+
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
+        """The bytes of each tensor in its type, plus the header."""
+        weights = sizes.weights(artifact.inputs["model"])
+        if weights is None:
+            return None
+        shapes = {name: dims for name, dims in weights.tensors.items() if is_tower(name)}
+        wide = OUTTYPE_BITS.get(artifact.options["outtype"], 16.0)
+        data = sum(
+            math.prod(dims) * (wide if len(dims) > 1 and "embed" not in name else 32) / 8
+            for name, dims in shapes.items()
+        )
+        return Size(round(data) + 2000 + 70 * len(shapes), "tensors")
+
+
+class LoraStage(ConvertStage):
+    """Convert a LoRA adapter, and try it with the unquantized GGUF."""
+
+    rule = "lora"
+    column = MmprojStage.column
+    is_long = False
+    output = 0.1
+
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
+        """Two bytes a weight, plus the header; of an adapter on the hub the size of its files."""
+        adapter = artifact.inputs["adapter"]
+        file = Path(reference(adapter), lora_adapter.WEIGHTS)
+        if not file.is_file():
+            return locked_size(adapter, sizes)
+        tensors = read_header(file).tensors.values()
+        weights = sum(math.prod(tensor.shape) for tensor in tensors)
+        return Size(2 * weights + 500 + 80 * len(tensors), "tensors")
+
+
+STAGES = (MmprojStage(), LoraStage())
+
+
+def check(checks: Any, at: tuple, name: str, model: Any) -> None:
+    """Report mistakes in `mmproj` and `lora`, at the path of `gguf` (lib/config/checks.Checks)."""
+    gguf = model.gguf
+    for key in ("mmproj", "lora"):
+        if getattr(gguf, key) and model.own_gguf:
+            text = f"needs safetensors, and source is the GGUF file {model.source}"
+            checks.add((*at, key), text)
+            return
+    config = checks.model_config(name) if gguf.mmproj else None
+    if config is not None and not has_tower(config):
+        checks.add((*at, "mmproj"), NO_TOWER)
+    own = checks.config.llama_cpp.path
+    if gguf.lora and own and not own_tool(checks.place(own), LORA_CONVERTER):
+        checks.add((*at, "lora"), f"llama_cpp.path: {own} has no {LORA_CONVERTER}")
+    checks.names((*at, "lora"), gguf.lora)
+    forms = {quant.name.lower() for quant in gguf.quants}
+    for adapter, source in gguf.lora.items():
+        here = (*at, "lora", adapter)
+        if (form := f"lora-{adapter}-F16").lower() in forms:
+            checks.add(here, f"{form} is the name of a quant too")
+        if found := MISTAKEN.search(adapter):
+            checks.add(here, f"llama.cpp's -hf reads {show(found[0])} as another kind of file")
+        if reference_kind(source) not in ("directory", "hub"):
+            text = "is neither a directory (./x or /x) nor a hub id (org/name or org/name@revision)"
+            checks.add(here, f"{show(source)} {text}")
+        elif reference_kind(source) == "hub" or not (place := checks.place(source)).is_dir():
+            checks.reference(here, source, lora_adapter.CONFIG)
+        elif wrong := lora_adapter.fault(place) or _misfit(checks, place, model):
+            checks.add(here, f"{show(source)} {wrong}")
+
+
+def _misfit(checks: Any, adapter: Path, model: Any) -> str | None:
+    """Why an adapter is for another model; None if it fits, or the model is not on this machine."""
+    place = checks.place(model.source or "")
+    if model.merge is not None or not (place / "config.json").is_file():
+        return None
+    try:
+        return lora_adapter.misfit(adapter, read_weights(place).tensors)
+    except (UserError, ValueError, OSError):
+        return None  # of the model: the step that reads it says so
+
+
+def has_tower(config: dict[str, Any]) -> bool:
+    """Whether a config.json tells of a vision or audio tower."""
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    return any(TOWER.search(key) for part in parts for key in part)
+
+
+def preflight(inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
+    """Check that the model has a projector, and that llama.cpp's converter knows it."""
+    config = inspector.config(name) if model.gguf.mmproj else None
+    if config is None:
+        return
+    subject = f"models.{name}.gguf.mmproj"
+    known = inspector.projectors
+    named = [*(config.get("architectures") or ["(none)"])]
+    named += (config.get("vision_config") or {}).get("architectures") or []
+    if not has_tower(config):
+        yield Row(subject, "problem", NO_TOWER)
+    elif known is not None and known.isdisjoint(named):
+        text = f"{named[0]}: the converter of this llama.cpp knows no projector of it"
+        yield Row(subject, "problem", text)
+
+
+def declare(
+    shared: Any, name: str, model: Any, weights: Artifact, conversion: Artifact
+) -> dict[str, Artifact]:
+    """{what it is: artifact} of the files beside a model's GGUFs.
+
+    weights: the model directory. conversion: the unquantized GGUF, by which they are tried.
+    """
+    found, inputs = {}, {"model": weights}
+    by = {
+        "tools": {"llama.cpp": shared.llama_version},
+        "uses": {"llama.cpp": shared.llama_cpp, "gguf": conversion},
+    }
+    if model.gguf.mmproj and model.merge is not None:
+        # mergekit (0.1.5) leaves out what tells how images are prepared.
+        inputs["base"] = shared.weights(first_source(shared.config, name))
+    for outtype in model.gguf.mmproj:
+        form = outtype.upper()
+        found[f"mmproj {form}"] = Artifact(
+            f"results/{name}/gguf/mmproj-{name}-{form}.gguf",
+            "mmproj",
+            name,
+            {"outtype": outtype, "model_name": name},
+            inputs=inputs,
+            **by,
+        )
+    for adapter, source in model.gguf.lora.items():
+        found[f"lora {adapter}"] = Artifact(
+            f"results/{name}/gguf/{name}-lora-{adapter}-F16.gguf",
+            "lora",
+            name,
+            {"name": adapter},
+            inputs={"model": weights, "adapter": shared.weights(source)},
+            **by,
+        )
+    return found
+
+
+def first_source(config: Any, name: str) -> str:
+    """The model from outside that comes first in a model's tree of merges."""
+    while name in config.models:
+        name = config.models[name].parts()[0]
+    return name
