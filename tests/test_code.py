@@ -47,6 +47,7 @@ MADE_BY = {
     "evaluate_task": ["evaluate_task.py", "lib/flags/tasks.py"],
     "evaluate_harness": ["evaluate_harness.py", "lib/flags/tasks.py"],
     "environment": ["install_environment.py"],
+    "extension": ["compile_extension.py"],
     "compressed_tensors": ["compressed_tensors_quantize.py"],
     "compressed_tensors_calibrate": ["compressed_tensors_calibrate.py"],
     "evaluate_transformers": ["evaluate_transformers.py"],
@@ -115,7 +116,7 @@ def planned(tmp_path: Path, monkeypatch) -> Planned:
 def test_the_tables_here_name_every_rule_that_makes_something(planned):
     rules = {made.rule for made in planned.session().graph}
     shared = {"llama_cpp", "demo_text", "demo_base", "demo_finetune", "source", "corpus"}
-    shared.add("environment")
+    shared |= {"environment", "extension"}
     own = {"source_gguf", "imatrix_file", "exl2_measurement_file"}  # no code decides these
     assert rules | shared | own == set(MADE_BY)
     assert set(Code().rules.names()) == set(MADE_BY)

@@ -41,6 +41,7 @@ MISTAKES = {
     "check_measurement.py": ("--measurement broken.json --model model", "broken.json"),
     "check_mlx.py": ("nowhere", "nowhere"),
     "check_shards.py": ("--whole nowhere --shards model", "nowhere"),
+    "compile_extension.py": ("exllamav2 --output out", "no exllamav2"),
     "compressed_tensors_calibrate.py": (
         "nowhere --scheme NVFP4 --text t --rows 1 --length 8 --output out",
         "nowhere",

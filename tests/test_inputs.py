@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 # Rules that need a GPU, gigabytes of packages, or minutes of training. The demo's are traced where
 # it is trained (conftest.py).
-ELSEWHERE = {"exl2_measure", "exl2_quantize", "exl2_evaluate", "evaluate_harness"}
+ELSEWHERE = {"extension", "exl2_measure", "exl2_quantize", "exl2_evaluate", "evaluate_harness"}
 DEMO = {"demo_text", "demo_base", "demo_finetune"}
 
 

@@ -15,7 +15,7 @@ from project import ROOT, Project
 PAGE = (ROOT / "docs/adding-a-family.md").read_text()
 BLOCK = re.compile(r"(?:`([\w./-]+)`:\n\n)?```(\w+)\n(.*?)```", re.S)
 COPIED = ("Snakefile", "config", "dev", "envs", "profiles", "report", "requirements.txt")
-COPIED += ("requirements-exl2.txt", "rules", "scripts")
+COPIED += ("rules", "scripts")
 
 
 def blocks(kind: str) -> list[tuple[str, str]]:

@@ -33,8 +33,10 @@ from lib.formats.model_files import model_files
 from lib.formats.weights import EXPERT_COUNTS
 from lib.keys.values import TILDE, show, suggestion
 from lib.record.contents import STORE, Contents
+from lib.record.interpreter import installed_versions
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, own_tool
 from lib.stages import demo, evaluation
+from lib.stages.environments import FILES, deciding
 from lib.stages.family import Family
 from lib.stages.quantize import INVALID
 
@@ -65,6 +67,8 @@ class Checks:
             self.add(("models",), "names no model: there is nothing to build")
         if self.config.llama_cpp.path is not None:
             self._llama_cpp(self.config.llama_cpp)
+        for name, python in self.config.environments.items():
+            self._interpreter(("environments", name), name, python)
         self.names(("corpora",), self.corpora)
         for name, corpus in self.config.corpora.items():
             self._corpus(("corpora", name), name, corpus)
@@ -135,6 +139,24 @@ class Checks:
             if key in section.model_fields_set:
                 message = "has no effect together with path, which is built already"
                 self.add(("llama_cpp", key), message)
+
+    def _interpreter(self, at: KeyPath, name: str, python: str) -> None:
+        """Report what is no interpreter with the packages of which recipes hold the versions."""
+        before = len(self.found)
+        self.file(at, python)
+        if len(self.found) > before:
+            return
+        place, packages = Path(self._place(python)), deciding(FILES / f"{name}.txt")
+        usual = place.with_name("python")
+        if not os.access(place, os.X_OK):
+            self.add(at, f"{show(python)} may not be executed")
+        elif place.parent.name != "bin" or not usual.exists() or not place.samefile(usual):
+            self.add(at, f"{show(python)} is not bin/python of an environment")
+        else:
+            try:
+                installed_versions(python, tuple(packages))
+            except UserError as error:
+                self.add(at, f"{error}; envs/{name}.txt has what is needed")
 
     # names
 

@@ -13,8 +13,8 @@ from lib.formats.exllamav2 import check_measurement
 from lib.keys.section import Number, Read, Section, Text
 from lib.keys.values import show, to_list, to_number
 from lib.record.artifact import Artifact
-from lib.record.tools import package_version
 from lib.stages.checked import Inspector, Row
+from lib.stages.environments import by_extension
 from lib.stages.evaluation import on_each_text
 from lib.stages.family import Family, Forms, Speedometer, entry, file_entry
 from lib.stages.stage import Memory, Size, Sizing, Stage, TakenStage, Time, locked_size
@@ -204,8 +204,8 @@ class Exl2Family(Family):
 
     def make(self, shared: Any, name: str, model: Any, weights: Artifact | None) -> Forms:
         section, here = model.exl2, f"results/{name}/exl2"
-        tools = {"exllamav2": package_version("exllamav2")}
-        common = {"tools": tools, "reproducible": False}
+        tools = by_extension(shared, "exllamav2")
+        common = {"reproducible": False, **tools}
         inputs = {"model": weights}
         if section.corpus != OWN_SET:
             inputs["corpus"] = shared.corpus(section.corpus, ".parquet")
@@ -234,11 +234,14 @@ class Exl2Family(Family):
         if model.evaluate is not None:
             on = shared, found, name, model.evaluate
             with_weights = {"model": weights}
-            on_each_text(*on, "exl2_evaluate", "exl2", lambda *_: with_weights, tools=tools)
+            on_each_text(*on, "exl2_evaluate", "exl2", lambda *_: with_weights, **tools)
         return found
 
     def speedometer(self, shared: Any) -> Speedometer:
-        return Speedometer(f"exllamav2 {package_version('exllamav2')}", ["exl2_speed.py"])
+        found = by_extension(shared, "exllamav2")
+        return Speedometer(
+            f"exllamav2 {found['tools']['exllamav2']}", ["exl2_speed.py"], found["uses"]
+        )
 
     def card_options(self, model: Any, forms: dict[str, Artifact]) -> dict[str, Any]:
         return {"exl2": model.exl2.model_dump(include={"corpus", "rows", "length"})}
