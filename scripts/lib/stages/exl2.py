@@ -23,12 +23,12 @@ HEAD_BITS = (2, 3, 4, 5, 6, 8)
 OWN_SET = "default"  # exllamav2's own calibration set
 
 
-def to_bits(value: Any) -> list[float]:
+def to_bits(value: Any, low: int = 2) -> list[float]:
     """A list of bits per weight, from a number or a list of numbers.
 
-    Raises ValueError for an empty list, a number outside 2 to 8, and one that is there twice.
+    Raises ValueError for an empty list, a number outside `low` to 8, and one that is there twice.
     """
-    bits = [to_number(entry, 2, 8, whole=False) for entry in to_list(value)]
+    bits = [to_number(entry, low, 8, whole=False) for entry in to_list(value)]
     if not bits:
         raise ValueError("names no bits per weight, such as [4.0, 5.0]")
     for index, number in enumerate(bits):
@@ -37,14 +37,14 @@ def to_bits(value: Any) -> list[float]:
     return bits
 
 
-def to_head_bits(value: Any) -> int:
-    """Bits per weight of the output layer. Raises ValueError for a value not in HEAD_BITS."""
+def to_head_bits(value: Any, known: tuple[int, ...] = HEAD_BITS) -> int:
+    """Bits per weight of the output layer. Raises ValueError for a value that is not known."""
     try:
-        number = to_number(value, 2, 8, whole=True)
+        number = to_number(value, known[0], known[-1], whole=True)
     except ValueError:
         number = None
-    if number not in HEAD_BITS:
-        raise ValueError(f"{show(value)} is not one of {', '.join(map(str, HEAD_BITS))}")
+    if number not in known:
+        raise ValueError(f"{show(value)} is not one of {', '.join(map(str, known))}")
     return number
 
 
