@@ -106,6 +106,7 @@ EVERYTHING: dict[str, Any] = {
                 "metadata": {"general.license": "mit"},
             },
             "exl2": {"bits": [3, 5.0]},
+            "exl3": {"bits": [3, 5.0]},
             "compressed_tensors": {
                 "schemes": ["FP8_DYNAMIC", {"scheme": "NVFP4", "corpus": "demo"}]
             },
@@ -114,6 +115,7 @@ EVERYTHING: dict[str, Any] = {
             "publish": {
                 "gguf": "a/All-GGUF",
                 "exl2": "a/All-exl2",
+                "exl3": "a/All-exl3",
                 "compressed_tensors": "a/All-{form}",
                 "mlx": "a/All-mlx-{form}",
                 "safetensors": "a/All",

@@ -42,6 +42,8 @@ MADE_BY = {
     "split": [],
     "exl2_measure": ["exl2_convert.py"],
     "exl2_quantize": ["exl2_convert.py"],
+    "exl3_quantize": ["exl3_convert.py"],
+    "exl3_evaluate": ["exl3_evaluate.py"],
     "base_logits": ["lib/flags/context.py"],
     "evaluate": ["evaluate.py", "lib/flags/context.py"],
     "evaluate_task": ["evaluate_task.py", "lib/flags/tasks.py"],
@@ -64,7 +66,7 @@ MADE_BY = {
 }
 WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split")
 WEIGHTS += ("quantize_mix", "exl2_measure", "exl2_quantize", "compressed_tensors")
-WEIGHTS += ("compressed_tensors_calibrate", "mlx_convert")
+WEIGHTS += ("compressed_tensors_calibrate", "mlx_convert", "exl3_quantize")
 # What these find is what others are made by.
 FOUND = ("sensitivity", "mix", "mix_by_kld")
 # How a program ends decides no bytes: whatever is loaded from there is not counted.

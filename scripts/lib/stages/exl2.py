@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from pydantic import Field
 
 from lib.errors import UserError
 from lib.formats.exllamav2 import check_measurement
+from lib.keys.bits import to_bits, to_head_bits
 from lib.keys.section import Number, Read, Section, Text
-from lib.keys.values import show, to_list, to_number
 from lib.record.artifact import Artifact
 from lib.stages.checked import Inspector, Row
 from lib.stages.environments import by_extension
@@ -23,38 +24,13 @@ HEAD_BITS = (2, 3, 4, 5, 6, 8)
 OWN_SET = "default"  # exllamav2's own calibration set
 
 
-def to_bits(value: Any, low: int = 2) -> list[float]:
-    """A list of bits per weight, from a number or a list of numbers.
-
-    Raises ValueError for an empty list, a number outside `low` to 8, and one that is there twice.
-    """
-    bits = [to_number(entry, low, 8, whole=False) for entry in to_list(value)]
-    if not bits:
-        raise ValueError("names no bits per weight, such as [4.0, 5.0]")
-    for index, number in enumerate(bits):
-        if number in bits[:index]:
-            raise ValueError(f"{number} is there twice")
-    return bits
-
-
-def to_head_bits(value: Any, known: tuple[int, ...] = HEAD_BITS) -> int:
-    """Bits per weight of the output layer. Raises ValueError for a value that is not known."""
-    try:
-        number = to_number(value, known[0], known[-1], whole=True)
-    except ValueError:
-        number = None
-    if number not in known:
-        raise ValueError(f"{show(value)} is not one of {', '.join(map(str, known))}")
-    return number
-
-
 class Exl2(Section):
     """The model as EXL2, by exllamav2's converter; needs a CUDA GPU."""
 
-    bits: Read(list[float], to_bits, float | list[float]) = Field(
+    bits: Read(list[float], partial(to_bits, low=2), float | list[float]) = Field(
         description="Bits per weight, 2 to 8: one directory for each."
     )
-    head_bits: Read(int, to_head_bits, {"enum": list(HEAD_BITS)}) = Field(
+    head_bits: Read(int, partial(to_head_bits, known=HEAD_BITS), {"enum": list(HEAD_BITS)}) = Field(
         6, description="Bits per weight of the output layer."
     )
     measurement: Text | None = Field(

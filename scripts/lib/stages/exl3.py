@@ -9,19 +9,19 @@ from typing import Any
 
 from pydantic import Field
 
+from lib.keys.bits import to_bits, to_head_bits
 from lib.keys.section import Number, Read, Section, Text
 from lib.record.artifact import Artifact
 from lib.stages import convert, evaluation
 from lib.stages.checked import Inspector, Row
 from lib.stages.environments import by_extension
-from lib.stages.exl2 import to_bits, to_head_bits
 from lib.stages.family import Family, Forms, entry
 from lib.stages.stage import Memory, Size, Sizing, Stage, Time, locked_size
 
 HEAD_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
 OWN_SET = "default"  # exllamav3's own calibration set
 UNQUANTIZED = "exllamav3"  # what the evaluation of the unquantized model is called
-SUFFIX = "-exl3"  # of its forms' names; a directory in EXL2 may have as many bits
+SUFFIX = "-exl3"  # of its forms' names; another family's may have as many bits
 PADDED = 128  # the rows and columns of a matrix are filled up with zeros to a multiple
 EMBEDDING = re.compile(r"embed_tokens\.weight|wte\.weight")
 HEAD = re.compile(r"lm_head\.weight")
