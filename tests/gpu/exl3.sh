@@ -56,7 +56,7 @@ kill -KILL $! && wait $! || true
 [ ! -e hand/out ] || fail "a killed conversion left an output"
 (convert one 3.0) >hand/second.log 2>&1 || { tail -n 20 hand/second.log && fail "it did not go on"; }
 grep "exl3_convert: going on\|Resuming" hand/second.log || fail "it began anew"
-rm -r hand/out
+mv hand/out hand/resumed
 convert one 3.0 >hand/third.log 2>&1 &
 wait_for "a checkpoint" $! has_checkpoint
 kill -KILL $! && wait $! || true
@@ -65,6 +65,7 @@ grep "exl3_convert: a new job" hand/fourth.log || fail "it went on with another 
 grep -h "Final bitrate" hand/second.log hand/fourth.log
 
 phase "the workflow, killed in the middle of a conversion"
+mill plan | grep "exl3/"
 setsid "$python" -m snakemake --snakefile "$root/Snakefile" --directory "$work" --configfile "$config" \
     --profile "$root/profiles/gpu" --cores all "$model/exl3/3.0bpw" >killed.log 2>&1 &
 wait_for "a quantized layer" $! quantizes
@@ -80,7 +81,11 @@ mill >second.log
 built=$(made_since "$here/marker")
 [ -z "$built" ] || fail "the second run built $built"
 
-phase "a NaN in a directory, and a file that is missing"
+phase "the conversion that was gone on with, and the workflow's: the same bytes?"
+cmp hand/resumed/model.safetensors "$model/exl3/3.0bpw/model.safetensors" && echo "the same" || echo "not the same"
+ls -l hand/resumed "$model"/exl3/*bpw
+
+phase "a NaN in a directory"
 cp -r "$model/exl3/4.0bpw" hand/nan
 "$python" - <<'P'
 from pathlib import Path
