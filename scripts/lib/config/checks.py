@@ -184,9 +184,9 @@ class Checks:
     # corpora
 
     def _corpus(self, at: KeyPath, name: str, corpus: Corpus) -> None:
-        for family in WITH_SECTIONS.values():
-            if name in family.own_corpora:
-                self.add(at, f"the name stands for {family.own_corpora[name]}; choose another")
+        own = [f.own_corpora[name] for f in WITH_SECTIONS.values() if name in f.own_corpora]
+        if own:
+            self.add(at, f"the name stands for {' and '.join(own)}; choose another")
         raw = as_mapping(self.corpora[name])
         given = {key for key in Corpus.model_fields if raw.get(key) is not None}
         origins = [key for key in ("path", "url", "hub") if key in given]
