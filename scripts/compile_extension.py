@@ -21,9 +21,12 @@ from lib.record.shared_cache import made_once
 
 
 def facts(tool: str) -> bytes:
-    """All on which the compiled module depends."""
+    """All on which the compiled module depends. Raises UserError for a torch without CUDA."""
     import torch
 
+    if not torch.version.cuda:
+        told = f"torch {torch.__version__} of this Python is built without CUDA; take one from"
+        raise UserError(f"{told} an index with CUDA, or name an interpreter under `environments`")
     count = torch.cuda.device_count()
     kinds = sorted({torch.cuda.get_device_capability(number) for number in range(count)})
     asked = os.environ.get("TORCH_CUDA_ARCH_LIST") or str(kinds)

@@ -10,6 +10,7 @@ import json
 import runpy
 import shutil
 import sys
+import traceback
 from pathlib import Path
 
 from lib.errors import UserError, program
@@ -72,7 +73,8 @@ def convert(arguments: list[str]) -> None:
     try:
         runpy.run_module("exllamav3.conversion.convert_model", run_name="__main__")
     except (AssertionError, ValueError, RuntimeError, OSError) as error:
-        raise UserError(f"exllamav3's converter failed: {error or repr(error)}") from error
+        traceback.print_exc()
+        raise UserError(f"exllamav3's converter failed: {error or repr(error)}") from None
     except SystemExit as error:
         raise UserError(f"exllamav3's converter ended with status {error.code}") from None
 

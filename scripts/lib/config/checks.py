@@ -36,7 +36,7 @@ from lib.record.contents import STORE, Contents
 from lib.record.interpreter import installed_versions
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, own_tool
 from lib.stages import demo, evaluation
-from lib.stages.environments import FILES, deciding
+from lib.stages.environments import needed
 from lib.stages.family import Family
 from lib.stages.quantize import INVALID
 
@@ -141,12 +141,12 @@ class Checks:
                 self.add(("llama_cpp", key), message)
 
     def _interpreter(self, at: KeyPath, name: str, python: str) -> None:
-        """Report what is no interpreter with the packages of which recipes hold the versions."""
+        """Report what is no interpreter with the packages that its tool needs."""
         before = len(self.found)
         self.file(at, python)
         if len(self.found) > before:
             return
-        place, packages = Path(self._place(python)), deciding(FILES / f"{name}.txt")
+        place = Path(self._place(python))
         usual = place.with_name("python")
         if not os.access(place, os.X_OK):
             self.add(at, f"{show(python)} may not be executed")
@@ -154,7 +154,7 @@ class Checks:
             self.add(at, f"{show(python)} is not bin/python of an environment")
         else:
             try:
-                installed_versions(python, tuple(packages))
+                installed_versions(python, needed(name))
             except UserError as error:
                 self.add(at, f"{error}; envs/{name}.txt has what is needed")
 

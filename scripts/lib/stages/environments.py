@@ -13,6 +13,8 @@ FILES = REPOSITORY / "envs"
 WITHOUT_INFLUENCE = "# Without influence"
 # Those whose tool compiles an extension for CUDA; it is called as the tool, with `_ext`.
 EXTENDED = ("exllamav2", "exllamav3")
+# What our programs there import besides what has influence.
+IMPORTED = {"exllamav2": ("torch", "tokenizers", "gguf")}
 
 
 class EnvironmentStage(Stage):
@@ -47,6 +49,11 @@ def deciding(requirements: Path) -> dict[str, str]:
     lines = requirements.read_text().partition(WITHOUT_INFLUENCE)[0].splitlines()
     pins = (line.partition("==") for line in lines)
     return {name: version for name, _, version in pins if version}
+
+
+def needed(name: str) -> tuple[str, ...]:
+    """The packages that an interpreter for the environment `name` must have."""
+    return (*deciding(FILES / f"{name}.txt"), *IMPORTED.get(name, ()))
 
 
 def by_environment(shared: Any, name: str) -> dict[str, Any]:

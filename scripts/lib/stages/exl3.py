@@ -50,12 +50,12 @@ class Exl3QuantizeStage(Stage):
     rule = "exl3_quantize"
     column = "exl3"
     is_long = is_weights = True
-    # The states of all rows between two layers, two bytes a channel: 250 rows of 2048 tokens are
-    # 4 GB for 7B; and a layer with what its calibration gathers.
+    # The states of all rows between two layers, 4 bytes a channel: 8 GB for 250 rows of 2048 tokens
+    # of a 7B model; and a layer with what its calibration gathers. Of no run measured yet.
     memory = Memory(11000, 0.4, 0, 0.4)
     time = Time(20, 4)
-    # Every quantized layer in the work directory, a checkpoint twice, then the output.
-    output = scratch = 1.1
+    # Every quantized layer in the work directory, the states in two checkpoints, then the output.
+    output = scratch = 1.6
     gpu = "layer"
     on_gpu = True
 
