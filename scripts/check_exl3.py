@@ -1,4 +1,4 @@
-"""Search an EXL3 directory for NaN and Inf, load it in exllamav3, and write greedy tokens.
+"""Check that an EXL3 directory is whole and has no NaN, load it in exllamav3, write greedy tokens.
 
 To be run in resources/environments/exllamav3.
 """
@@ -7,18 +7,16 @@ from pathlib import Path
 
 from lib.errors import UserError, program
 from lib.formats.check_directory import check_directory
-from lib.formats.exllamav3 import Streamed
+from lib.formats.exllamav3 import Streamed, check_quantized
 from lib.formats.model_files import model_files
-from lib.formats.safetensors import read_header
 
 
 def check_numbers(directory: Path) -> None:
-    """Raises UserError for a tensor that has NaN or Inf, or a file that is cut off."""
+    """Raises UserError for a tensor that has NaN or Inf."""
+    from safetensors import safe_open
+
     for file in model_files(directory):
         if file.suffix == ".safetensors":
-            read_header(file)  # a file that is cut off is told in one line
-            from safetensors import safe_open
-
             with safe_open(file, framework="pt") as reader:
                 for name in reader.keys():  # noqa: SIM118 - it is no mapping
                     tensor = reader.get_tensor(name)
@@ -28,6 +26,7 @@ def check_numbers(directory: Path) -> None:
 
 def check(directory: Path, prompt: str, count: int) -> str:
     """The text of `count` greedy tokens after `prompt`. Raises UserError if something is wrong."""
+    check_quantized(directory)
     check_numbers(directory)
     model = Streamed(directory)
     import torch

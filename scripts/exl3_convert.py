@@ -1,8 +1,8 @@
 """Quantize a model to EXL3 with exllamav3's own converter. To be run in its environment.
 
 A resumed job keeps the options of the old one, and the converter exits with status 0 on many errors
-(seen in 1.6.5). So a work directory belongs to one recipe, and this program checks the files that
-were written instead of the status. exllamav3 has no measurement that conversions share.
+(seen in 1.6.5). So a work directory belongs to one recipe, and this program looks for the file that
+is written last; check_exl3.py checks the rest. exllamav3 has no measurement that conversions share.
 """
 
 import argparse
@@ -14,12 +14,12 @@ import traceback
 from pathlib import Path
 
 from lib.errors import UserError, program
-from lib.formats.exllamav3 import check_quantized
 from lib.formats.json_file import read_json
 from model_view import make_view
 
 DIGEST = "recipe-digest"
 TEXT = "calibration.safetensors"
+LAST = "quantization_config.json"  # that the converter writes
 
 
 def open_work(work: Path, digest: str) -> bool:
@@ -80,7 +80,7 @@ def convert(arguments: list[str]) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Quantize, and check what was written. Raises UserError, OSError."""
+    """Quantize. Raises UserError, OSError."""
     work, view, count = args.work, args.work / "model", args.rows
     if args.output.is_dir() and any(args.output.iterdir()):
         raise UserError(f"{args.output}: not empty; the converter would write between its files")
@@ -106,7 +106,8 @@ def run(args: argparse.Namespace) -> None:
     }
     words = [str(word) for pair in asked.items() for word in pair]
     convert([*words, *text, *(["--resume"] if going_on else [])])
-    check_quantized(args.output, args.model, args.head_bits)
+    if not (args.output / LAST).is_file():
+        raise UserError(f"{args.output}: exllamav3's converter did not finish; see above")
     shutil.rmtree(work)
 
 

@@ -13,35 +13,26 @@ from lib.formats.json_file import read_json
 from lib.formats.model_files import model_files
 from lib.formats.safetensors import read_header
 
-ADDED = "quantization_config.json"
 
-
-def check_quantized(directory: Path, model: Path, head_bits: int) -> None:
-    """Check that `directory` is a complete EXL3 quant of a model.
-
-    model: the directory that was converted. head_bits: 16 for an output layer that is not
-    quantized. Raises UserError if the check fails.
-    """
-    if not (directory / ADDED).is_file():  # the last file that the converter writes
-        raise UserError(f"{directory}: the conversion did not finish (no {ADDED})")
-    files = model_files(directory)  # none of its shards is missing
+def check_quantized(directory: Path) -> None:
+    """Check that `directory` is a complete EXL3 quant. Raises UserError if the check fails."""
+    config = read_json(directory / "config.json")
+    said = config.get("quantization_config", {})
+    if said.get("quant_method") != "exl3":
+        raise UserError(f"{directory}: config.json does not say that it is EXL3")
+    if not (directory / "tokenizer.json").is_file():
+        raise UserError(f"{directory}: tokenizer.json is missing")
     tensors = {
-        key for file in files if file.suffix == ".safetensors" for key in read_header(file).tensors
+        key
+        for file in model_files(directory)  # none of its shards is missing
+        if file.suffix == ".safetensors"
+        for key in read_header(file).tensors  # none is cut off
     }
-    for layer in range(layer_count(read_json(model / "config.json"))):
+    for layer in range(layer_count(config)):
         if not any(f"layers.{layer}." in key and key.endswith(".trellis") for key in tensors):
             raise UserError(f"{directory}: no quantized tensor of layer {layer}")
-    if head_bits < 16 and not any(key.endswith("lm_head.trellis") for key in tensors):
+    if said["head_bits"] < 16 and not any(key.endswith("lm_head.trellis") for key in tensors):
         raise UserError(f"{directory}: no quantized output tensor (lm_head)")
-    said = read_json(directory / "config.json").get("quantization_config", {})
-    if said.get("quant_method") != "exl3" or said.get("head_bits") != head_bits:
-        raise UserError(f"{directory}: config.json does not say EXL3 with {head_bits} bits head")
-    names = {file.name for file in directory.iterdir()}
-    side = {file.name for file in model_files(model) if ".safetensors" not in file.name}
-    if lacking := sorted(side - names):
-        raise UserError(f"{directory}: {lacking[0]} is missing")
-    if extra := sorted(names - side - {file.name for file in files} - {ADDED}):
-        raise UserError(f"{directory}: {extra[0]} is no file of the model")
 
 
 class Streamed:
