@@ -11,6 +11,11 @@ mkdir -p "$work"
 (cat "$root/tests/gpu/exl3.yaml" && own_python exllamav3) >"$config"
 cd "$work"
 
+# Without profiles/gpu, so that llama.cpp need not be compiled for CUDA.
+snakemake=("$python" -m snakemake --snakefile "$root/Snakefile" --directory "$work" --configfile "$config")
+snakemake+=(--resources gpu=1 --cores all)
+mill() { "${snakemake[@]}" "$@" 2>&1; }
+
 # convert DIGEST BITS: the step's program by hand, in place of this shell; a checkpoint after each module.
 convert() {
     exec env PYTHONPATH="$work/resources/extensions/exllamav3:${PYTHONPATH:-}" "$python" "$root/scripts/exl3_convert.py" models/base \
@@ -66,8 +71,7 @@ grep -h "Final bitrate" hand/second.log hand/fourth.log
 
 phase "the workflow, killed in the middle of a conversion"
 mill plan | grep "exl3/"
-setsid "$python" -m snakemake --snakefile "$root/Snakefile" --directory "$work" --configfile "$config" \
-    --profile "$root/profiles/gpu" --cores all "$model/exl3/3.0bpw" >killed.log 2>&1 &
+setsid "${snakemake[@]}" "$model/exl3/3.0bpw" >killed.log 2>&1 &
 wait_for "a quantized layer" $! quantizes
 kill -KILL -- -$! && wait $! || true
 [ ! -e "$model/exl3/3.0bpw.recipe.json" ] || fail "a killed step left a record"
