@@ -27,6 +27,8 @@ rule exl2_measure:
     """Measure each layer's error at each precision, once for all bits values of a model."""
     input:
         recipe=EXL2_MEASUREMENT.wanted,
+        environment=made_from(EXL2_MEASUREMENT, "environment"),
+        extension=made_from(EXL2_MEASUREMENT, "extension"),
         model=made_from(EXL2_MEASUREMENT, "model"),
         calibration=made_from(EXL2_MEASUREMENT, "corpus"),
     output:
@@ -51,6 +53,7 @@ rule exl2_measure:
         r"""
         begin {input.recipe:q} {log:q}
         gpus {resources.gpu} {resources.gpu_mb}
+        inside {input.environment:q} {input.extension:q}
         script exl2_convert.py measure \
             --model {input.model:q} \
             {params.calibration:q} \
@@ -103,6 +106,8 @@ rule exl2_quantize:
     """Quantize to one bits value, from the model's measurement."""
     input:
         recipe=EXL2.wanted,
+        environment=made_from(EXL2, "environment"),
+        extension=made_from(EXL2, "extension"),
         model=made_from(EXL2, "model"),
         measurement=made_from(EXL2, "measurement"),
         calibration=made_from(EXL2, "corpus"),
@@ -128,6 +133,7 @@ rule exl2_quantize:
         r"""
         begin {input.recipe:q} {log:q}
         gpus {resources.gpu} {resources.gpu_mb}
+        inside {input.environment:q} {input.extension:q}
         script exl2_convert.py quantize \
             --model {input.model:q} \
             --measurement {input.measurement:q} \
@@ -144,6 +150,8 @@ rule exl2_evaluate:
     """Measure a bits value against the unquantized model in exllamav2; write a few words."""
     input:
         recipe=EXL2_EVALUATION.wanted,
+        environment=made_from(EXL2_EVALUATION, "environment"),
+        extension=made_from(EXL2_EVALUATION, "extension"),
         exl2=made_from(EXL2_EVALUATION, "exl2"),
         model=made_from(EXL2_EVALUATION, "model"),
         corpus=made_from(EXL2_EVALUATION, "corpus"),
@@ -172,6 +180,7 @@ rule exl2_evaluate:
         r"""
         begin {input.recipe:q} {log:q}
         gpus {resources.gpu} {resources.gpu_mb}
+        inside {input.environment:q} {input.extension:q}
         script exl2_evaluate.py \
             --model {input.exl2:q} \
             --reference {input.model:q} \

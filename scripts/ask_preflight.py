@@ -30,10 +30,12 @@ from lib.hub import client as hub
 from lib.hub.hubref import parse
 from lib.hub.lock import LOCK_FILE, HubSource
 from lib.hub.references import beside, leaves
+from lib.record.interpreter import installed_versions
 from lib.record.tools import CONVERTER, bundled_tree, own_tool
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
 from lib.stages.checked import Inspector, Row
+from lib.stages.environments import FILES, deciding
 from lib.units import count
 
 # What must be equal for tensors to be merged one with another.
@@ -86,7 +88,7 @@ class Preflight(Inspector):
         for name, model in self.chosen.items():
             for family in model.families():
                 rows += family.preflight(self, name, model)
-        return rows
+        return rows + [self.interpreter(*named) for named in self.whole.environments.items()]
 
     def targets(self) -> list[str]:
         """The repositories that the models are published to, as org/name, each once."""
@@ -121,6 +123,16 @@ class Preflight(Inspector):
         except Exception as error:  # noqa: BLE001 - told in one line, whatever it is
             return Row(subject, "problem", hub.explain(error, entry.repo, entry.kind, self.api))
         return Row(subject, "ok", f"to be fetched: {size / 1e9:.2f} GB")
+
+    def interpreter(self, name: str, python: str) -> Row:
+        """The row of the user's own interpreter for a tool: which versions are not the tested."""
+        pins = deciding(FILES / f"{name}.txt")
+        _, there = installed_versions(python, tuple(pins))
+        differing = [f"{p} {there[p]} (tested: {pins[p]})" for p in pins if there[p] != pins[p]]
+        text = (
+            f"{python}: {', '.join(differing)}; recipes tell what it has" if differing else python
+        )
+        return Row(f"environments.{name}", "note" if differing else "ok", text)
 
     def corpus(self, name: str) -> Row:
         """The row of a text. That a local one is there is checked with the config."""

@@ -2,7 +2,7 @@
 
 The converter resumes any job that it finds in its work directory, and exits with status 0 on many
 errors (seen in 0.3.2). So a work directory belongs to one recipe, and this program checks the files
-that were written instead of the status.
+that were written instead of the status. To be run in resources/environments/exllamav2.
 """
 
 import argparse
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
     if not measuring and args.output.is_dir() and any(args.output.iterdir()):
         raise UserError(f"{output}: not empty; the converter would write between the files there")
     if importlib.util.find_spec("exllamav2") is None:
-        raise UserError("exllamav2 is not installed; pip install -r requirements-exl2.txt")
+        raise UserError("this Python has no exllamav2; run it by resources/environments/exllamav2")
     going_on = open_work(
         work,
         args.recipe_digest,

@@ -5,7 +5,8 @@ evaluate.py writes, with `reference` and, with --smoke, `smoke`: {prompt, text, 
 tokens_per_second}. KLD is in nats per token, agreement is a fraction. Both models run through
 exllamav2, the unquantized one in 16-bit floats. Layers are loaded one at a time, so the GPU needs
 memory for one layer or for the two output tensors, whatever the size of the model. Main memory
-holds the hidden states of one model, 2 bytes x tokens x hidden size, and half of the other's.
+holds the hidden states of one model, 2 bytes x tokens x hidden size, and half of the other's. To be
+run in resources/environments/exllamav2.
 """
 
 import argparse

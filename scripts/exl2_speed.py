@@ -2,7 +2,7 @@
 
 Its last line is JSON: {backend, prompt: [tokens a second, for each repetition], text: [the same]}.
 Tokens are drawn at random, so that neither a tokenizer nor sampling is measured. Written for
-exllamav2 0.3.2.
+exllamav2 0.3.2. To be run in resources/environments/exllamav2.
 """
 
 import json
@@ -62,7 +62,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         model = readable(arguments.form, Path(scratch) / "model")
         if find_spec("exllamav2") is None:
-            raise UserError("exllamav2 is not installed: pip install -r requirements-exl2.txt")
+            raise UserError(
+                "this Python has no exllamav2; run it by resources/environments/exllamav2"
+            )
         engine = Engine(model, max(prompt, text))
         found = {
             "backend": "CUDA",

@@ -3,7 +3,8 @@
 The environment has the packages of envs/NAME.txt. It is made once a machine, with venv and pip, in
 the user's cache (QUANTMILL_CACHE, else XDG_CACHE_HOME/quantmill, else ~/.cache/quantmill), in a
 directory for each set of pins and each Python; all checkouts and working directories share it. It
-cannot be moved, because its programs name it.
+cannot be moved, because its programs name it. With --python it is the environment of that
+interpreter, and nothing is installed.
 """
 
 import argparse
@@ -35,16 +36,21 @@ def install(requirements: Path, home: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", help="of a file of envs/ without .txt: lines PACKAGE==VERSION")
+    parser.add_argument("--python", type=Path, nargs="?", help="DIR/bin/python, in its place")
     parser.add_argument("--output", type=Path, required=True, help="directory to make")
     arguments = parser.parse_args()
     requirements = REPOSITORY / "envs" / f"{arguments.name}.txt"
     if not requirements.is_file():
         raise UserError(f"{requirements}: there is no such file")
-    home = installed(requirements)
+    if own := arguments.python:
+        home, proof = own.absolute().parents[1], own.absolute()
+    else:
+        home = installed(requirements)
+        proof = home / "complete"
     arguments.output.mkdir()
     (arguments.output / "venv").symlink_to(home)
     # A file, by which the plan sees that the environment is still there.
-    (arguments.output / "complete").symlink_to(home / "complete")
+    (arguments.output / "complete").symlink_to(proof)
 
 
 if __name__ == "__main__":

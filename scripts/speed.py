@@ -172,6 +172,9 @@ def obstacle(form: Form, meter: Speedometer | None, here: Host) -> str | None:
         return f"{form.family.title}: no way to measure speed is known"
     if form.family.needs_gpu and not here.machine.gpus:
         return f"{form.family.title} needs a CUDA GPU, and there is none here"
+    for tool in meter.uses.values():
+        if not Path(tool.path).exists():
+            return f"its engine is not there; build it first: {tool.path}"
     if form.record is None:
         return f"is not there, or stale; build it first: {form.artifact.path}"
     return None
@@ -184,8 +187,12 @@ def measure(form: Form, meter: Speedometer, conditions: Conditions) -> Measured 
     for name, number in options.items():
         words += [f"--{name.replace('_', '-')}", str(number)]
     command = [sys.executable, SCRIPTS / script, form.artifact.path, *words]
+    environment = None
+    if meter.uses:
+        command[0] = Path(meter.uses["environment"].path, "venv/bin/python")
+        environment = os.environ | {"PYTHONPATH": meter.uses["extension"].path}
     before, begin = core_seconds(), time.monotonic()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
     all_cores = (time.monotonic() - begin) * (os.cpu_count() or 1)
     busy = max(0.0, core_seconds() - before) / all_cores
     if done.returncode:

@@ -16,6 +16,9 @@
 #   fetch NAME ARGS     runs a program that brings a file whose sha256 is in the recipe. Its code is
 #                       not part of the recipe either.
 #
+#   inside ENV [EXT]    lets the commands that follow run programs by the Python of a tool's
+#                       environment ENV, with the extension that lies in the directory EXT.
+#
 # A step that ends before `commit` leaves only its log behind.
 
 begin() {
@@ -68,6 +71,11 @@ check() {
         QM_MEASURING=$!
     fi
     script "$@"
+}
+
+inside() {
+    export QM_PYTHON=$1/venv/bin/python
+    [ -z "${2:-}" ] || export PYTHONPATH=$2${PYTHONPATH:+:$PYTHONPATH}
 }
 
 beside() {

@@ -107,6 +107,7 @@ EVERYTHING: dict[str, Any] = {
                 "lora": {"poet": "./m/poet"},
             },
             "exl2": {"bits": [3, 5.0]},
+            "exl3": {"bits": [3, 5.0]},
             "compressed_tensors": {
                 "schemes": ["FP8_DYNAMIC", {"scheme": "NVFP4", "corpus": "demo"}]
             },
@@ -115,6 +116,7 @@ EVERYTHING: dict[str, Any] = {
             "publish": {
                 "gguf": "a/All-GGUF",
                 "exl2": "a/All-exl2",
+                "exl3": "a/All-exl3",
                 "compressed_tensors": "a/All-{form}",
                 "mlx": "a/All-mlx-{form}",
                 "safetensors": "a/All",

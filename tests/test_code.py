@@ -44,11 +44,14 @@ MADE_BY = {
     "split": [],
     "exl2_measure": ["exl2_convert.py"],
     "exl2_quantize": ["exl2_convert.py"],
+    "exl3_quantize": ["exl3_convert.py"],
+    "exl3_evaluate": ["exl3_evaluate.py"],
     "base_logits": ["lib/flags/context.py"],
     "evaluate": ["evaluate.py", "lib/flags/context.py"],
     "evaluate_task": ["evaluate_task.py", "lib/flags/tasks.py"],
     "evaluate_harness": ["evaluate_harness.py", "lib/flags/tasks.py"],
     "environment": ["install_environment.py"],
+    "extension": ["compile_extension.py"],
     "compressed_tensors": ["compressed_tensors_quantize.py"],
     "compressed_tensors_calibrate": ["compressed_tensors_calibrate.py"],
     "evaluate_transformers": ["evaluate_transformers.py"],
@@ -65,7 +68,7 @@ MADE_BY = {
 }
 WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split", "mmproj", "lora")
 WEIGHTS += ("quantize_mix", "exl2_measure", "exl2_quantize", "compressed_tensors")
-WEIGHTS += ("compressed_tensors_calibrate", "mlx_convert")
+WEIGHTS += ("compressed_tensors_calibrate", "mlx_convert", "exl3_quantize")
 # What these find is what others are made by.
 FOUND = ("sensitivity", "mix", "mix_by_kld")
 # How a program ends decides no bytes: whatever is loaded from there is not counted.
@@ -117,7 +120,7 @@ def planned(tmp_path: Path, monkeypatch) -> Planned:
 def test_the_tables_here_name_every_rule_that_makes_something(planned):
     rules = {made.rule for made in planned.session().graph}
     shared = {"llama_cpp", "demo_text", "demo_base", "demo_finetune", "source", "corpus"}
-    shared.add("environment")
+    shared |= {"environment", "extension"}
     own = {"source_gguf", "imatrix_file", "exl2_measurement_file"}  # no code decides these
     assert rules | shared | own == set(MADE_BY)
     assert set(Code().rules.names()) == set(MADE_BY)

@@ -1234,6 +1234,59 @@ def test_an_adapter_makes_stale_itself_and_no_quant(planned):
     assert p.plan() == beside("M-lora-other-F16") | source
 
 
+EXL3 = {"source": "./m/code", "exl3": {"bits": [3, 4.5]}, "evaluate": {}}
+
+
+def exl3(*bits: str) -> set[str]:
+    """These bits values of EXL3, their evaluations, and what shows them."""
+    places = [f"exl3/{number}bpw" for number in bits]
+    return exl2(*places, *(f"evaluation/{number}bpw-exl3.json" for number in bits), *SHOWN)
+
+
+def test_exl3_a_bits_value_is_added_alone_and_the_head_concerns_all(planned):
+    p = planned(EXL3)
+    section = p.config["models"]["M"]["exl3"]
+    assert p.plan() == NOTHING
+    section["bits"] = [3.0, 4.5, 6]
+    assert p.plan() == exl3("6.0")
+    section |= {"bits": [3, 4.5], "head_bits": 8}
+    assert p.plan() == exl3("3.0", "4.5")
+
+
+def test_exl3_its_calibration_text_concerns_it_alone_and_the_evaluation_text_no_weights(planned):
+    p = planned(EXL3 | {"gguf": {"imatrix": False, "quants": ["Q8_0"]}, "exl2": {"bits": 3}})
+    p.config["models"]["M"]["exl3"]["corpus"] = "calibration"
+    assert p.plan() == exl3("3.0", "4.5") | {"resources/corpora/calibration.txt"}
+    p = planned(EXL3)
+    p.config["corpora"]["evaluation"] = p.config["corpora"]["calibration"]
+    forms = ("exllamav3", "3.0bpw-exl3", "4.5bpw-exl3")
+    stale = ["evaluation/base.kld", *(f"evaluation/{form}.json" for form in forms)]
+    assert p.plan() == exl2(*stale, *SHOWN) | {"resources/corpora/evaluation.txt"}
+
+
+@pytest.mark.parametrize(("pin", "is_stale"), [("exllamav3==", True), ("rich==", False)])
+def test_exl3_a_pin_of_the_tool_makes_stale_what_it_makes(
+    planned, tmp_path, monkeypatch, pin, is_stale
+):
+    p = planned(EXL3)
+    shutil.copytree(environments.FILES, tmp_path / "envs")
+    pins = tmp_path / "envs/exllamav3.txt"
+    pins.write_text(pins.read_text().replace(pin, f"{pin}9."))
+    monkeypatch.setattr(environments, "FILES", tmp_path / "envs")
+    tools = {f"resources/{kind}/exllamav3" for kind in ("environments", "extensions")}
+    stale = exl3("3.0", "4.5") | exl2("evaluation/exllamav3.json") | tools
+    assert p.plan() == (stale if is_stale else NOTHING)
+
+
+def test_exl2_another_torch_in_its_environment_makes_nothing_stale(planned, tmp_path, monkeypatch):
+    p = planned(EXL2)
+    shutil.copytree(environments.FILES, tmp_path / "envs")
+    pins = tmp_path / "envs/exllamav2.txt"
+    pins.write_text(pins.read_text().replace("torch==", "torch==9."))
+    monkeypatch.setattr(environments, "FILES", tmp_path / "envs")
+    assert p.plan() == NOTHING
+
+
 def own_tools(directory: Path, version: str) -> str:
     """A directory of tools that say one version and do nothing."""
     directory.mkdir()

@@ -34,6 +34,7 @@ MISTAKES = {
     "card.py": ("--forms broken.json --output out", "broken.json"),
     "check_base_logits.py": ("nowhere --context 512", "nowhere"),
     "check_corpus.py": ("empty.txt --corpus NAME", "corpora.NAME"),
+    "check_exl3.py": ("nowhere", "nowhere"),
     "check_gguf.py": ("broken.json --completion-tool tool", "broken.json"),
     "check_imatrix.py": ("--imatrix broken.json --model nowhere", "broken.json"),
     "check_mix.py": ("broken.json --mix nowhere", "broken.json"),
@@ -43,6 +44,7 @@ MISTAKES = {
     "check_mmproj.py": ("broken.json --model model --llama-cpp {}", "broken.json"),
     "check_mlx.py": ("nowhere", "nowhere"),
     "check_shards.py": ("--whole nowhere --shards model", "nowhere"),
+    "compile_extension.py": ("exllamav2 --output out", "no exllamav2"),
     "compressed_tensors_calibrate.py": (
         "nowhere --scheme NVFP4 --text t --rows 1 --length 8 --output out",
         "nowhere",
@@ -70,6 +72,15 @@ MISTAKES = {
         "quantize --model nowhere --work work --recipe-digest 0 --measurement nowhere "
         "--bits 4 --output model",
         "model: not empty",
+    ),
+    "exl3_convert.py": (
+        "nowhere --work work --recipe-digest 0 --bits 4 --head-bits 6 --rows 1 --length 8 "
+        "--output model",
+        "model: not empty",
+    ),
+    "exl3_evaluate.py": (
+        "model --base nowhere --text t --corpus NAME --output out",
+        "nowhere",
     ),
     "exl2_speed.py": (f"nowhere {LENGTHS}", "nowhere"),
     "exl2_evaluate.py": (

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.skipif(
 
 # Rules that need a GPU, gigabytes of packages, or minutes of training. The demo's are traced where
 # it is trained (conftest.py).
-ELSEWHERE = {"exl2_measure", "exl2_quantize", "exl2_evaluate", "evaluate_harness"}
+ELSEWHERE = {"extension", "exl2_measure", "exl2_quantize", "exl2_evaluate", "exl3_quantize"}
+ELSEWHERE |= {"exl3_evaluate", "evaluate_harness"}
 DEMO = {"demo_text", "demo_base", "demo_finetune"}
 
 
@@ -26,7 +27,9 @@ def config() -> dict:
     """A model of every kind of artifact that can be made without a GPU."""
     found = copy.deepcopy(EVERYTHING)
     model = found["models"]["All"]
-    del model["exl2"], model["publish"]["exl2"], found["corpora"]["demo"]
+    for family in ("exl2", "exl3"):
+        del model[family], model["publish"][family]
+    del found["corpora"]["demo"]
     model["merge"]["models"][1]["model"] = "./m/prose"
     model["gguf"]["imatrix"] = {"chunks": 4, "context": 128}
     small = {"corpus": "calibration", "rows": 4, "length": 64}

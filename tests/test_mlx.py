@@ -110,6 +110,40 @@ def test_a_nan_in_a_form_is_found(made, tmp_path, form, tensor):
     assert done.returncode == 1 and said in done.stderr.splitlines()[-1], done.stderr
 
 
+def test_ones_own_interpreter_is_used_and_of_the_same_versions_makes_nothing_stale(made, tmp_path):
+    again = made.copy(tmp_path / "again")
+    own = again.config["environments"] = {
+        "mlx": str(python(made).parents[1].resolve() / "bin/python")
+    }
+    assert again.plan() == set()
+    before = record(again, "4bit")
+    shutil.rmtree(again / "results/M/mlx/4bit")
+    again.build()
+    assert record(again, "4bit")["files"] == before["files"]
+    made_by = json.loads((again / "resources/environments/mlx.recipe.json").read_text())["recipe"]
+    assert made_by["options"] == {"python": own["mlx"]}
+
+
+def test_of_ones_own_interpreter_recipes_hold_the_versions_that_it_has(made, tmp_path):
+    again = made.copy(tmp_path / "again")
+    there = python(made).parents[1].resolve()
+    subprocess.run(
+        [there / "bin/python", "-m", "venv", "--without-pip", tmp_path / "own"], check=True
+    )
+    (packages,) = tmp_path.glob("own/lib/python*/site-packages")
+    (packages / "rest.pth").write_text(f"{next(there.glob('lib/python*/site-packages'))}\n")
+    (packages / "mlx_lm-0.31.0.dist-info").mkdir()
+    (packages / "mlx_lm-0.31.0.dist-info/METADATA").write_text("Name: mlx-lm\nVersion: 0.31.0\n")
+    again.config["environments"] = {"mlx": str(tmp_path / "own/bin/python")}
+    assert {f"results/M/mlx/{form}" for form in FORMS} < again.plan()
+    said = again.run("preflight", check=False)  # nothing can be published from here
+    said = " ".join(said.split())
+    assert " note environments.mlx /" in said and "mlx-lm 0.31.0 (tested: 0.32.2);" in said
+    (packages / "rest.pth").unlink()
+    said = again.run(check=False)
+    assert "environments.mlx: " in said and "has no package mlx, transformers, " in said
+
+
 def test_rows_that_groups_do_not_divide_are_refused_before_anything_is_made(tmp_path):
     project = project_of(tmp_path, [4, {"bits": 4, "group_size": 32}], hidden=96, ffn=192)
     said = project.run(check=False)

@@ -11,11 +11,24 @@ mkdir -p "$work/text" "$proof"
 exec > >(tee "$proof/$(basename "$0" .sh).log") 2>&1
 trap 'echo "== [$SECONDS s] ended with status $?"' EXIT
 
-export QUANTMILL_CACHE=$here/cache TORCH_EXTENSIONS_DIR=$here/extensions
-export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
+export QUANTMILL_CACHE=$here/cache HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
 
 phase() { echo && echo "== [$SECONDS s] $*"; }
 fail() { echo "FAILED: $*" && exit 1; }
+
+# own_python NAME...: in the config, this Python for tools that else would have an environment installed.
+own_python() {
+    local name where
+    where=$(cd "$(dirname "$(command -v "$python")")" && pwd)/python
+    echo "environments:"
+    for name in "$@"; do echo "  $name: $where"; done
+}
+
+# What was built after a file was touched, by the recipes beside it.
+made_since() {
+    (cd "$work/$model" && find . -name '*.recipe.json' -newer "$1") |
+        sed 's|^\./||; s|\.recipe\.json$||' | LC_ALL=C sort | paste -sd ' '
+}
 mill() {
     "$python" -m snakemake --snakefile "$root/Snakefile" --directory "$work" \
         --configfile "$config" --profile "$root/profiles/gpu" --cores all "$@" 2>&1

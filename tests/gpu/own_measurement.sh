@@ -6,6 +6,7 @@
 # The needs are those of prove.sh. Two minutes on an H100.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$work"
+export PYTHONPATH=$work/resources/extensions/exllamav2${PYTHONPATH:+:$PYTHONPATH}
 
 echo "== a plain model directory with theta 100000, against itself"
 cp -rL models/base models/theta

@@ -3,16 +3,10 @@
 #
 #   tests/gpu/prove.sh DIRECTORY
 #
-# Needs nvcc, a C++ compiler, and a Python (PYTHON, else python3) with requirements.txt, requirements-exl2.txt and a
-# torch built for CUDA. No network. What it made is in DIRECTORY/work, what it found in DIRECTORY/proof.
+# Needs nvcc, a C++ compiler, and a Python (PYTHON, else python3) with requirements.txt, envs/exllamav2.txt and a torch
+# built for CUDA. No network. What it made is in DIRECTORY/work, what it found in DIRECTORY/proof.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-cp "$root/tests/gpu/config.yaml" "$config"
-
-# What was built after a file was touched, by the recipes beside it.
-made_since() {
-    (cd "$work/$model" && find . -name '*.recipe.json' -newer "$1") |
-        sed 's|^\./||; s|\.recipe\.json$||' | LC_ALL=C sort | paste -sd ' '
-}
+(cat "$root/tests/gpu/config.yaml" && own_python exllamav2) >"$config"
 
 phase "machine"
 date -u +%FT%TZ
@@ -26,15 +20,13 @@ print("Python", platform.python_version(), *(f"{name} {version(name)}" for name 
 print(os.cpu_count(), "cores")
 P
 
-phase "exllamav2's extension, and three models to merge"
+phase "three models to merge, and exllamav2's extension"
 cd "$work"
-("$python" -c "import exllamav2" >"$here/extension.log" 2>&1 && echo "extension ready after $SECONDS s") &
-extension=$!
 make_models 400 80
-wait $extension || { tail -n 5 "$here/extension.log" && fail "exllamav2 cannot be imported"; }
+mill resources/extensions/exllamav2 | tail -n 2
 
 phase "exllamav2 and transformers on the unquantized model"
-"$python" "$root/tests/gpu/figures.py" agree --reference models/base --text text/evaluation.txt \
+PYTHONPATH=$work/resources/extensions/exllamav2 "$python" "$root/tests/gpu/figures.py" agree --reference models/base --text text/evaluation.txt \
     --output "$here/agree.json"
 
 phase "plan"

@@ -6,6 +6,7 @@
 # Needs what prove.sh needs, and two GPUs.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 sed 's/quants: .*/quants: [Q8_0, Q4_K_M]/; s/bits: .*/bits: [3.0, 5.0]/' "$root/tests/gpu/config.yaml" >"$config"
+own_python exllamav2 >>"$config"
 
 phase "machine"
 date -u +%FT%TZ
@@ -16,7 +17,6 @@ cd "$work"
 make_models 100 20
 
 phase "build, with imatrix and base logits on both GPUs"
-"$python" -c "import exllamav2" >"$here/extension.log" 2>&1
 apps=gpu_uuid,pid,process_name,used_memory
 (while sleep 1; do
     echo "- $SECONDS s"

@@ -2,6 +2,7 @@
 
 from lib.cards.compressed_tensors import CompressedTensorsLines
 from lib.cards.exl2 import Exl2Lines
+from lib.cards.exl3 import Exl3Lines
 from lib.cards.gguf import GgufLines
 from lib.cards.lines import Lines
 from lib.cards.mlx import MlxLines
@@ -12,6 +13,7 @@ LINES: dict[str, Lines] = {
     for lines in (
         GgufLines(),
         Exl2Lines(),
+        Exl3Lines(),
         CompressedTensorsLines(),
         MlxLines(),
         SafetensorsLines(),

@@ -33,8 +33,10 @@ from lib.formats.model_files import model_files
 from lib.formats.weights import EXPERT_COUNTS
 from lib.keys.values import TILDE, show, suggestion
 from lib.record.contents import STORE, Contents
+from lib.record.interpreter import installed_versions
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, own_tool
 from lib.stages import demo, evaluation
+from lib.stages.environments import needed
 from lib.stages.family import Family
 from lib.stages.quantize import INVALID
 
@@ -65,6 +67,8 @@ class Checks:
             self.add(("models",), "names no model: there is nothing to build")
         if self.config.llama_cpp.path is not None:
             self._llama_cpp(self.config.llama_cpp)
+        for name, python in self.config.environments.items():
+            self._interpreter(("environments", name), name, python)
         self.names(("corpora",), self.corpora)
         for name, corpus in self.config.corpora.items():
             self._corpus(("corpora", name), name, corpus)
@@ -140,6 +144,24 @@ class Checks:
                 message = "has no effect together with path, which is built already"
                 self.add(("llama_cpp", key), message)
 
+    def _interpreter(self, at: KeyPath, name: str, python: str) -> None:
+        """Report what is no interpreter with the packages that its tool needs."""
+        before = len(self.found)
+        self.file(at, python)
+        if len(self.found) > before:
+            return
+        place = Path(self._place(python))
+        usual = place.with_name("python")
+        if not os.access(place, os.X_OK):
+            self.add(at, f"{show(python)} may not be executed")
+        elif place.parent.name != "bin" or not usual.exists() or not place.samefile(usual):
+            self.add(at, f"{show(python)} is not bin/python of an environment")
+        else:
+            try:
+                installed_versions(python, needed(name))
+            except UserError as error:
+                self.add(at, f"{error}; envs/{name}.txt has what is needed")
+
     # names
 
     def names(self, at: KeyPath, names: Iterable[Any]) -> None:
@@ -166,9 +188,9 @@ class Checks:
     # corpora
 
     def _corpus(self, at: KeyPath, name: str, corpus: Corpus) -> None:
-        for family in WITH_SECTIONS.values():
-            if name in family.own_corpora:
-                self.add(at, f"the name stands for {family.own_corpora[name]}; choose another")
+        own = [f.own_corpora[name] for f in WITH_SECTIONS.values() if name in f.own_corpora]
+        if own:
+            self.add(at, f"the name stands for {' and '.join(own)}; choose another")
         raw = as_mapping(self.corpora[name])
         given = {key for key in Corpus.model_fields if raw.get(key) is not None}
         origins = [key for key in ("path", "url", "hub") if key in given]

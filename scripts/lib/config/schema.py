@@ -26,6 +26,7 @@ from lib.keys.section import (
     repository,
     within,
 )
+from lib.stages.environments import FILES
 from lib.stages.evaluation import TaskFile, to_tasks
 from lib.stages.family import Family
 from lib.stages.registry import FAMILIES
@@ -53,6 +54,16 @@ class LlamaCpp(Section):
         description="Build tools that run on any CPU of the architecture, for clusters of mixed "
         "nodes, and not only on CPUs like this machine's.",
     )
+
+
+def to_environments(value: Any) -> dict[str, Any]:
+    """{name of an environment: interpreter}. Raises ValueError for a name that is none."""
+    found, known = values.to_mapping(value), sorted(file.stem for file in FILES.glob("*.txt"))
+    for name in found:
+        if name not in known:
+            near = values.suggestion(name, known)
+            raise ValueError(f"{values.show(name)} is not one of {', '.join(known)}{near}")
+    return found
 
 
 class Corpus(Section):
@@ -238,6 +249,12 @@ class Config(Section):
     sections = frozenset({"llama_cpp", "corpora", "models"})
 
     llama_cpp: LlamaCpp = Field(default_factory=LlamaCpp, description="Which llama.cpp is used.")
+    environments: Read(dict[str, Text], to_environments) = Field(
+        {},
+        description="Your own Python interpreters (`DIR/bin/python`) for tools that otherwise get "
+        "an environment installed, by its name: `exllamav2`, `exllamav3`, `llmcompressor`, "
+        "`lm-eval`, `mlx`.",
+    )
     reclaim: Read(list[Choice(Reclaimed)], values.to_list, Reclaimed | list[Reclaimed]) = Field(
         [],
         description="Intermediates to delete once nothing needs them: `safetensors` (merges), "

@@ -92,6 +92,8 @@ class Graph:
             demo.model(self.shared, name)
         for file in environments.FILES.glob("*.txt"):
             environments.by_environment(self.shared, file.stem)
+        for name in environments.EXTENDED:
+            environments.by_extension(self.shared, name)
         for name in self.config.corpora:
             for suffix in (".txt", ".parquet"):
                 self.shared.corpus(name, suffix)

@@ -1,7 +1,7 @@
 """The digest of the code that decides an artifact's bytes. The artifact's rule tells which code:
 
-- the rule's shell text, without the lines that frame the step (begin, commit, gpus), that only
-  judge or describe (check, beside), or that download what the recipe pins by sha256 (fetch);
+- the rule's shell text, without the lines that frame the step (begin, commit, gpus, inside), that
+  only judge or describe (check, beside), or that download what the recipe pins by sha256 (fetch);
 - the programs (`script NAME`) and other files ("$QM_SCRIPTS/NAME") that the shell text names, and
   the modules that they import;
 - the params that the shell text uses: their expressions, the definitions in the rules file that

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from pydantic import Field
 
 from lib.errors import UserError
 from lib.formats.exllamav2 import check_measurement
+from lib.keys.bits import to_bits, to_head_bits
 from lib.keys.section import Number, Read, Section, Text
-from lib.keys.values import show, to_list, to_number
 from lib.record.artifact import Artifact
-from lib.record.tools import package_version
 from lib.stages.checked import Inspector, Row
+from lib.stages.environments import by_extension
 from lib.stages.evaluation import on_each_text
 from lib.stages.family import Family, Forms, Speedometer, entry, file_entry
 from lib.stages.stage import Memory, Size, Sizing, Stage, TakenStage, Time, locked_size
@@ -23,38 +24,13 @@ HEAD_BITS = (2, 3, 4, 5, 6, 8)
 OWN_SET = "default"  # exllamav2's own calibration set
 
 
-def to_bits(value: Any) -> list[float]:
-    """A list of bits per weight, from a number or a list of numbers.
-
-    Raises ValueError for an empty list, a number outside 2 to 8, and one that is there twice.
-    """
-    bits = [to_number(entry, 2, 8, whole=False) for entry in to_list(value)]
-    if not bits:
-        raise ValueError("names no bits per weight, such as [4.0, 5.0]")
-    for index, number in enumerate(bits):
-        if number in bits[:index]:
-            raise ValueError(f"{number} is there twice")
-    return bits
-
-
-def to_head_bits(value: Any) -> int:
-    """Bits per weight of the output layer. Raises ValueError for a value not in HEAD_BITS."""
-    try:
-        number = to_number(value, 2, 8, whole=True)
-    except ValueError:
-        number = None
-    if number not in HEAD_BITS:
-        raise ValueError(f"{show(value)} is not one of {', '.join(map(str, HEAD_BITS))}")
-    return number
-
-
 class Exl2(Section):
     """The model as EXL2, by exllamav2's converter; needs a CUDA GPU."""
 
-    bits: Read(list[float], to_bits, float | list[float]) = Field(
+    bits: Read(list[float], partial(to_bits, low=2), float | list[float]) = Field(
         description="Bits per weight, 2 to 8: one directory for each."
     )
-    head_bits: Read(int, to_head_bits, {"enum": list(HEAD_BITS)}) = Field(
+    head_bits: Read(int, partial(to_head_bits, known=HEAD_BITS), {"enum": list(HEAD_BITS)}) = Field(
         6, description="Bits per weight of the output layer."
     )
     measurement: Text | None = Field(
@@ -204,8 +180,8 @@ class Exl2Family(Family):
 
     def make(self, shared: Any, name: str, model: Any, weights: Artifact | None) -> Forms:
         section, here = model.exl2, f"results/{name}/exl2"
-        tools = {"exllamav2": package_version("exllamav2")}
-        common = {"tools": tools, "reproducible": False}
+        tools = by_extension(shared, "exllamav2")
+        common = {"reproducible": False, **tools}
         inputs = {"model": weights}
         if section.corpus != OWN_SET:
             inputs["corpus"] = shared.corpus(section.corpus, ".parquet")
@@ -234,11 +210,14 @@ class Exl2Family(Family):
         if model.evaluate is not None:
             on = shared, found, name, model.evaluate
             with_weights = {"model": weights}
-            on_each_text(*on, "exl2_evaluate", "exl2", lambda *_: with_weights, tools=tools)
+            on_each_text(*on, "exl2_evaluate", "exl2", lambda *_: with_weights, **tools)
         return found
 
     def speedometer(self, shared: Any) -> Speedometer:
-        return Speedometer(f"exllamav2 {package_version('exllamav2')}", ["exl2_speed.py"])
+        found = by_extension(shared, "exllamav2")
+        return Speedometer(
+            f"exllamav2 {found['tools']['exllamav2']}", ["exl2_speed.py"], found["uses"]
+        )
 
     def card_options(self, model: Any, forms: dict[str, Artifact]) -> dict[str, Any]:
         return {"exl2": model.exl2.model_dump(include={"corpus", "rows", "length"})}

@@ -66,6 +66,8 @@ class Speedometer(NamedTuple):
     """The program of scripts/ that measures one form, and its own options. It is called with those
     of lib/flags/speed.py too, and its last line is JSON: {backend: its name, prompt: [tokens a
     second, for each repetition], text: [the same]}."""
+    uses: dict[str, Artifact] = {}
+    """The tool's `environment` and `extension`, if it has such; it runs by that Python."""
 
 
 class Family:
