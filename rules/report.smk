@@ -19,16 +19,8 @@ rule report:
         recipe=REPORT.wanted,
         made=made_from(
             REPORT,
-            *(
-                "form",
-                "evaluation",
-                "also",
-                "task",
-                "harness",
-                "mix",
-                "model",
-                "beside",
-            ),
+            *("form", "evaluation", "also", "task"),
+            *("harness", "mix", "model", "beside"),
         ),
     output:
         csv=report(
