@@ -49,9 +49,10 @@ rule mmproj:
         gpus 0
         mkdir "$STAGE/model"
         for base in {input.base:q}; do # of a merge
-            ln -s "$PWD/$base"/*processor_config.json "$STAGE/model"
+            find "$(realpath "$base")" -name '*processor_config.json' \
+                -exec ln -s {{}} "$STAGE/model" \;
         done
-        ln -sf "$PWD"/{input.model:q}/* "$STAGE/model"
+        find -L "$(realpath {input.model:q})" -type f -exec ln -sf {{}} "$STAGE/model" \;
         script convert.py --threads {resources.tool_threads} \
             {input.tools:q}/convert_hf_to_gguf.py "$STAGE/model" \
             --mmproj \
@@ -94,7 +95,7 @@ rule lora:
         begin {input.recipe:q} {log:q}
         gpus 0
         check check_lora.py {input.adapter:q} --model {input.model:q}
-        ln -s "$PWD"/{input.adapter:q} "$STAGE"/{wildcards.adapter:q}
+        ln -s "$(realpath {input.adapter:q})" "$STAGE"/{wildcards.adapter:q}
         HF_HUB_OFFLINE=1 "$QM_PYTHON" {input.tools:q}/convert_lora_to_gguf.py \
             "$STAGE"/{wildcards.adapter:q} \
             --base {input.model:q} \
