@@ -136,6 +136,26 @@ def test_the_plan_names_the_longest_of_many_short_steps(tmp_path):
     assert len(re.findall(r"BF16\.gguf \d+ s", decide)) == 8
 
 
+def test_the_plan_counts_the_tokens_that_each_engine_runs_a_linked_model_over(tmp_path):
+    make_llama(tmp_path / "m")
+    (tmp_path / "t.txt").write_text("Some words. " * 100)
+    model = {"source": "./m", "gguf": {"quants": ["Q8_0"]}, "evaluate": {"chunks": 100_000}}
+    model |= {"compressed_tensors": {"schemes": ["FP8_DYNAMIC"]}, "mlx": {"forms": [4]}}
+    project = Project(
+        tmp_path, {"corpora": {"evaluation": {"path": "t.txt"}}, "models": {"M": model}}
+    )
+    said = ask(project, "plan")
+    for form in (
+        "base.kld +\\*",
+        "Q8_0.json",
+        "transformers.json",
+        "FP8_DYNAMIC.json",
+        "4bit.json",
+    ):
+        line = re.search(rf"evaluation/{form} .*", said)[0]
+        assert re.search(r"~\d+ (min|h)", line), line
+
+
 def test_the_plan_says_where_the_licenses_of_a_merge_are_to_be_judged(tmp_path):
     (tmp_path / "config").mkdir()
     files = {"model.safetensors": {"sha256": "0" * 64, "size": 10**6}}

@@ -47,9 +47,10 @@ class Sizes:
 
         roles: the inputs that count; `model` also means `model NAME`. Empty: all inputs.
         """
-        return sum(map(self._content, artifact.inputs_in(roles)))
+        return sum(map(self.content, artifact.inputs_in(roles)))
 
-    def _content(self, artifact: Artifact) -> int:
+    def content(self, artifact: Artifact) -> int:
+        """Bytes of an artifact now; a link counts as the files that it leads to."""
         linked = directory_size(artifact, self) if artifact.links and artifact.directory else None
         return (linked or self.now(artifact)).bytes
 

@@ -78,15 +78,16 @@ class Times:
         if self.machine.has_gpu(stage):
             seconds = cpu + tokens / TOKENS_PER_S["gpu"]
             return seconds, seconds
-        cpu += tokens * stage.per_token / TOKENS_PER_CORE
+        # What takes much longer a token does so on one core; it is compared with 8 of them.
+        cpu += tokens * max(1 / TOKENS_PER_CORE, stage.per_token / TOKENS_PER_S["cpu"])
         return cpu / threads, cpu
 
     def _billions(self, artifact: Artifact) -> float:
         """Billions of weights of the model that a step runs, by its unquantized size."""
         model = artifact
-        while up := model.inputs.get("gguf") or model.inputs.get("model"):
+        while up := next(filter(None, map(model.inputs.get, ("gguf", "model", "form"))), None):
             model = up
-        return self.sizes.now(model).bytes / 2e9
+        return self.sizes.content(model) / 2e9
 
     def _read(self) -> None:
         for artifact in self.graph:
