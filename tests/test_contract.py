@@ -1178,15 +1178,23 @@ def test_mlx_without_gguf_in_a_run_its_forms_are_measured_all_the_same(planned):
     assert p.plan() == mlx("8bit")
 
 
+@pytest.fixture
+def repinned(tmp_path, monkeypatch) -> Callable[[str, str], None]:
+    """A function that changes the version behind a `pin` such as `mlx-lm==` in envs/NAME.txt."""
+
+    def repin(name: str, pin: str) -> None:
+        shutil.copytree(environments.FILES, tmp_path / "envs")
+        pins = tmp_path / f"envs/{name}.txt"
+        pins.write_text(pins.read_text().replace(pin, f"{pin}9."))
+        monkeypatch.setattr(environments, "FILES", tmp_path / "envs")
+
+    return repin
+
+
 @pytest.mark.parametrize(("pin", "is_stale"), [("mlx-lm==", True), ("tqdm==", False)])
-def test_mlx_a_pin_of_the_tool_makes_stale_what_it_makes(
-    planned, tmp_path, monkeypatch, pin, is_stale
-):
+def test_mlx_a_pin_of_the_tool_makes_stale_what_it_makes(planned, repinned, pin, is_stale):
     p = planned(MLX)
-    shutil.copytree(environments.FILES, tmp_path / "envs")
-    pins = tmp_path / "envs/mlx.txt"
-    pins.write_text(pins.read_text().replace(pin, f"{pin}9."))
-    monkeypatch.setattr(environments, "FILES", tmp_path / "envs")
+    repinned("mlx", pin)
     stale = mlx("4bit", "mxfp4") | exl2("evaluation/mlx.json") | {"resources/environments/mlx"}
     assert p.plan() == (stale if is_stale else NOTHING)
 
@@ -1265,25 +1273,17 @@ def test_exl3_its_calibration_text_concerns_it_alone_and_the_evaluation_text_no_
 
 
 @pytest.mark.parametrize(("pin", "is_stale"), [("exllamav3==", True), ("rich==", False)])
-def test_exl3_a_pin_of_the_tool_makes_stale_what_it_makes(
-    planned, tmp_path, monkeypatch, pin, is_stale
-):
+def test_exl3_a_pin_of_the_tool_makes_stale_what_it_makes(planned, repinned, pin, is_stale):
     p = planned(EXL3)
-    shutil.copytree(environments.FILES, tmp_path / "envs")
-    pins = tmp_path / "envs/exllamav3.txt"
-    pins.write_text(pins.read_text().replace(pin, f"{pin}9."))
-    monkeypatch.setattr(environments, "FILES", tmp_path / "envs")
+    repinned("exllamav3", pin)
     tools = {f"resources/{kind}/exllamav3" for kind in ("environments", "extensions")}
     stale = exl3("3.0", "4.5") | exl2("evaluation/exllamav3.json") | tools
     assert p.plan() == (stale if is_stale else NOTHING)
 
 
-def test_exl2_another_torch_in_its_environment_makes_nothing_stale(planned, tmp_path, monkeypatch):
+def test_exl2_another_torch_in_its_environment_makes_nothing_stale(planned, repinned):
     p = planned(EXL2)
-    shutil.copytree(environments.FILES, tmp_path / "envs")
-    pins = tmp_path / "envs/exllamav2.txt"
-    pins.write_text(pins.read_text().replace("torch==", "torch==9."))
-    monkeypatch.setattr(environments, "FILES", tmp_path / "envs")
+    repinned("exllamav2", "torch==")
     assert p.plan() == NOTHING
 
 

@@ -40,10 +40,6 @@ class CompressedTensorsLines(Lines):
             return f"[{form}]({row['path']}/)"
         return f"[{form}](https://huggingface.co/{repo}/tree/{branch})"
 
-    def download(self, row: dict[str, Any], repo: str, name: str) -> str:
-        revision = "" if row["branch"] == "main" else f" --revision {row['branch']}"
-        return f"hf download {repo}{revision} --local-dir {row['directory']}"
-
     def run(self, row: dict[str, Any], repo: str | None, about: dict[str, Any]) -> list[str]:
         path, branch = repo or row["path"], row["branch"]
         own = repo and branch != "main"

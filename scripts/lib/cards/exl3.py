@@ -45,10 +45,6 @@ class Exl3Lines(Lines):
             return f"[{row['form'].name}]({row['path']}/)"
         return f"[`{branch}`](https://huggingface.co/{repo}/tree/{branch}) ({row['form'].name})"
 
-    def download(self, row: dict[str, Any], repo: str, name: str) -> str:
-        revision = "" if row["branch"] == "main" else f" --revision {row['branch']}"
-        return f"hf download {repo}{revision} --local-dir {row['directory']}"
-
     def run(self, row: dict[str, Any], repo: str | None, about: dict[str, Any]) -> list[str]:
         path = PurePosixPath(row["directory"] if repo else row["path"])
         code = f'from exllamav3 import *; c = Config.from_directory("{path}"); '

@@ -62,8 +62,9 @@ class Lines:
         raise NotImplementedError
 
     def download(self, row: dict[str, Any], repo: str, name: str) -> str:
-        """The command that downloads a form. name: the model's."""
-        raise NotImplementedError
+        """The command that downloads a form: all of its branch. name: the model's."""
+        revision = "" if row["branch"] == "main" else f" --revision {row['branch']}"
+        return f"hf download {repo}{revision} --local-dir {row['directory']}"
 
     def run(self, row: dict[str, Any], repo: str | None, about: dict[str, Any]) -> list[str]:
         """Shell lines that run a form in some programs, each under a comment with its name."""

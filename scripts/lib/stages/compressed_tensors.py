@@ -10,7 +10,7 @@ from lib.formats.compressed_tensors import CALIBRATED, METHODS, SCHEMES, fault, 
 from lib.keys.section import Choice, Number, Read, Section, Text
 from lib.keys.values import show, suggestion
 from lib.record.artifact import Artifact
-from lib.stages import convert, evaluation
+from lib.stages import evaluation
 from lib.stages.checked import Inspector, Row
 from lib.stages.environments import by_environment
 from lib.stages.family import Family, Forms, entry
@@ -211,17 +211,12 @@ class CompressedTensorsFamily(Family):
                 **tools,
             )
         found.artifacts += found.forms.values()
-        if model.evaluate is not None:
-            conversion = convert.conversion(shared, name, model, weights)
-            found.artifacts.append(conversion)
-            base = evaluation.base_logits(shared, found, name, model.evaluate, conversion)
-            evaluation.by_engine(
-                *(shared, found, name, model.evaluate, "evaluate_transformers", "form"),
-                lambda *at: base(*at) | {"unquantized": weights},
-                unquantized={UNQUANTIZED: weights},
-                unread=("unquantized",),  # by its size the step's memory is known
-                **tools,
-            )
+        evaluation.by_engine(
+            *(shared, found, name, model, weights, "evaluate_transformers", "form", UNQUANTIZED),
+            beside={"unquantized": weights},
+            unread=("unquantized",),  # by its size the step's memory is known
+            **tools,
+        )
         return found
 
     def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:
@@ -230,12 +225,10 @@ class CompressedTensorsFamily(Family):
         return {"main": []} | forms
 
     def preflight(self, inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
-        """Check that the model is not quantized already; for base logits also as for GGUF."""
+        """Check that the model is not quantized already."""
         yield from super().preflight(inspector, name, model)
         if "quantization_config" in (inspector.config(name) or {}):
             yield Row(name, "problem", "its config.json says that it is quantized already")
-        if model.evaluate is not None and model.gguf is None:
-            yield from convert.preflight(inspector, name)
 
 
 FAMILY = CompressedTensorsFamily()

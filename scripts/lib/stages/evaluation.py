@@ -11,6 +11,7 @@ from lib.formats.task_files import READERS
 from lib.keys.section import Choice, Number, Section, Text
 from lib.keys.values import to_choice, to_mapping
 from lib.record.artifact import Artifact
+from lib.stages import convert
 from lib.stages.convert import model_of
 from lib.stages.family import Forms
 from lib.stages.imatrix import CHUNKS
@@ -181,25 +182,36 @@ def by_engine(
     shared: Any,
     found: Forms,
     name: str,
-    section: Any,
+    model: Any,
+    weights: Artifact,
     rule: str,
     role: str,
-    others: Callable[[str, Artifact], dict[str, Artifact]],
-    unquantized: dict[str, Artifact],
+    unquantized: str,
+    beside: Mapping[str, Artifact] | None = None,
     **details: Any,
 ) -> None:
     """As `on_each_text`, for an engine other than llama.cpp: its own error is measured too.
 
-    unquantized: {what its evaluation is called: the model}. Each other evaluation has that one
-    among its inputs, as `floor`.
+    All are measured against llama.cpp's base logits; nothing is, if the config does not ask for it.
+    model: its config. weights: its directory. unquantized: what the evaluation of that is called,
+    which each other has among its inputs, as `floor`. beside: further inputs.
     """
-    plain, (called,) = Forms(forms=unquantized), unquantized
+    section = model.evaluate
+    if section is None:
+        return
+    conversion = convert.conversion(shared, name, model, weights)
+    found.artifacts.append(conversion)
+    base = base_logits(shared, found, name, section, conversion)
+    plain = Forms(forms={unquantized: weights})
+
+    def with_base(place: str, text: Artifact) -> dict[str, Artifact]:
+        return base(place, text) | (beside or {})
 
     def with_floor(place: str, text: Artifact) -> dict[str, Artifact]:
         measured = {up.path: up for up in plain.artifacts}
-        return others(place, text) | {"floor": measured[f"{place}{called}.json"]}
+        return with_base(place, text) | {"floor": measured[f"{place}{unquantized}.json"]}
 
-    for forms, inputs in ((plain, others), (found, with_floor)):
+    for forms, inputs in ((plain, with_base), (found, with_floor)):
         on_each_text(shared, forms, name, section, rule, role, inputs, **details)
     found.artifacts += plain.artifacts
 

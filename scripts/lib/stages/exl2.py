@@ -154,10 +154,6 @@ class Exl2Family(Family):
     own_corpora = {OWN_SET: "exllamav2's own calibration set"}
     needs_gpu = True
 
-    def corpora(self, model: Any) -> set[str]:
-        """The names of its texts, without exllamav2's own calibration set."""
-        return super().corpora(model) - {OWN_SET}
-
     def names(self, model: Any) -> list[str]:
         """A form for each bits value: `5.0bpw` for `bits: 5`."""
         return [f"{float(bits)}bpw" for bits in model.exl2.bits]

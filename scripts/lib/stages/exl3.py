@@ -12,7 +12,7 @@ from pydantic import Field
 from lib.keys.bits import to_bits, to_head_bits
 from lib.keys.section import Number, Read, Section, Text
 from lib.record.artifact import Artifact
-from lib.stages import convert, evaluation
+from lib.stages import evaluation
 from lib.stages.checked import Inspector, Row
 from lib.stages.environments import by_extension
 from lib.stages.family import Family, Forms, entry
@@ -131,10 +131,6 @@ class Exl3Family(Family):
     own_corpora = {OWN_SET: "exllamav3's own calibration set"}
     needs_gpu = by_base_logits = True
 
-    def corpora(self, model: Any) -> set[str]:
-        """The names of its texts, without exllamav3's own calibration set."""
-        return super().corpora(model) - {OWN_SET}
-
     def names(self, model: Any) -> list[str]:
         """A form for each bits value: `5.0bpw-exl3` for `bits: 5`."""
         return [f"{float(bits)}bpw{SUFFIX}" for bits in model.exl3.bits]
@@ -165,15 +161,9 @@ class Exl3Family(Family):
             for bits, form in zip(section.bits, self.names(model), strict=True)
         }
         found = Forms([*forms.values()], forms)
-        if model.evaluate is not None:
-            conversion = convert.conversion(shared, name, model, weights)
-            found.artifacts.append(conversion)
-            base = evaluation.base_logits(shared, found, name, model.evaluate, conversion)
-            evaluation.by_engine(
-                *(shared, found, name, model.evaluate, "exl3_evaluate", "model", base),
-                unquantized={UNQUANTIZED: weights},
-                **tools,
-            )
+        evaluation.by_engine(
+            shared, found, name, model, weights, "exl3_evaluate", "model", UNQUANTIZED, **tools
+        )
         return found
 
     def card_options(self, model: Any, forms: dict[str, Artifact]) -> dict[str, Any]:
@@ -185,15 +175,13 @@ class Exl3Family(Family):
         return {"main": []} | forms
 
     def preflight(self, inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
-        """Check the GPU and the architecture, and for base logits what is checked for GGUF."""
+        """Check the GPU and the architecture."""
         yield from super().preflight(inspector, name, model)
         config, known = inspector.config(name) or {}, architectures()
         for asked in config.get("architectures") or []:
             if known and asked not in known:
                 text = f"{asked}: exllamav3 does not know this architecture; "
                 yield Row(name, "problem", f"{text}--config skip=exl3 leaves it out")
-        if model.evaluate is not None and model.gguf is None:
-            yield from convert.preflight(inspector, name)
 
 
 def architectures() -> set[str]:

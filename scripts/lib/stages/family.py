@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from lib.cards.registry import LINES
 from lib.keys.section import Section
 from lib.record.artifact import Artifact
+from lib.stages import convert
 from lib.stages.checked import Inspector, Row
 from lib.stages.stage import Stage
 
@@ -136,8 +137,9 @@ class Family:
     # the config
 
     def corpora(self, model: Any) -> set[str]:
-        """The names of the texts that its section uses."""
-        return {self.own(model).corpus} if "corpus" in self.section.model_fields else set()
+        """The names of the texts of the config that its section uses."""
+        used = {self.own(model).corpus} if "corpus" in self.section.model_fields else set()
+        return used - set(self.own_corpora)
 
     def references(self, model: Any) -> list[str]:
         """Directories and hub ids that its section names, beside what the model is made from."""
@@ -162,6 +164,8 @@ class Family:
         if self.needs_gpu and inspector.cuda is False:
             text = f"{self.title} needs a CUDA GPU, and there is none; "
             yield Row(name, "problem", f"{text}--config skip={self.name} leaves it out")
+        if self.by_base_logits and model.evaluate is not None and model.gguf is None:
+            yield from convert.preflight(inspector, name)
 
     def repository_form(self, form: str) -> str:
         """What takes the place of {form} in the name of a form's own repository."""

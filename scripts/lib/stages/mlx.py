@@ -11,7 +11,7 @@ from pydantic import Field
 from lib.keys.section import Choice, Number, Read, Section, Text
 from lib.keys.values import show, suggestion, to_list
 from lib.record.artifact import Artifact
-from lib.stages import convert, evaluation
+from lib.stages import evaluation
 from lib.stages.checked import Inspector, Row
 from lib.stages.environments import by_environment
 from lib.stages.evaluation import BaseLogitsStage
@@ -216,15 +216,9 @@ class MlxFamily(Family):
             for form in model.mlx.forms
         }
         found = Forms([*forms.values()], forms)
-        if model.evaluate is not None:
-            conversion = convert.conversion(shared, name, model, weights)
-            found.artifacts.append(conversion)
-            base = evaluation.base_logits(shared, found, name, model.evaluate, conversion)
-            evaluation.by_engine(
-                *(shared, found, name, model.evaluate, "mlx_evaluate", "model", base),
-                unquantized={UNQUANTIZED: weights},
-                **tools,
-            )
+        evaluation.by_engine(
+            shared, found, name, model, weights, "mlx_evaluate", "model", UNQUANTIZED, **tools
+        )
         return found
 
     def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:
@@ -232,11 +226,10 @@ class MlxFamily(Family):
         return {"main": []} | {form: [entry(up, "")] for form, up in made.forms.items()}
 
     def preflight(self, inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
-        """Check this machine, and for base logits what is checked for GGUF."""
+        """Check this machine."""
         wrong = wrong_libc() or unknown((inspector.config(name) or {}).get("model_type"))
         yield Row(f"{name} mlx", "problem" if wrong else "ok", wrong or "can be made here")
-        if model.evaluate is not None and model.gguf is None:
-            yield from convert.preflight(inspector, name)
+        yield from super().preflight(inspector, name, model)
 
 
 FAMILY = MlxFamily()
