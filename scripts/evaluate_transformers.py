@@ -7,10 +7,11 @@ run in resources/environments/llmcompressor.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lib.errors import program
+from lib.errors import UserError, program
 from lib.formats.base_logits import Logits
 from lib.formats.by_engine import EngineLogits, arguments, write_evaluation
 from lib.formats.corpora import calibration_option, shared
@@ -18,11 +19,24 @@ from lib.formats.divergence import scored
 from lib.formats.in_transformers import load
 
 
+def on_device(model: Any, device: str) -> Any:
+    """The model there. Raises UserError for cuda where torch has none."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"torch {torch.__version__} of this environment finds no CUDA GPU; name a Python that "
+            "does under `environments: {llmcompressor: …}`, or let the step run on processors: "
+            "--set-resources evaluate_transformers:gpu=0"
+        )
+    return model.to(device)
+
+
 class Own(EngineLogits):
     """A model's logits by transformers. device: cpu or cuda."""
 
     def __init__(self, directory: Path, base: Logits, device: str):
-        self.model = load(directory).to(device).float()
+        self.model = on_device(load(directory), device).float()
         from transformers import AutoConfig, AutoTokenizer
 
         config = AutoConfig.from_pretrained(directory).get_text_config()

@@ -11,7 +11,7 @@ mkdir -p "$work/text" "$proof"
 exec > >(tee "$proof/$(basename "$0" .sh).log") 2>&1
 trap 'echo "== [$SECONDS s] ended with status $?"' EXIT
 
-export QUANTMILL_CACHE=$here/cache HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
+export QUANTMILL_CACHE=${QUANTMILL_CACHE:-$here/cache} HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
 
 phase() { echo && echo "== [$SECONDS s] $*"; }
 fail() { echo "FAILED: $*" && exit 1; }

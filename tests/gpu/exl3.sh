@@ -13,7 +13,7 @@ cd "$work"
 
 # Without profiles/gpu, so that llama.cpp need not be compiled for CUDA.
 snakemake=("$python" -m snakemake --snakefile "$root/Snakefile" --directory "$work" --configfile "$config")
-snakemake+=(--resources gpu=1 --cores all)
+snakemake+=(--resources gpu=1 --cores all --set-threads extension="$(nproc)")
 mill() { "${snakemake[@]}" "$@" 2>&1; }
 
 # convert DIGEST BITS: the step's program by hand, in place of this shell; a checkpoint after each module.
@@ -120,23 +120,7 @@ wanted+=" report/quality.csv"
     fail "built $built"$'\n'"in place of $wanted"
 
 phase "figures"
-"$python" - "$model" >"$proof/exl3.md" <<'P'
-import csv, json, sys
-from pathlib import Path
-top = Path(sys.argv[1])
-print("| form | bytes | KLD | same top | floor |\n| --- | ---: | ---: | ---: | ---: |")
-sizes = {row["form"]: row["bytes"] for row in csv.DictReader((top / "report/quality.csv").open())}
-for file in sorted((top / "evaluation").glob("*.json")):
-    if not file.name.endswith(".recipe.json"):
-        found = json.loads(file.read_text())
-        kld, top_1, floor = found["kld"], found["same_top"], found.get("floor", {}).get("mean", "")
-        print(f"| {file.stem} | {sizes.get(file.stem, '')} | {kld['mean']:.6f} ± {kld['error']:.6f} "
-              f"| {top_1['mean']:.4f} | {floor if floor == '' else f'{floor:.6f}'} |")
-print("\n| artifact | seconds | memory, MB |\n| --- | ---: | ---: |")
-for file in sorted(Path("benchmarks").rglob("*.tsv")):
-    row = list(csv.DictReader(file.open(), delimiter="\t"))[-1]
-    print(f"| {file.relative_to('benchmarks').with_suffix('')} | {row['s']} | {row['max_rss']} |")
-P
+"$python" "$root/tests/gpu/figures.py" forms --work "$work" --model "$model" --output "$proof/exl3.md"
 cat "$proof/exl3.md"
 cp "$model/report/quality.csv" "$proof/exl3-quality.csv"
 cp "$model/report/quality.svg" "$proof/exl3-quality.svg"

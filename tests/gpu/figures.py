@@ -1,4 +1,4 @@
-"""The figures of the proof: imatrix on GPU and CPU, wall time by step, both engines."""
+"""The figures of the proofs: imatrix on GPU and CPU, wall time by step, engines, forms."""
 
 import argparse
 import csv
@@ -181,9 +181,27 @@ def table(work: Path, model: Path, imatrix: dict, agreed: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def forms(work: Path, model: Path) -> str:
+    """A Markdown table of the forms and what each lost, and one of the steps."""
+    with (work / model / "report/quality.csv").open() as lines:
+        sizes = {row["form"]: row["bytes"] for row in csv.DictReader(lines)}
+    lines = ["| form | bytes | KLD | same top | floor |", "| --- | ---: | ---: | ---: | ---: |"]
+    for file in sorted((work / model / "evaluation").glob("*.json")):
+        found = json.loads(file.read_text())
+        if "kld" not in found:
+            continue  # a recipe
+        kld, top = found["kld"], found["same_top"]["mean"]
+        floor = f"{found['floor']['mean']:.6f}" if "floor" in found else ""
+        kld = f"{kld['mean']:.6f} ± {kld['error']:.6f}"
+        lines.append(f"| {file.stem} | {sizes.get(file.stem, '')} | {kld} | {top:.4f} | {floor} |")
+    lines += ["", "| artifact | seconds | memory, MB |", "| --- | ---: | ---: |"]
+    lines += [f"| {name} | {s:.1f} | {memory:.0f} |" for name, s, memory in steps(work)]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("agree", "imatrix", "ranges", "table"))
+    parser.add_argument("what", choices=("agree", "forms", "imatrix", "ranges", "table"))
     parser.add_argument("--reference", type=Path, help="agree: model directory")
     parser.add_argument("--text", type=Path, help="agree: evaluation text")
     parser.add_argument("--work", type=Path, help="working directory of the build")
@@ -199,6 +217,8 @@ def main() -> None:
         result = compare_ranges(args.work, args.model)
         print(result)
         args.output.write_text(json.dumps(result))
+    elif args.what == "forms":
+        args.output.write_text(forms(args.work, args.model))
     elif args.what == "imatrix":
         result = compare_imatrix(args.work, args.model, args.chunks)
         print(result)
