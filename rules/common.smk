@@ -67,8 +67,9 @@ session = Session(
 pattern = partial(Pattern, session)
 
 
+# A study's candidates and the models that it merges have directories as models have them.
 wildcard_constraints:
-    model="[^/]+",
+    model="[^/]+|studies/[^/]+/(candidates|parents)/[^/]+",
     quant="[^/]+",
     form="[^/]+",
 

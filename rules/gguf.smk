@@ -15,6 +15,7 @@ rule convert:
         recipe=CONVERSION.wanted,
         tools=made_from(CONVERSION, "llama.cpp"),
         model=made_from(CONVERSION, "model"),
+        after=made_from(CONVERSION, "after"),
     output:
         gguf=CONVERSION.path,
         recipe=CONVERSION.record,
@@ -23,7 +24,7 @@ rule convert:
     benchmark:
         CONVERSION.benchmark
     wildcard_constraints:
-        conversion=conversions(session.config, own=False),
+        conversion=conversions(session.graph, own=False),
     conda:
         "../envs/quantmill.yaml"
     resources:
@@ -71,7 +72,7 @@ rule source_gguf:
     benchmark:
         CONVERSION.benchmark
     wildcard_constraints:
-        conversion=conversions(session.config, own=True),
+        conversion=conversions(session.graph, own=True),
     conda:
         "../envs/quantmill.yaml"
     resources:

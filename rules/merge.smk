@@ -1,10 +1,10 @@
 """Merges.
 
 needs: the model directories that the merge names, other merges among them
-makes: results/MODEL/safetensors/
+makes: results/MODEL/safetensors/; a candidate's is results/studies/STUDY/candidates/ID/safetensors/
 """
 
-from lib.run.wildcards import model_name, reclaimed
+from lib.run.wildcards import owner, reclaimed
 
 MERGE = pattern("results/{model}/safetensors")
 
@@ -14,6 +14,8 @@ rule merge:
     input:
         recipe=MERGE.wanted,
         models=made_from(MERGE, "model"),
+        same=made_from(MERGE, "same"),
+        after=made_from(MERGE, "after"),
     output:
         model=directory(MERGE.path),
         recipe=MERGE.record,
@@ -38,6 +40,7 @@ rule merge:
     shell:
         r"""
         begin {input.recipe:q} {log:q}
+        same {input.same:q}
         gpus {resources.gpu} {resources.gpu_mb}
         script merge_config.py {input.recipe:q} "$STAGE"
         script merge.py \
@@ -57,7 +60,7 @@ use rule merge as merge_reclaimed with:
         model=temp(directory(MERGE.path)),
         recipe=MERGE.record,
     wildcard_constraints:
-        model=reclaimed(session.graph, "merge", model_name),
+        model=reclaimed(session.graph, "merge", owner),
 
 
 ruleorder: merge_reclaimed > merge

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, constants, get_session, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
@@ -34,6 +35,7 @@ from lib.record.interpreter import installed_versions
 from lib.record.tools import CONVERTER, bundled_tree, own_tool
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
+from lib.stages import convert
 from lib.stages.checked import Inspector, Row
 from lib.stages.environments import FILES, deciding
 from lib.units import count
@@ -65,7 +67,8 @@ class Preflight(Inspector):
         self.models = {name: model.model_copy(update=sections) for name, model in given}
         self.whole = session.config.model_copy(update={"models": self.models})
         self.names = names
-        self.chosen = {name: self.models[name] for name in names if name in session.graph.names}
+        entries = self.whole.entries
+        self.chosen = {name: entries[name] for name in names if name in session.graph.names}
         self.publish = publish
         self.architectures = architectures(self.whole.llama_cpp, "TEXT_MODEL_MAP")
         self.projectors = architectures(self.whole.llama_cpp, "MMPROJ_MODEL_MAP")
@@ -88,6 +91,8 @@ class Preflight(Inspector):
         for name, model in self.chosen.items():
             for family in model.families():
                 rows += family.preflight(self, name, model)
+            if name in self.whole.studies:
+                rows += (row for parent in model.parents for row in convert.preflight(self, parent))
         return rows + [self.interpreter(*named) for named in self.whole.environments.items()]
 
     def targets(self) -> list[str]:
@@ -220,10 +225,22 @@ class Preflight(Inspector):
             return None
 
     def partners(self, name: str) -> Iterator[Row]:
-        """Rows: whether the models of a merge have the same shape and the same vocabulary."""
-        model, merge = self.models[name], self.models[name].merge
-        first, *rest = model.parts()
-        base = self.config(first) if merge else None
+        """Rows: whether the models of a merge have the same shape and the same vocabulary.
+
+        Those of a study are about all its merges.
+        """
+        entry = self.whole.entries[name]
+        found: dict[Row, None] = {}
+        for merge in entry.merges:
+            found |= dict.fromkeys(self.partners_in(name, merge))
+        bad = [row for row in found if row.state == "problem"]
+        yield from bad or list(found)[:1]
+
+    def partners_in(self, name: str, merge: dict[str, Any]) -> Iterator[Row]:
+        """Rows: as `partners`, of one merge."""
+        parts = (part for reference in merge_references(merge) for part in reference.parts)
+        first, *rest = dict.fromkeys(parts)
+        base = self.config(first)
         if base is None:
             return
         adapters = {part for ref in merge_references(merge) for part in ref.parts[1:]}
@@ -335,7 +352,7 @@ def main() -> None:
     arguments = options.parse_args()
     session = open_session(arguments.config)
     names = arguments.models.split(",") if arguments.models else session.graph.names
-    if unknown := [name for name in names if name not in session.config.models]:
+    if unknown := [name for name in names if name not in session.config.entries]:
         raise UserError(f"--models: {', '.join(unknown)} is no model of this config")
     cuda = None if arguments.cluster else shutil.which("nvidia-smi") is not None
     rows = Preflight(session, names, cuda, not arguments.no_publish).run()

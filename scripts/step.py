@@ -3,6 +3,8 @@
     step.py begin WANTED            holds the artifact through file descriptor 9, checks that the
                                     inputs are what the wanted recipe says, prints shell assignments
     step.py measure WANTED          hashes what was made while it is checked, for `commit`
+    step.py same WANTED ARTIFACT    takes the bytes of another artifact if it was made by the same
+                                    recipe; else ends with status 1
     step.py commit WANTED SECONDS   hashes what was made, renames it into place, and writes its
                                     record last; SECONDS is how long the step took
 
@@ -31,6 +33,7 @@ from lib.record.wanted import WantedRecipe
 from lib.units import human
 
 HOLD_FD = 9
+SAME = ".same"  # the sha256 of the artifact whose bytes are taken
 RETRY = 75  # the exit status that asks step.sh to open the hold's file again
 
 
@@ -40,6 +43,8 @@ def main() -> None:
     here = building_directory(wanted.artifact)
     if verb == "begin":
         begin(wanted, here, wanted_path)
+    elif verb == "same":
+        sys.exit(0 if take(wanted, Path(rest[0])) else 1)
     elif verb == "measure" and not wanted.links:
         attempt = Path(os.environ["STAGE"])
         files = [file for path in wanted.outputs for file in files_of(attempt / Path(path).name)]
@@ -150,6 +155,8 @@ def commit(wanted: WantedRecipe, seconds: float) -> None:
             raise UserError(f"{path}: the step ended well but made no such file")
         record = recipes.Record(path, wanted.recipe, wanted.digest, 0, "", inputs=inputs)
         measure(made, record, wanted.links, attempt)
+        if (attempt / SAME).exists() and (attempt / SAME).read_text() != record.sha256:
+            raise UserError(f"{path}: what it is taken from was damaged: `snakemake verify`")
         if notes.exists():
             record.notes |= json.loads(notes.read_text())
         records.append((made, record))
@@ -161,6 +168,26 @@ def commit(wanted: WantedRecipe, seconds: float) -> None:
     shutil.rmtree(attempt.parent)
     size = sum(record.bytes for _, record in records)
     say(f"built   {wanted.artifact}  {human(size)}, {seconds:.0f} s")
+
+
+def take(wanted: WantedRecipe, other: Path) -> bool:
+    """Put links to the files of another directory in place of the output, with its digests.
+
+    other: an artifact. False, and nothing is done, if it was not made by the same recipe.
+    """
+    record, attempt = recipes.read(str(other)), Path(os.environ["STAGE"])
+    if record is None or not record.fits(wanted.digest) or record.acceptance(wanted.digest):
+        return False
+    made = attempt / Path(wanted.artifact).name
+    try:
+        shutil.copytree(other, made, copy_function=os.link)
+    except OSError:  # a file system without hard links
+        shutil.rmtree(made, ignore_errors=True)
+        shutil.copytree(other, made)
+    (attempt / "notes.json").write_text(json.dumps(record.notes))
+    (attempt / SAME).write_text(record.sha256)
+    print(f"{other} was made by the same recipe: its files are taken")
+    return True
 
 
 def note_cpu(artifact: str, attempt: Path) -> None:

@@ -16,6 +16,9 @@
 #   fetch NAME ARGS     runs a program that brings a file whose sha256 is in the recipe. Its code is
 #                       not part of the recipe either.
 #
+#   same [ARTIFACT]     if there is another artifact of the same recipe, takes its bytes (hard links) and ends
+#                       the step.
+#
 #   inside ENV [EXT]    lets the commands that follow run programs by the Python of a tool's
 #                       environment ENV, with the extension that lies in the directory EXT.
 #
@@ -71,6 +74,13 @@ check() {
         QM_MEASURING=$!
     fi
     script "$@"
+}
+
+same() {
+    [ $# -gt 0 ] || return 0
+    "$QM_PYTHON" -I "$QM_SCRIPTS/step.py" same "$QM_WANTED" "$1" || return 0
+    commit
+    exit 0
 }
 
 inside() {

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lib.config import studies
 from lib.config.merges import check_merge
 from lib.config.repositories import repositories
 from lib.config.schema import (
@@ -63,7 +64,7 @@ class Checks:
 
     def run(self) -> list[tuple[KeyPath, str]]:
         """Make all checks. Returns (key path, message) of every problem."""
-        if self.no_models:
+        if self.no_models and not self.config.studies:
             self.add(("models",), "names no model: there is nothing to build")
         if self.config.llama_cpp.path is not None:
             self._llama_cpp(self.config.llama_cpp)
@@ -75,6 +76,11 @@ class Checks:
         self.names(("models",), self.models)
         for name, model in self.config.models.items():
             self._model(("models", name), name, model)
+        self.names(("studies",), self.config.studies)
+        for name, study in self.config.studies.items():
+            if name in self.models:
+                self.add(("studies", name), "is the name of a model too; choose another name")
+            studies.check(self, name, study)
         self._cycles()
         self._repositories()
         return self.found
@@ -297,7 +303,7 @@ class Checks:
                 self.add(at, f"{show(text)} has no {needed}, so it is no model directory")
             elif not is_demo(text):
                 try:
-                    model_files(Path(self._place(text)), self.config.models[at[1]].allow_pickle)
+                    model_files(Path(self._place(text)), self.config.entries[at[1]].allow_pickle)
                 except UserError as error:
                     self.add(at, str(error).replace(self._place(text), text))
         elif kind == "hub":
@@ -313,9 +319,21 @@ class Checks:
             wanted += "(org/name or org/name@revision)"
             self.add(at, f"{show(text)} is neither {wanted}{near if merges else ''}")
 
+    def reference_mistakes(
+        self, at: KeyPath, merge: Mapping[str, Any]
+    ) -> list[tuple[KeyPath, str]]:
+        """(key path below `at`, message) of each reference of a merge that leads nowhere."""
+        before = len(self.found)
+        self._references(at, merge)
+        self.found, mistakes = self.found[:before], self.found[before:]
+        return [(where[len(at) :], message) for where, message in mistakes]
+
     def _merge(self, at: KeyPath, merge: Mapping[str, Any]) -> None:
         for where, message in check_merge(merge):
             self.add((*at, *where), message)
+        self._references(at, merge)
+
+    def _references(self, at: KeyPath, merge: Mapping[str, Any]) -> None:
         for reference in merge_references(merge):
             here = (*at, *reference.where)
             if len(reference.parts) > 2:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from lib.config.checks import Checks
 from lib.config.merge_files import ADDED, read_merge_files
 from lib.config.schema import WITH_SECTIONS, Config, Options, section_at
+from lib.config.studies import all_waiting, read_lock, take_winners
 from lib.errors import UserError
 from lib.keys.section import Section
 from lib.keys.values import show, suggestion
@@ -30,6 +31,9 @@ def load(raw: Mapping[str, Any], workdir: Path) -> tuple[Config, Options]:
     UserError with every problem found, in the order of the config.
     """
     models, origins = read_merge_files(raw.get("models"), Path(workdir))
+    chosen = read_lock(workdir)
+    models, taken, waiting = take_winners(models, raw.get("studies"), chosen)
+    origins |= taken
     if "models" in raw:
         raw = {**raw, "models": models}
     problems = Problems(raw, origins)
@@ -37,11 +41,13 @@ def load(raw: Mapping[str, Any], workdir: Path) -> tuple[Config, Options]:
     settings = {key: value for key, value in raw.items() if key not in given}
     options = _parse(Options, given, problems)
     config = _parse(Config, settings, problems)
+    config._chosen = chosen
+    config._waiting = all_waiting(config.models, config.studies, waiting)
     for path, message in Checks(config, settings, Path(workdir)).run():
         problems.add(path, message)
     for name in options.model:
-        if isinstance(models, Mapping) and name not in models:
-            near = suggestion(name, config.models)
+        if isinstance(models, Mapping) and name not in models and name not in config.studies:
+            near = suggestion(name, config.entries)
             problems.add(("model",), f"{show(name)} is no model of this config{near}")
     if problems.found:
         raise UserError(*problems.lines())

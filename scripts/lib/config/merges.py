@@ -21,6 +21,25 @@ METHODS = {
     "passthrough": False, "ram": True, "ramplus_tl": True, "sce": True, "slerp": True,
     "task_arithmetic": True, "ties": True,
 }  # fmt: skip
+# The parameters of each method, and those that it must be given.
+_OF_TASKS = ("int8_mask", "normalize", "rescale", "lambda", "weight", "density")
+PARAMETERS = {
+    "arcee_fusion": (), "breadcrumbs": (*_OF_TASKS, "gamma"),
+    "breadcrumbs_ties": (*_OF_TASKS, "gamma"), "dare_linear": _OF_TASKS, "dare_ties": _OF_TASKS,
+    "della": (*_OF_TASKS, "epsilon"), "della_linear": (*_OF_TASKS, "epsilon"),
+    "karcher": ("max_iter", "tol"), "linear": ("weight", "normalize"),
+    "model_stock": ("filter_wise",), "multislerp": ("weight", "normalize_weights", "eps"),
+    "nearswap": ("t",), "nuslerp": ("weight", "nuslerp_row_wise", "nuslerp_flatten"),
+    "passthrough": ("scale",), "ram": ("epsilon",), "ramplus_tl": ("r", "alpha", "epsilon"),
+    "sce": ("int8_mask", "select_topk"), "slerp": ("t",), "task_arithmetic": _OF_TASKS,
+    "ties": _OF_TASKS,
+}  # fmt: skip
+REQUIRED = {
+    "breadcrumbs": "weight", "breadcrumbs_ties": "weight", "dare_linear": "weight",
+    "dare_ties": "weight", "della": "weight", "della_linear": "weight", "linear": "weight",
+    "multislerp": "weight", "nearswap": "t", "nuslerp": "weight", "slerp": "t",
+    "task_arithmetic": "weight", "ties": "weight",
+}  # fmt: skip
 # Keys of mergekit's models. mergekit itself ignores a key that it does not know.
 MERGE_KEYS = (
     "merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype",
@@ -77,6 +96,37 @@ def check_merge(merge: Mapping[str, Any]) -> Iterator[Mistake]:
     if merge.get("tokenizer") is not None:
         yield from _check_keys(merge["tokenizer"], ("tokenizer",), TOKENIZER_KEYS)
     yield from _check_values(merge, ())
+
+
+def check_parameters(merge: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Find parameters that the method does not have, which mergekit ignores, and lacking ones.
+
+    A merge by `slices` or `modules` is looked at as far as parameters stand in it.
+    """
+    method = merge.get("merge_method")
+    if method not in PARAMETERS:
+        return
+    known, given = PARAMETERS[method], set()
+    for where, parameters in _parameters(merge, ()):
+        for name in parameters:
+            given.add(name)
+            if name not in known:
+                has = ", ".join(known) or "none"
+                near = suggestion(name, known)
+                yield (*where, name), f"{method} has no parameter {name!r}{near} (it has: {has})"
+    if (needed := REQUIRED.get(method)) and needed not in given:
+        yield ("parameters",), f"{method} needs the parameter {needed!r}"
+
+
+def _parameters(part: Any, where: Where) -> Iterator[tuple[Where, Mapping[str, Any]]]:
+    """Yield (key path, mapping) of each `parameters` in a merge."""
+    for key, entry in as_mapping(part).items():
+        if key == "parameters":
+            yield (*where, key), as_mapping(entry)
+        elif key not in ("tokenizer", "chat_template"):
+            yield from _parameters(entry, (*where, key))
+    for index, entry in enumerate(as_sequence(part)):
+        yield from _parameters(entry, (*where, index))
 
 
 def _check_values(value: Any, where: Where) -> Iterator[Mistake]:

@@ -30,6 +30,8 @@ from lib.stages.environments import FILES
 from lib.stages.evaluation import TaskFile, to_tasks
 from lib.stages.family import Family
 from lib.stages.registry import FAMILIES
+from lib.stages.studies import Study
+from lib.studies.lock import Chosen
 
 Cuda = Literal["auto", "on", "off"]
 Reclaimed = Literal["safetensors", "bf16"]
@@ -167,7 +169,8 @@ class _Origin(Section):
     merge: Read(dict[str, Any], values.to_merge, dict[str, Any] | str) | None = Field(
         None,
         description="A mergekit configuration, verbatim, or the name of a file that holds one; "
-        "the named documents of a file of mergekit-multi become models of their own.",
+        "the named documents of a file of mergekit-multi become models of their own. "
+        "`{study: NAME}`: the merge that a study has chosen.",
     )
     source: Text | None = Field(
         None,
@@ -210,6 +213,11 @@ class Model(_Forms):
         return self._own_gguf
 
     @property
+    def merges(self) -> list[dict[str, Any]]:
+        """Its merge, if it is one."""
+        return [] if self.merge is None else [self.merge]
+
+    @property
     def has_forms(self) -> bool:
         """Whether it has the section of a family, so that forms are made of it."""
         return bool(self.families())
@@ -246,7 +254,7 @@ class Model(_Forms):
 class Config(Section):
     """A Quantmill configuration: which models there are, and in which forms."""
 
-    sections = frozenset({"llama_cpp", "corpora", "models"})
+    sections = frozenset({"llama_cpp", "corpora", "models", "studies"})
 
     llama_cpp: LlamaCpp = Field(default_factory=LlamaCpp, description="Which llama.cpp is used.")
     environments: Read(dict[str, Text], to_environments) = Field(
@@ -266,6 +274,32 @@ class Config(Section):
     models: Read(dict[str, Model], values.to_mapping) = Field(
         {}, description="The models, by name."
     )
+    studies: Read(dict[str, Study], values.to_mapping) = Field(
+        {}, description="Grids of merges that are measured, to choose one of them; by name."
+    )
+
+    # Set when the config is read: what `snakemake choose` has written, and the models that wait
+    # for it, {model: study}.
+    _chosen: dict[str, Chosen] = PrivateAttr(default_factory=dict)
+    _waiting: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def chosen(self) -> dict[str, Chosen]:
+        """{study: its entry in the lock of studies}."""
+        return self._chosen
+
+    @property
+    def waiting(self) -> dict[str, str]:
+        """{model: the study that it is to take its merge from, and that has no winner yet}.
+
+        Models that are merged from such a model are among them, and studies that merge one.
+        """
+        return self._waiting
+
+    @property
+    def entries(self) -> dict[str, Model | Study]:
+        """The models and the studies by name, which no two of them share."""
+        return self.models | self.studies
 
 
 class Options(Section):

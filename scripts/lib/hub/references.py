@@ -8,14 +8,15 @@ from lib.hub.lock import HubSource
 
 
 def leaves(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
-    """The models from outside that some models of the config are made from, each once.
+    """The models from outside that some models and studies of the config are made from, each once.
 
-    names: those of the config. Returns [(directory or hub reference, whether pickles are allowed)].
+    names: of models and studies of the config. Returns [(directory or hub reference, whether
+    pickles are allowed)].
     """
     found: list[tuple[str, bool]] = []
     todo = list(names)
     for name in todo:  # which grows meanwhile
-        model = config.models[name]
+        model = config.entries[name]
         for part in model.parts():
             if part not in config.models:
                 found.append((part, model.allow_pickle))
@@ -26,18 +27,18 @@ def leaves(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
 
 def beside(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
     """As `leaves`, of what these models' families name besides (LoRA adapters)."""
-    return [(ref, False) for name in names for ref in config.models[name].references()]
+    return [(ref, False) for name in names for ref in config.entries[name].references()]
 
 
 def hub_sources(config: Any, names: Iterable[str] | None = None) -> list[HubSource]:
     """All repositories of the hub that some models and their corpora come from, each once.
 
-    names: models of the config; None for all.
+    names: models and studies of the config; None for all.
     """
-    names = list(config.models if names is None else names)
+    names = list(config.entries if names is None else names)
     sources = [*leaves(config, names), *beside(config, names)]
     found = [HubSource(ref, allow_pickle=pickle) for ref, pickle in sources if parse(ref)]
-    used = set().union(*(config.models[name].corpora() for name in names))
+    used = set().union(*(config.entries[name].corpora() for name in names))
     corpora = (corpus for name, corpus in config.corpora.items() if name in used and corpus.hub)
     found += [HubSource(corpus.reference(), "dataset", corpus.file) for corpus in corpora]
     return list(dict.fromkeys(found))

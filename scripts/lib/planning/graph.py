@@ -26,6 +26,7 @@ from lib.stages.registry import FULL_WEIGHTS, family_of
 from lib.stages.shared import Shared
 
 REPORT = ("csv", "svg", "html")
+STUDIES = "studies"  # the directory of all studies
 REPORT_TOOLS = ("matplotlib", "textalloc")
 
 
@@ -44,7 +45,8 @@ class ModelArtifacts:
 class Graph:
     """All artifacts of a config.
 
-    only: names of the models that it covers; None: all. skip: names of families to leave out.
+    only: names of the models and studies that it covers; None: all. skip: names of families to
+    leave out.
     """
 
     def __init__(
@@ -57,30 +59,42 @@ class Graph:
     ):
         self.config, self.contents, self.lock = config, contents, lock
         self.shared = Shared(config, contents, lock)
-        self.names = [name for name in config.models if only is None or name in set(only)]
+        # Of models and studies.
+        self.names = [
+            name
+            for name in config.entries
+            if (only is None or name in set(only)) and name not in config.waiting
+        ]
         self._skip = set(skip)
         self._models: dict[str, ModelArtifacts] = {}
 
     def __iter__(self) -> Iterator[Artifact]:
-        """Every artifact that the chosen models declare."""
+        """Every artifact that the chosen models and studies declare."""
         for name in self.names:
             yield from self.artifacts(name).values()
 
     def artifacts(self, name: str) -> dict[str, Artifact]:
-        """{path: artifact} of one model."""
+        """{path: artifact} of one model or study."""
         return self.model(name).by_path
 
     def model(self, name: str) -> ModelArtifacts:
-        """The artifacts of one model, declared at the first call."""
+        """The artifacts of one model or study, declared at the first call."""
         if name not in self._models:
-            self._models[name] = self._declare(name, self.config.models[name])
+            if name in self.config.studies:
+                declared = self.shared.study(name).artifacts
+                self._models[name] = ModelArtifacts({a.path: a for a in declared}, {})
+            else:
+                self._models[name] = self._declare(name, self.config.models[name])
         return self._models[name]
 
     def find(self, path: str) -> Artifact | None:
         """The artifact with this path among its outputs; None if the config declares none."""
         parts = PurePosixPath(path).parts
-        if len(parts) > 2 and parts[0] == "results":
-            found = self.artifacts(parts[1]) if parts[1] in self.config.models else {}
+        if parts[:2] == ("results", STUDIES):
+            parts = parts[1:]
+        if len(parts) > 2 and parts[0] in ("results", STUDIES):
+            known = parts[1] in self.config.entries and parts[1] not in self.config.waiting
+            found = self.artifacts(parts[1]) if known else {}
             return found.get(path) or next((a for a in found.values() if path in a.outputs), None)
         return self.shared.find(path) or self._all_shared.find(path)
 
@@ -97,7 +111,7 @@ class Graph:
         for name in self.config.corpora:
             for suffix in (".txt", ".parquet"):
                 self.shared.corpus(name, suffix)
-        for name in self.config.models:
+        for name in self.config.entries.keys() - self.config.waiting.keys():
             self.artifacts(name)
         return self.shared
 

@@ -129,8 +129,8 @@ def license_note(config: Any, lock: Lock, name: str) -> str:
 
     It is also empty for a model that is neither a merge nor published.
     """
-    model = config.models[name]
-    if model.merge is None and model.publish is None:
+    model = config.entries[name]
+    if not model.merges and model.publish is None:
         return ""
     facts = {key: getattr(model.publish, key, None) for key in CARD_FACTS[:3]}
     leaves = {leaf["reference"]: of_facts(leaf) for leaf in bases(config, lock, name)}
@@ -145,7 +145,7 @@ def manifest(graph: Any) -> dict[str, Any]:
     """
     repos, forms = [], []
     for name in graph.names:
-        model, declared = graph.config.models[name], graph.model(name)
+        model, declared = graph.config.entries[name], graph.model(name)
         for repository in repositories(model):
             made = declared.families.get(repository.family)
             if made is None:  # left out of this run: --config skip=…

@@ -13,7 +13,7 @@ from pathlib import Path
 
 # A line of a shell text that begins with one of these decides no bytes. step.sh and gpus.sh define
 # them.
-NO_BYTES = {"begin", "commit", "gpus", "inside", "check", "beside", "fetch"}
+NO_BYTES = {"begin", "commit", "gpus", "inside", "check", "beside", "fetch", "same"}
 
 _BLOCK = re.compile(
     r"^(?:use )?([a-z_]+)\b([^\n]*):[^\n]*\n?((?:[ \t]+\S[^\n]*\n|[ \t]*\n)*)", re.M

@@ -39,13 +39,13 @@ class Pattern:
     def inputs(self, wildcards, *roles: str) -> list[Artifact]:
         """The inputs of a stale artifact in these roles; empty if the artifact is fresh.
 
-        roles: `model` also means `model NAME`.
+        roles: `model` also means `model NAME`. Among them may be those of what the step uses.
         """
         artifact = self.made(wildcards)
         if not self._session.is_stale(artifact, wildcards):
             return []
-        tools = (up for role, up in artifact.uses.items() if role in roles)
-        return [*artifact.inputs_in(roles), *tools]
+        used = (up for role, up in artifact.uses.items() if role.split(" ")[0] in roles)
+        return [*artifact.inputs_in(roles), *used]
 
     def option(self, name: str) -> Callable:
         """A function for `params:` that gives an option of the artifact, or [] if it is not set."""

@@ -16,16 +16,13 @@ def models_where(config: Config, has: Callable[[Any], bool]) -> str:
     return _any(name for name, model in config.models.items() if has(model))
 
 
-def conversions(config: Config, own: bool) -> str:
+def conversions(graph: Graph, own: bool) -> str:
     """Matches the names (without suffix) of conversions, which look like those of quants.
 
     own: of those that are GGUF files of the user; else of the others.
     """
-    return _any(
-        f"{name}-{model.conversion}"
-        for name, model in config.models.items()
-        if model.conversion and bool(model.own_gguf) is own
-    )
+    rule = "source_gguf" if own else "convert"
+    return _any(dict.fromkeys(stem(artifact) for artifact in graph if artifact.rule == rule))
 
 
 def adapters(config: Config) -> str:
@@ -38,8 +35,6 @@ def reclaimed(graph: Graph, rule: str, value: Callable[[Any], str]) -> str:
 
     value(artifact): the wildcard's value for an artifact.
     """
-    if not graph.config.reclaim:
-        return NOTHING
     return _any(value(a) for a in graph if a.rule == rule and a.temporary)
 
 
@@ -54,9 +49,9 @@ def stem(artifact: Any) -> str:
     return Path(artifact.path).stem
 
 
-def model_name(artifact: Any) -> str:
-    """The name of the model to which an artifact belongs."""
-    return artifact.model
+def owner(merge: Any) -> str:
+    """The wildcard `model` of a merge: the model's name, or the place of a study's candidate."""
+    return merge.path.removeprefix("results/").removesuffix("/safetensors")
 
 
 def _any(names: Iterable[str]) -> str:

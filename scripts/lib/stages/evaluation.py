@@ -116,9 +116,7 @@ STAGES = (BaseLogitsStage(), EvaluateStage(), EvaluateTaskStage())
 def check(checks: Any, at: tuple, model: Any) -> None:
     """Report mistakes in `evaluate` of a model, at the key path `at` (lib/config/checks.Checks)."""
     tasks = model.evaluate.tasks
-    checks.names((*at, "tasks"), tasks)
-    for name, task in tasks.items():
-        checks.task_file((*at, "tasks", name, "file"), task.file, task.kind)
+    check_tasks(checks, (*at, "tasks"), tasks)
     if tasks and model.gguf is None and not model.evaluate.harness:
         wanted = "only GGUF files are measured on tasks, and there is no gguf section"
         checks.add((*at, "tasks"), f"{wanted}; harness: true measures the model's own weights")
@@ -127,6 +125,13 @@ def check(checks: Any, at: tuple, model: Any) -> None:
     if model.evaluate.harness and model.own_gguf:
         wanted = f"needs safetensors, and source is the GGUF file {model.source}"
         checks.add((*at, "harness"), wanted)
+
+
+def check_tasks(checks: Any, at: tuple, tasks: Mapping[str, TaskFile]) -> None:
+    """Report names that cannot be, and files that are no tasks. at: the key path of `tasks`."""
+    checks.names(at, tasks)
+    for name, task in tasks.items():
+        checks.task_file((*at, name, "file"), task.file, task.kind)
 
 
 def evaluate(shared: Any, found: Forms, name: str, section: Any, conversion: Artifact) -> None:

@@ -66,27 +66,53 @@ def _first(artifact: Artifact) -> Artifact | None:
     return artifact.inputs.get(f"model {first}")
 
 
-def merge(shared: Any, name: str, model: Any) -> Artifact:
+def of_model(shared: Any, name: str, model: Any) -> Artifact:
     """Declare the merge of a model. model: its section (lib/config/schema.Model)."""
-    parts = (part for found in merge_references(model.merge) for part in found.parts)
-    options: dict[str, Any] = {"merge": model.merge}
-    if model.merge.get("merge_method") in DRAWING_METHODS:
-        options["random_seed"] = model.random_seed
-    if model.allow_pickle:
-        options["allow_pickle"] = True
     published = model.publish is not None and model.publish.safetensors is not None
     reclaimed = "safetensors" in shared.config.reclaim and not published
-    return shared.once(
-        f"results/{name}/safetensors",
-        "merge",
-        options,
+    return merge(
+        shared,
+        name,
+        model.merge,
+        model.random_seed,
+        model.allow_pickle,
         model=name,
-        inputs={
-            f"model {part}": shared.weights(part, model.allow_pickle)
-            for part in dict.fromkeys(parts)
-        },
-        tools={tool: package_version(tool) for tool in TOOLS},
-        directory=True,
         intermediate=model.has_forms,
         temporary=reclaimed and model.has_forms,
+    )
+
+
+def merge(
+    shared: Any,
+    place: str,
+    config: dict[str, Any],
+    random_seed: int,
+    allow_pickle: bool,
+    uses: dict[str, Artifact] | None = None,
+    **details: Any,
+) -> Artifact:
+    """Declare the merge results/PLACE/safetensors.
+
+    If a model that the config names before has the same merge, that is made first, and this one is
+    linked to it (step.sh, `same`). config: mergekit's. uses, details: fields of Artifact.
+    """
+    parts = (part for found in merge_references(config) for part in found.parts)
+    options: dict[str, Any] = {"merge": config}
+    if config.get("merge_method") in DRAWING_METHODS:
+        options["random_seed"] = random_seed
+    if allow_pickle:
+        options["allow_pickle"] = True
+    if first := shared.same_merge(place, config, options.get("random_seed"), allow_pickle):
+        uses = (uses or {}) | {"same": first}
+    return shared.once(
+        f"results/{place}/safetensors",
+        "merge",
+        options,
+        inputs={
+            f"model {part}": shared.weights(part, allow_pickle) for part in dict.fromkeys(parts)
+        },
+        tools={tool: package_version(tool) for tool in TOOLS},
+        uses=uses or {},
+        directory=True,
+        **details,
     )

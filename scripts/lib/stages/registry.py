@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from lib.cards.registry import LINES
-from lib.stages import demo, environments, harness, merge, report, sources, toolchain
+from lib.stages import demo, environments, harness, merge, report, sources, studies, toolchain
 from lib.stages.family import Family
 from lib.stages.stage import Stage
 
@@ -15,7 +15,7 @@ _STAGES: list[Stage] = [*toolchain.STAGES, *environments.STAGES, *demo.STAGES]
 _STAGES += [*sources.STAGES, *merge.STAGES]
 _OWN = [stage for family in FAMILIES.values() for stage in family.stages]
 # In the order in which `snakemake status` shows their columns.
-_STAGES += sorted([*_OWN, *harness.STAGES], key=lambda stage: stage.measures)
+_STAGES += sorted([*_OWN, *harness.STAGES, *studies.STAGES], key=lambda stage: stage.measures)
 _STAGES += report.STAGES
 STAGES: dict[str, Stage] = {stage.rule: stage for stage in _STAGES}
 

@@ -12,8 +12,9 @@ from lib.hub.lock import Lock
 from lib.record.artifact import Artifact
 from lib.record.contents import Contents
 from lib.record.tools import llama_version
-from lib.stages import demo, sources
-from lib.stages.merge import merge
+from lib.stages import demo, sources, studies
+from lib.stages.merge import of_model
+from lib.studies.lock import Chosen
 
 
 class Shared:
@@ -25,6 +26,7 @@ class Shared:
     def __init__(self, config: Any, contents: Contents, lock: Lock):
         self.config, self.contents, self.lock = config, contents, lock
         self._known: dict[str, Artifact] = {}
+        self._studies: dict[str, studies.Declared] = {}
 
     def find(self, path: str) -> Artifact | None:
         """The shared artifact at `path`; None if nothing has asked for it yet."""
@@ -78,12 +80,36 @@ class Shared:
         if reference in self.config.models:
             model = self.config.models[reference]
             if model.merge is not None:
-                return merge(self, reference, model)
+                return of_model(self, reference, model)
             return self.weights(model.source, model.allow_pickle)
         plain = str(PurePosixPath(reference))
         if plain.startswith(f"{demo.PLACE}/"):
             return demo.model(self, PurePosixPath(plain).name)
         return sources.source(self, reference, allow_pickle)
+
+    def same_merge(
+        self, place: str, merge: dict[str, Any], random_seed: int | None, allow_pickle: bool
+    ) -> Artifact | None:
+        """The merge of the first model of the config with the same recipe; None if there is none.
+
+        place: of the merge that asks; of the config's models only those before it count.
+        random_seed: None for a method that does not draw.
+        """
+        for name, model in self.config.models.items():
+            if name == place:
+                return None
+            seed = model.random_seed if random_seed is not None else None
+            same = (model.merge, seed, model.allow_pickle) == (merge, random_seed, allow_pickle)
+            if same and name not in self.config.waiting:
+                return self.weights(name)
+        return None
+
+    def study(self, name: str) -> studies.Declared:
+        """The artifacts of a study of the config."""
+        if name not in self._studies:
+            chosen = self.config.chosen.get(name, Chosen())
+            self._studies[name] = studies.Declared(self, name, self.config.studies[name], chosen)
+        return self._studies[name]
 
     def own_file(self, path: str, rule: str, model: str, file: str, **details: Any) -> Artifact:
         """An artifact made from a user's file; its recipe has the file's sha256, not its path.

@@ -1,0 +1,391 @@
+"""Studies: a grid of merges, each converted and measured, of which one is chosen.
+
+A candidate is a merge and a conversion like those of a model. Both are deleted once it is measured,
+unless the study keeps them.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property, partial
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lib.keys import values
+from lib.keys.section import Choice, Flag, Number, Read, Section, TextList
+from lib.record.artifact import Artifact
+from lib.record.tools import package_version
+from lib.stages.evaluation import EvaluateStage, TaskFile, to_tasks
+from lib.stages.merge import merge
+from lib.stages.stage import Stage, Time
+from lib.studies import grid
+from lib.studies.grid import Candidate
+from lib.studies.lock import Chosen
+
+REPORT = ("csv", "svg", "html")
+REPORT_TOOLS = ("matplotlib",)
+By = Literal["ranks", "sum", "pareto"]
+CONVERSION = "BF16"
+
+
+def to_keep(value: Any) -> int | str:
+    """How many candidates stay: `half`, or a whole number."""
+    return value if value == "half" else values.to_number(value, 1, None, whole=True)
+
+
+def to_rows(value: Any) -> list[dict[str, Any]]:
+    """A list of mappings."""
+    return [values.to_mapping(entry) for entry in values.to_list(value)]
+
+
+def to_vary(value: Any) -> dict[str, list[Any]]:
+    """{name: a list of at least one value}."""
+    found = {name: values.to_list(entry) for name, entry in values.to_mapping(value).items()}
+    for name, entries in found.items():
+        if not entries:
+            raise ValueError(f"{name} has no values")
+    return found
+
+
+def to_seed(value: Any) -> int | str:
+    """A number, or `$name`."""
+    if isinstance(value, str) and list(grid.names_in(value)):
+        return value
+    return values.to_number(value, 0, 2**32 - 1, whole=True)
+
+
+class Measure(Section):
+    """What is measured of each candidate and of each model that is merged."""
+
+    perplexity: TextList = Field([], description="Texts of `corpora`, on which it is measured.")
+    kld: TextList = Field(
+        [],
+        description="Texts on which the KL divergence from each merged model is measured: how far "
+        "a candidate went from it.",
+    )
+    tasks: Read(dict[str, TaskFile], to_tasks, dict[str, str | TaskFile]) = Field(
+        {}, description="Files of tasks, as under `evaluate`."
+    )
+    context: Number(int, 8) = Field(512, description="Tokens in a chunk.")
+    chunks: Number(int, 1) | None = Field(
+        None, description="Number of chunks of each text to use; all if left out."
+    )
+
+
+class Round(Section):
+    """One of several rounds: many candidates are measured on little, and few on much."""
+
+    chunks: Number(int, 1) | None = Field(
+        None, description="Chunks of each text in this round; left out, those of `measure`."
+    )
+    keep: Read(int | str, to_keep, {"type": ["integer", "string"]}) | None = Field(
+        None, description="How many stay for the next round: `half`, or a number."
+    )
+
+
+class Choose(Section):
+    """Which candidate is the best."""
+
+    minimise: TextList = Field(
+        [],
+        description="Figures that should be low: `perplexity.TEXT`, `kld.TEXT`. Left out together "
+        "with `maximise`: all perplexities.",
+    )
+    maximise: TextList = Field([], description="Figures that should be high: `tasks.NAME`.")
+    by: Choice(By) = Field(
+        "ranks",
+        description="`ranks`: the lowest mean of its ranks. `sum`: the lowest weighted sum "
+        "(perplexities as their logarithm). `pareto`: the lowest mean of ranks among those that no "
+        "other beats in everything.",
+    )
+    weights: Read(dict[str, float], values.to_mapping, dict[str, float]) = Field(
+        {}, description="`sum`: the weight of each figure; 1 if not given."
+    )
+
+
+class Study(Section):
+    """A grid of merges, of which one is chosen by what was measured."""
+
+    sections = frozenset({"measure", "choose"})
+
+    merge: Read(dict[str, Any], values.to_merge, dict[str, Any]) = Field(
+        description="A mergekit configuration with `$name` in the place of what is varied."
+    )
+    vary: Read(dict[str, list[Any]], to_vary, dict[str, list[Any]]) = Field(
+        {}, description="The values of each `$name`; all combinations are made."
+    )
+    pairs: Read(list[dict[str, Any]], to_rows, list[dict[str, Any]]) = Field(
+        [],
+        description="Combinations that belong together, `{name: value, …}` each, where not all are "
+        "to be made.",
+    )
+    random_seed: Read(int | str, to_seed, {"type": ["integer", "string"]}) = Field(
+        0, description="Seed of the merges, for the methods that draw; or `$name`."
+    )
+    allow_pickle: Flag = Field(
+        False, description="Take .bin and .pt weights, which can run code when loaded."
+    )
+    measure: Measure = Field(description="What is measured.")
+    rounds: list[Round] = Field([], description="Several rounds, the last one without `keep`.")
+    choose: Choose = Field(default_factory=Choose, description="Which candidate is the best.")
+    keep: Flag = Field(
+        False, description="Keep the candidates' merges and conversions once they are measured."
+    )
+    at_once: Number(int, 1) = Field(
+        2, description="Candidates on the disk at one time, where they are not kept."
+    )
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The values of each candidate."""
+        return grid.combinations(self.vary, self.pairs)
+
+    @cached_property
+    def candidates(self) -> list[Candidate]:
+        """All candidates, in the order of the config. Raises ValueError (`grid.candidates`)."""
+        return grid.candidates(self.merge, self.rows, self.random_seed)
+
+    @property
+    def seed_name(self) -> str | None:
+        """The name whose values are seeds; None if the seed is not varied."""
+        return next(grid.names_in(self.random_seed), None)
+
+    @property
+    def parents(self) -> list[str]:
+        """The models that are merged, each once; of `model+adapter` the model."""
+        found = [r.parts[0] for c in self.candidates for r in grid.merge_references(c.merge)]
+        return list(dict.fromkeys(found))
+
+    @property
+    def merges(self) -> list[dict[str, Any]]:
+        """The mergekit configurations of all candidates."""
+        return [each.merge for each in self.candidates]
+
+    # As a model has them (lib/config/schema.Model):
+
+    def families(self) -> list[Any]:
+        """None: nothing is made of candidates but what is measured."""
+        return []
+
+    @property
+    def publish(self) -> None:
+        """None: a model that takes its winner is published."""
+        return None
+
+    def parts(self) -> list[str]:
+        """The references that its merges are made from, each once."""
+        return list(dict.fromkeys(part for each in self.candidates for part in each.parts()))
+
+    def references(self) -> list[str]:
+        """None beside `parts`."""
+        return []
+
+    def corpora(self) -> set[str]:
+        """The names of the texts on which it measures."""
+        return {*self.measure.perplexity, *self.measure.kld}
+
+    @property
+    def minimised(self) -> list[str]:
+        """The figures that should be low."""
+        if self.choose.minimise or self.choose.maximise:
+            return self.choose.minimise
+        return [f"perplexity.{text}" for text in self.measure.perplexity]
+
+    @property
+    def each_round(self) -> list[Round]:
+        """The rounds; one, if none are named."""
+        return self.rounds or [Round()]
+
+    def taking_part(self, number: int, chosen: Chosen) -> list[Candidate]:
+        """The candidates that are measured in a round, from 0: those that stayed in all before."""
+        found = self.candidates
+        for earlier in range(number):
+            if earlier >= len(chosen.rounds):
+                return []
+            found = [each for each in found if each.id in chosen.rounds[earlier]["kept"]]
+        return found
+
+
+class PerplexityStage(EvaluateStage):
+    """Measure the perplexity of a GGUF on a text."""
+
+    rule = "perplexity"
+    column = "measured"
+
+
+class StudyStage(Stage):
+    """Write what was measured in a study: a table, a plot and a page."""
+
+    rule = "study"
+    column = "report"
+    time = Time(5, 1000)
+    typical = 300_000
+
+
+STAGES = (PerplexityStage(), StudyStage())
+
+
+class Declared:
+    """The artifacts of a study, each after its inputs, in `artifacts`.
+
+    shared: lib/stages/shared. chosen: the study's entry in the lock.
+    """
+
+    def __init__(self, shared: Any, name: str, study: Study, chosen: Chosen):
+        self.shared, self.name, self.study, self.chosen = shared, name, study, chosen
+        self.top = f"studies/{name}"
+        self.merges: dict[str, Artifact] = {}
+        self.measured: dict[str, Artifact] = {}  # by its role in the table's recipe
+        self.artifacts: list[Artifact] = []
+        self._each: list[list[Artifact]] = []  # what was measured of each model, in order
+        self.parents = {grid.word(ref): ref for ref in study.parents}
+        self.base_logits: dict[tuple[str, str], Artifact] = {}
+        last = len(study.each_round) - 1
+        for parent, reference in self.parents.items():
+            weights = shared.weights(reference, study.allow_pickle)
+            self._measure(f"parents/{parent}", parent, weights, {last}, self._waits())
+        taking = [{c.id for c in study.taking_part(n, chosen)} for n in range(last + 1)]
+        # Those of the latest round first: only they have work left when that round comes.
+        late = sorted(study.candidates, key=lambda c: -sum(c.id in ids for ids in taking))
+        for candidate in late:
+            rounds = {number for number, ids in enumerate(taking) if candidate.id in ids}
+            merged = self._merge(candidate)
+            self._measure(f"candidates/{candidate.id}", candidate.id, merged, rounds, {})
+        self.table = self._table()
+        self.artifacts.append(self.table)
+
+    def _waits(self) -> dict[str, Artifact]:
+        """What has to be measured before one more model may lie on the disk, for `uses`."""
+        if self.study.keep or len(self._each) < self.study.at_once:
+            return {}
+        before = self._each[-self.study.at_once]
+        return {f"after {number}": artifact for number, artifact in enumerate(before)}
+
+    def _merge(self, candidate: Candidate) -> Artifact:
+        made = merge(
+            self.shared,
+            f"{self.top}/candidates/{candidate.id}",
+            candidate.merge,
+            candidate.random_seed,
+            self.study.allow_pickle,
+            model=self.name,
+            uses=self._waits(),
+            temporary=not self.study.keep,
+        )
+        self.merges[candidate.id] = made
+        return made
+
+    def _measure(
+        self, place: str, name: str, weights: Artifact, rounds: set[int], waits: dict[str, Artifact]
+    ) -> None:
+        """Declare a model's conversion and all that is measured of it. rounds: from 0."""
+        shared, measure, place = self.shared, self.study.measure, f"{self.top}/{place}"
+        llama_cpp = shared.by_llama_cpp()
+        gguf = shared.once(
+            f"results/{place}/gguf/{name}-{CONVERSION}.gguf",
+            "convert",
+            {"outtype": CONVERSION.lower(), "model_name": place},
+            model=self.name,
+            inputs={"model": weights},
+            tools=llama_cpp["tools"],
+            uses=llama_cpp["uses"] | waits,
+            temporary=not self.study.keep,
+        )
+        made = []
+
+        def add(role: str, path: str, rule: str, options: dict, **details: Any) -> Artifact:
+            details = llama_cpp | {"model": self.name} | details
+            artifact = shared.once(f"results/{place}/{path}", rule, options, **details)
+            made.append(artifact)
+            if role:
+                self.measured[f"{role} {name}"] = artifact
+            return artifact
+
+        for number in sorted(rounds):
+            chunks = self.study.each_round[number].chunks or measure.chunks
+            for text in measure.perplexity:
+                add(
+                    f"round {number + 1} perplexity.{text}",
+                    f"perplexity/{number + 1}/{text}.json",
+                    "perplexity",
+                    {"corpus": text, "context": measure.context, "chunks": chunks},
+                    inputs={"gguf": gguf, "corpus": shared.corpus(text)},
+                    intermediate=False,
+                )
+        last = len(self.study.each_round) - 1
+        if last in rounds:
+            options = {"context": measure.context}
+            options["chunks"] = self.study.each_round[last].chunks or measure.chunks
+            for text in measure.kld:
+                self._kld(add, text, name, gguf, options)
+            for task, asked in measure.tasks.items():
+                self._task(add, last, task, asked, gguf)
+        self._each.append(made)
+        self.artifacts += [weights, gguf, *made]
+
+    def _kld(self, add: Any, text: str, name: str, gguf: Artifact, options: dict) -> None:
+        corpus = self.shared.corpus(text)
+        if name in self.parents:
+            base = f"evaluation/{text}/base.kld"
+            inputs = {"gguf": gguf, "corpus": corpus}
+            made = add("", base, "base_logits", options, inputs=inputs, temporary=True)
+            self.base_logits[text, name] = made
+            return
+        for parent in self.parents:
+            inputs = {"gguf": gguf, "base": self.base_logits[text, parent], "corpus": corpus}
+            add(
+                f"round {len(self.study.each_round)} kld.{text} {parent}",
+                f"evaluation/{text}/{parent}.json",
+                "evaluate",
+                {"corpus": text} | options,
+                inputs=inputs,
+                intermediate=False,
+            )
+
+    def _task(self, add: Any, number: int, task: str, asked: TaskFile, gguf: Artifact) -> None:
+        identity = {"file": partial(_sha256, self.shared.contents, asked.file)}
+        add(
+            f"round {number + 1} tasks.{task}",
+            f"evaluation/tasks/{task}/{CONVERSION}.json",
+            "evaluate_task",
+            asked.model_dump(include={"kind", "count", "context"}),
+            inputs={"gguf": gguf},
+            sources=identity,
+            file=asked.file,
+            intermediate=False,
+        )
+
+    def _table(self) -> Artifact:
+        study, here = self.study, f"results/{self.top}/study"
+        options = {
+            "study": self.name,
+            "candidates": {each.id: each.values for each in study.candidates},
+            "parents": self.parents,
+            "seed": study.seed_name,
+            "rounds": [
+                {"chunks": each.chunks or study.measure.chunks, "keep": each.keep}
+                for each in study.each_round
+            ],
+            "kept": [entry["kept"] for entry in self.chosen.rounds],
+            "choose": study.choose.model_dump() | {"minimise": study.minimised},
+        }
+        return Artifact(
+            f"{here}.csv",
+            "study",
+            self.name,
+            options,
+            inputs=self.measured,
+            tools={name: package_version(name) for name in REPORT_TOOLS},
+            outputs=tuple(f"{here}.{kind}" for kind in REPORT),
+            describes=True,
+        )
+
+
+def _sha256(contents: Any, file: str) -> dict[str, str]:
+    return {"sha256": contents.file(file)}
+
+
+def known_figures(study: Study) -> Iterator[str]:
+    """Yield what `choose` may name."""
+    yield from (f"perplexity.{text}" for text in study.measure.perplexity)
+    yield from (f"kld.{text}" for text in study.measure.kld)
+    yield from (f"tasks.{name}" for name in study.measure.tasks)

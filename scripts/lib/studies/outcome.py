@@ -1,0 +1,239 @@
+"""What came out of a study: from the files of what was measured, to rounds, ranks and a choice."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.studies.choice import Decision, Figure, Order, Rule, decide, in_order, survivors, values_of
+
+
+@dataclass
+class Round:
+    """One round.
+
+    number: from 1. chunks: of each text; None for all. ids: of the candidates that took part.
+    figures: all that was measured of them, in their order. order: by the study's rule. kept: ids of
+    those that stay for the next round; of the last round empty. decision: of the last round.
+    """
+
+    number: int
+    chunks: int | None
+    ids: list[str]
+    figures: list[Figure]
+    order: Order
+    kept: list[str] = field(default_factory=list)
+    decision: Decision | None = None
+
+    def values(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """{candidate: {figure: (value, standard error)}}."""
+        found = {name: {} for name in self.ids}
+        for figure in self.figures:
+            for name, mean, error in zip(self.ids, *values_of(figure), strict=True):
+                found[name][figure.name] = float(mean), float(error)
+        return found
+
+    @property
+    def in_order(self) -> list[str]:
+        """The candidates' ids, the best first."""
+        return [self.ids[index] for index in self.order.order]
+
+
+@dataclass
+class Outcome:
+    """A study as far as it was measured.
+
+    study: its name. candidates: {id: {name: value}}. parents: {id: reference}. rule: how it is
+    chosen. rounds: those that are measured, from the first on. parent_values: {parent: {figure:
+    (value, standard error)}}. away: {(candidate, text, parent): (KL divergence, standard error)}.
+    last: whether the last of `rounds` is the study's last one. seed: the name whose values are
+    seeds, or None.
+    """
+
+    study: str
+    candidates: dict[str, dict[str, Any]]
+    parents: dict[str, str]
+    rule: Rule
+    rounds: list[Round]
+    parent_values: dict[str, dict[str, tuple[float, float]]]
+    away: dict[tuple[str, str, str], tuple[float, float]]
+    last: bool
+    seed: str | None
+
+    @property
+    def decision(self) -> Decision | None:
+        """The choice; None until the last round is measured."""
+        return self.rounds[-1].decision if self.last else None
+
+    @property
+    def winner(self) -> str | None:
+        """The id of the winner; None until the last round is measured."""
+        return self.rounds[-1].ids[self.decision.winner] if self.decision else None
+
+    def dropped(self) -> dict[str, Round]:
+        """{candidate: the round after which it was dropped}."""
+        return {
+            name: each
+            for each, following in zip(self.rounds, self.rounds[1:], strict=False)
+            for name in each.ids
+            if name not in following.ids
+        }
+
+
+def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str]) -> Outcome:
+    """The outcome of a study.
+
+    options: those of its table's recipe (lib/stages/studies.py). measured: {role in that recipe:
+    file}; roles are `round N FIGURE [PARENT] NAME`.
+    """
+    pieces: dict[tuple[int, str], dict[str, dict[str, np.ndarray]]] = {}
+    for role, path in measured.items():
+        _, number, figure, *parent, name = role.split(" ")
+        place = pieces.setdefault((int(number), figure), {}).setdefault(name, {})
+        place["".join(parent)] = _pieces(Path(path))
+    choose = options["choose"]
+    rule = Rule(choose["minimise"], choose["maximise"], choose["by"], choose["weights"])
+    rounds: list[Round] = []
+    ids, count = list(options["candidates"]), len(options["rounds"])
+    for number, about in enumerate(options["rounds"], 1):
+        found = {figure: by for (round_, figure), by in pieces.items() if round_ == number}
+        if not ids or not found or any(not by.keys() >= set(ids) for by in found.values()):
+            break
+        each = _round(number, about, ids, found, rule)
+        rounds.append(each)
+        if number == count:
+            each.decision = decide(
+                _asked(each.figures, rule), _within(rule, each.figures), _but_seed(options, ids)
+            )
+        else:
+            each.kept = [ids[index] for index in survivors(each.order, about["keep"])]
+            kept = options["kept"][number - 1] if number <= len(options["kept"]) else []
+            ids = [name for name in ids if name in kept]
+    parents = {parent: {} for parent in options["parents"]}
+    away = {}
+    for (_, figure), by in pieces.items():
+        for name, parts in by.items():
+            for parent, values in parts.items():
+                mean, error = (float(a[0]) for a in values_of(Figure(figure, "", values[None])))
+                if parent:
+                    away[name, figure.removeprefix("kld."), parent] = mean, error
+                elif name in parents:
+                    parents[name][figure] = mean, error
+    last = bool(rounds) and rounds[-1].number == count
+    about = options["study"], options["candidates"], options["parents"]
+    return Outcome(*about, rule, rounds, parents, away, last, options["seed"])
+
+
+def _pieces(path: Path) -> np.ndarray:
+    """What one file measured, piece by piece (Figure.pieces)."""
+    found = json.loads(path.read_text())
+    if "correct" in found:
+        return np.array([float(sign) for sign in found["correct"]])
+    return np.array(found["per_chunk"]["kld" if "kld" in found else "nll"])
+
+
+def _round(number: int, about: Mapping, ids: list[str], found: Mapping, rule: Rule) -> Round:
+    figures = []
+    for name, by in found.items():
+        # Of several parents the mean.
+        pieces = np.array([np.mean(list(by[each].values()), axis=0) for each in ids])
+        figures.append(Figure(name, name.partition(".")[2] + (name[:5] == "tasks") * ".", pieces))
+    asked = _asked(figures, rule)
+    means = {figure.name: figure.pieces.mean(axis=1) for figure in asked}
+    order = in_order(means, _within(rule, asked))
+    return Round(number, about["chunks"], list(ids), figures, order)
+
+
+def _asked(figures: list[Figure], rule: Rule) -> list[Figure]:
+    return [figure for figure in figures if figure.name in {*rule.minimise, *rule.maximise}]
+
+
+def _within(rule: Rule, figures: list[Figure]) -> Rule:
+    """The rule for figures that were measured: an early round lacks some."""
+    names = {figure.name for figure in figures}
+    low, high = ([n for n in part if n in names] for part in (rule.minimise, rule.maximise))
+    return rule._replace(minimise=low, maximise=high)
+
+
+def _but_seed(options: Mapping[str, Any], ids: list[str]) -> Any:
+    """Whether two candidates, by their indexes, differ in nothing but their seed."""
+    seed = options["seed"]
+
+    def same(one: int, other: int) -> bool:
+        pair = [
+            {
+                name: value
+                for name, value in options["candidates"][ids[index]].items()
+                if name != seed
+            }
+            for index in (one, other)
+        ]
+        return pair[0] == pair[1]
+
+    return same
+
+
+def table(outcome: Outcome) -> str:
+    """The outcome as CSV: a row a candidate, the best first, then those dropped, then the parents.
+
+    Columns: candidate; rank, from 1 (empty for parents and for those dropped); what was varied;
+    each figure and FIGURE_error, one standard error; kld.TEXT.PARENT, in nats a token; score, what
+    is ordered by; wins, the share of draws in which it wins; front; round, the last in which it was
+    measured; dropped.
+    """
+    names = list(dict.fromkeys(name for values in outcome.candidates.values() for name in values))
+    rounds = outcome.rounds
+    figures = list(dict.fromkeys(f.name for each in rounds for f in each.figures))
+    away = list(dict.fromkeys((text, parent) for _, text, parent in outcome.away))
+    head = ["candidate", "rank", *names]
+    head += [column for figure in figures for column in (figure, f"{figure}_error")]
+    pairs = [f"kld.{text}.{parent}" for text, parent in away]
+    head += [column for pair in pairs for column in (pair, f"{pair}_error")]
+    head += ["score", "wins", "front", "round", "dropped"]
+    rows = []
+    for each in reversed(rounds):
+        values, is_last = each.values(), each is rounds[-1]
+        for place, name in enumerate(each.in_order, 1):
+            if any(row["candidate"] == name for row in rows):
+                continue
+            row = {"candidate": name, "rank": place if is_last else ""}
+            row |= {key: _plain(value) for key, value in outcome.candidates[name].items()}
+            row |= _cells(values[name])
+            row |= _cells(
+                {
+                    f"kld.{text}.{parent}": outcome.away[name, text, parent]
+                    for text, parent in away
+                    if (name, text, parent) in outcome.away
+                }
+            )
+            index = each.ids.index(name)
+            row |= {"score": f"{each.order.scores[index]:.6g}", "round": each.number}
+            row["front"] = "yes" if index in each.order.front else "no"
+            if each.decision:
+                row["wins"] = f"{each.decision.wins[index]:.3f}"
+            if not is_last:
+                row["dropped"] = f"place {place} of {len(each.ids)} in round {each.number}"
+            rows.append(row)
+    for parent in outcome.parents:
+        rows.append({"candidate": outcome.parents[parent]} | _cells(outcome.parent_values[parent]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, head, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _cells(values: Mapping[str, tuple[float, float]]) -> dict[str, str]:
+    found = {}
+    for name, (value, error) in values.items():
+        found |= {name: f"{value:.7g}", f"{name}_error": f"{error:.3g}"}
+    return found
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
