@@ -20,6 +20,7 @@ localrules:
     verify_rebuild,
     orphans,
     clean_orphans,
+    choose,
     speed,
 
 
@@ -158,6 +159,18 @@ rule clean_orphans:
         config=lambda wildcards: config_file(session),
     shell:
         "script ask_orphans.py --config {params.config:q} --delete | tee {log:q}"
+
+
+rule choose:
+    """Choose a candidate of each study (--config model=STUDY: only that) into config/studies.lock.yaml."""
+    log:
+        "logs/choose.log",
+    conda:
+        "../envs/quantmill.yaml"
+    params:
+        config=lambda wildcards: config_file(session),
+    shell:
+        "script choose.py --config {params.config:q} | tee {log:q}"
 
 
 rule speed:

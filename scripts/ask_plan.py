@@ -10,6 +10,7 @@ from lib.forecast.outlook import Outlook, forecast
 from lib.formats.fallbacks import Fallbacks, sentence
 from lib.planning.publishing import license_note
 from lib.record.artifact import Artifact
+from lib.record.layout import home
 from lib.run.answers import chosen, columns, open_session, parser, short, wrapped
 from lib.run.session import Session
 from lib.stages.registry import STAGES
@@ -48,7 +49,7 @@ def table(outlook: Outlook) -> list[str]:
     """A line for each file, under its model; a line for each model where there are many files."""
     groups: dict[str, list[Artifact]] = {}
     for artifact in outlook.artifacts:
-        place = f"results/{artifact.model}/" if artifact.model else "shared"
+        place = home(artifact.path) if artifact.model else "shared"
         groups.setdefault(place, []).append(artifact)
     rows = []
     for place, group in groups.items():

@@ -14,6 +14,7 @@ from lib.record.layout import artifact_of, building_directories, log_file
 from lib.run.answers import columns, open_session, parser
 from lib.run.hold import held
 from lib.run.session import Session
+from lib.run.studies import notes
 from lib.stages.registry import STAGES
 from lib.units import count, human
 
@@ -22,7 +23,7 @@ COLUMNS = list(dict.fromkeys(stage.column for stage in STAGES.values() if stage.
 
 def main() -> None:
     session = open_session(parser(__doc__).parse_args().config)
-    print("\n".join([*table(session), *running()]))
+    print("\n".join([*table(session), *running(), *notes(session.plan)]))
 
 
 def table(session: Session) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from lib.errors import program
 from lib.record import recipe as recipes
 from lib.record.digests import sha256_of
-from lib.record.layout import SNAKEMAKE_MARK
+from lib.record.layout import SNAKEMAKE_MARK, home
 from lib.record.unrecorded import recorded, unrecorded
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
@@ -139,7 +139,7 @@ def records_on_disk(session: Session) -> Iterator[recipes.Record]:
     """
     tops = ["results", "resources"]
     if session.options.model:
-        tops = [f"results/{name}" for name in session.graph.names]
+        tops = list({home(artifact.path): None for artifact in session.graph if artifact.model})
     for path in recorded(*tops):
         yield recipes.read(path) or recipes.Record(path, {}, "", -1, "")
 

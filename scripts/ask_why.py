@@ -25,12 +25,14 @@ from lib.run.answers import (
     short,
 )
 from lib.run.session import Session
+from lib.run.studies import notes
 from lib.units import human, is_are
 
 
 def main() -> None:
     session = open_session(parser(__doc__).parse_args().config)
-    print("\n".join(each(session) if session.options.target else report(session)))
+    lines = each(session) if session.options.target else report(session)
+    print("\n".join([*lines, *notes(session.plan)]))
 
 
 def report(session: Session) -> list[str]:

@@ -35,6 +35,7 @@ from lib.formats.weights import EXPERT_COUNTS
 from lib.keys.values import TILDE, show, suggestion
 from lib.record.contents import STORE, Contents
 from lib.record.interpreter import installed_versions
+from lib.record.layout import STUDIES
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, own_tool
 from lib.stages import demo, evaluation
 from lib.stages.environments import needed
@@ -228,6 +229,8 @@ class Checks:
 
     def _model(self, at: KeyPath, name: str, model: Model) -> None:
         raw = as_mapping(self.models[name])
+        if name.lower() == STUDIES:
+            self.add(at, f"results/{STUDIES} has the studies; choose another name")
         if name in TOKENIZER_WORDS:
             self.add(at, f"{name} is a word of mergekit's tokenizer_source; choose another name")
         given = [key for key in ("merge", "source") if raw.get(key) is not None]

@@ -317,6 +317,9 @@ class Options(Section):
         description="Only these files, rules or models, for `why`, `plan` and `accept`; these "
         "models or forms for `speed`.",
     )
+    pick: Text | None = Field(
+        None, description="The candidate that `choose` takes, whatever was measured."
+    )
     ignore_preflight: Flag = Field(
         False, description="Build even if the preflight finds a problem."
     )

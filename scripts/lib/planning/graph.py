@@ -19,6 +19,7 @@ from lib.hub.lock import Lock
 from lib.planning.publishing import PLOT, card_options, local_card_options
 from lib.record.artifact import Artifact
 from lib.record.contents import Contents
+from lib.record.layout import STUDIES
 from lib.record.tools import package_version
 from lib.stages import demo, environments, harness
 from lib.stages.family import Forms
@@ -26,7 +27,7 @@ from lib.stages.registry import FULL_WEIGHTS, family_of
 from lib.stages.shared import Shared
 
 REPORT = ("csv", "svg", "html")
-STUDIES = "studies"  # the directory of all studies
+HOW_TO_CHOOSE = "`snakemake --cores all` measures it, then `snakemake choose` takes its winner"
 REPORT_TOOLS = ("matplotlib", "textalloc")
 
 
@@ -97,6 +98,12 @@ class Graph:
             found = self.artifacts(parts[1]) if known else {}
             return found.get(path) or next((a for a in found.values() if path in a.outputs), None)
         return self.shared.find(path) or self._all_shared.find(path)
+
+    def waits(self, path: str) -> str | None:
+        """Why a path is not declared, if its model waits for a study; else None."""
+        name = next(iter(PurePosixPath(path).parts[1:]), None)
+        study = self.config.waiting.get(name)
+        return study and f"{name} waits for the study {study}: {HOW_TO_CHOOSE}"
 
     @cached_property
     def _all_shared(self) -> Shared:

@@ -127,10 +127,10 @@ def base(reference: str, lock: Lock) -> dict[str, Any]:
 def license_note(config: Any, lock: Lock, name: str) -> str:
     """A sentence for the plan if licenses in a model's tree differ or are missing; else empty.
 
-    It is also empty for a model that is neither a merge nor published.
+    It is also empty for a model that is neither a merge nor published, and for a study.
     """
-    model = config.entries[name]
-    if not model.merges and model.publish is None:
+    model = config.models.get(name)
+    if model is None or (model.merge is None and model.publish is None):
         return ""
     facts = {key: getattr(model.publish, key, None) for key in CARD_FACTS[:3]}
     leaves = {leaf["reference"]: of_facts(leaf) for leaf in bases(config, lock, name)}

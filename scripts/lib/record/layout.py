@@ -10,6 +10,7 @@ LOOKS = RUN_STATE / "families.json"  # how families are shown in reports and car
 GALLERY = Path("results/index.html")  # a page of all models, written by each run
 SNAKEMAKE_MARK = ".snakemake_timestamp"  # Snakemake puts it into directory() outputs
 SPEED_PAGE = "speed.html"
+STUDIES = "studies"  # under results/: no model has this name
 _SUFFIX = ".building"
 
 
@@ -21,6 +22,12 @@ def cpu_file(artifact: str) -> Path:
 def log_file(artifact: str) -> str:
     """The log of the step that makes an artifact; wildcards in its path stay as they are."""
     return f"logs/{artifact.removeprefix('results/')}.log"
+
+
+def home(artifact: str) -> str:
+    """The directory of the model or the study that an artifact belongs to: results/NAME/."""
+    parts = artifact.split("/")
+    return "/".join(parts[: 3 if parts[1] == STUDIES else 2]) + "/"
 
 
 def speed_directory(model: str) -> Path:

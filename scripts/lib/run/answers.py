@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from lib.errors import UserError
 from lib.formats.json_file import read_json
 from lib.record.artifact import Artifact, in_order
+from lib.record.layout import home
 from lib.record.recipe import MADE_FROM, ONLY_MADE_FROM
 from lib.run.session import Session
 
@@ -92,12 +93,8 @@ def everything(session: Session) -> list[Artifact]:
 
 
 def short(artifact: Artifact) -> str:
-    """The artifact's path without results/MODEL/."""
-    return (
-        artifact.path.removeprefix(f"results/{artifact.model}/")
-        if artifact.model
-        else artifact.path
-    )
+    """The artifact's path without results/MODEL/ or results/studies/STUDY/."""
+    return artifact.path.removeprefix(home(artifact.path)) if artifact.model else artifact.path
 
 
 def columns(

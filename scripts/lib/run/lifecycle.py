@@ -9,7 +9,7 @@ from lib.errors import UserError, plainly
 from lib.forecast.machine import keep_to
 from lib.planning.staleness import Plan
 from lib.record.layout import GALLERY, LOOKS
-from lib.run import build
+from lib.run import build, studies
 from lib.run.console import summary
 from lib.run.hold import clear_abandoned, hold_directory
 from lib.run.requests import config_file
@@ -81,10 +81,13 @@ def end(session: Session) -> None:
         return
     renew_gallery(session)
     print(summary(session.graph))
-    if left := len(Plan(session.graph).stale(session.graph)):
+    plan = Plan(session.graph)
+    if left := len(plan.stale(session.graph)):
         # Not asked for, or made from an input that came out with other bytes than before.
         which = f"{count(left, 'artifact')} {is_are(left)}"
         print(f"{which} not up to date: `snakemake why` says why.")
+    for line in studies.notes(plan):
+        print(line)
 
 
 def failed(session: Session) -> None:

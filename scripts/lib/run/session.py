@@ -26,7 +26,7 @@ from lib.stages.registry import STAGES
 ALONE = Machine(1)
 # Targets that answer a question: they build nothing and may be asked while a build runs.
 ANSWERS = {"why", "plan", "verify", "orphans", "status", "live", "lock", "preflight"}
-ANSWERS |= {"publish_plan", "gallery"}
+ANSWERS |= {"publish_plan", "gallery", "choose"}
 # `accept` holds the directory itself, and gives the hold back to make reports anew.
 ANSWERS.add("accept")
 
@@ -88,6 +88,8 @@ class Session:
     def find(self, path: str) -> Artifact:
         """The artifact of a path that a rule's pattern matched. Raises UserError if it is none."""
         artifact = self.graph.find(path)
+        if artifact is None and (waits := self.graph.waits(path)):
+            raise UserError(waits)
         if artifact is None:
             raise UserError(f"{path}: nothing of this name follows from the config")
         return artifact

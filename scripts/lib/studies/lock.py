@@ -33,12 +33,16 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass
 class Winner:
-    """The chosen candidate: its id, what was varied, and all that makes it."""
+    """The chosen candidate: its id, what was varied, and all that makes it.
+
+    picked: somebody named it, whatever was measured.
+    """
 
     candidate: str
     values: dict[str, Any]
     random_seed: int
     merge: dict[str, Any]
+    picked: bool = False
 
 
 @dataclass
@@ -89,6 +93,8 @@ def write(chosen: dict[str, Chosen], workdir: Path = Path()) -> None:
     studies = {}
     for name, entry in sorted(chosen.items()):
         studies[name] = {key: value for key, value in asdict(entry).items() if value}
+        if entry.winner and not entry.winner.picked:
+            del studies[name]["winner"]["picked"]
     path = Path(workdir) / LOCK_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     style = {"sort_keys": False, "default_flow_style": None, "width": 100, "allow_unicode": True}

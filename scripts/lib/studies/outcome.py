@@ -85,17 +85,23 @@ class Outcome:
         }
 
 
-def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str]) -> Outcome:
-    """The outcome of a study.
+def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None]) -> Outcome:
+    """The outcome of a study, as far as all of a round is measured.
 
     options: those of its table's recipe (lib/stages/studies.py). measured: {role in that recipe:
-    file}; roles are `round N FIGURE [PARENT] NAME`.
+    file, or None if it is not measured}; roles are `round N FIGURE [PARENT] NAME`.
     """
     pieces: dict[tuple[int, str], dict[str, dict[str, np.ndarray]]] = {}
+    lacking: set[tuple[int, str, str]] = set()
     for role, path in measured.items():
         _, number, figure, *parent, name = role.split(" ")
-        place = pieces.setdefault((int(number), figure), {}).setdefault(name, {})
-        place["".join(parent)] = _pieces(Path(path))
+        by = pieces.setdefault((int(number), figure), {})
+        if path is None:
+            lacking.add((int(number), figure, name))
+        else:
+            by.setdefault(name, {})["".join(parent)] = _pieces(Path(path))
+    for number, figure, name in lacking:
+        pieces[number, figure].pop(name, None)
     choose = options["choose"]
     rule = Rule(choose["minimise"], choose["maximise"], choose["by"], choose["weights"])
     rounds: list[Round] = []

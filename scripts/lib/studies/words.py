@@ -23,10 +23,10 @@ def sentences(outcome: Outcome) -> list[str]:
 def winner(outcome: Outcome) -> str:
     """Which candidate wins, and what it reached."""
     each = outcome.rounds[-1]
-    name, values = outcome.winner, each.values()[outcome.winner]
+    values = each.values()[outcome.winner]
     asked = (*outcome.rule.minimise, *outcome.rule.maximise)
-    said = ", ".join(f"{figure} {_figure(*values[figure])}" for figure in asked)
-    return f"{name} wins of {count(len(each.ids), 'candidate')}: {said}."
+    said = ", ".join(f"{name} {figure(*values[name])}" for name in asked)
+    return f"{outcome.winner} wins of {count(len(each.ids), 'candidate')}: {said}."
 
 
 def sureness(outcome: Outcome) -> str:
@@ -56,9 +56,9 @@ def lead(outcome: Outcome) -> str:
     if found.second is None:
         return ""
     parts = []
-    for figure, (apart, error) in found.lead.items():
-        unit, factor = ("%", 100) if not figure.startswith("kld.") else (" nats", 1)
-        parts.append(f"{figure} {factor * apart:+.2g} ± {factor * error:.1g}{unit}")
+    for name, (apart, error) in found.lead.items():
+        unit, factor = ("%", 100) if not name.startswith("kld.") else (" nats", 1)
+        parts.append(f"{name} {factor * apart:+.2g} ± {factor * error:.1g}{unit}")
     return f"Against it {each.ids[found.second]} has {', '.join(parts)}."
 
 
@@ -67,7 +67,7 @@ def parents(outcome: Outcome) -> str:
     asked = (*outcome.rule.minimise, *outcome.rule.maximise)
     parts = []
     for parent, values in outcome.parent_values.items():
-        said = ", ".join(f"{f} {_figure(*values[f])}" for f in asked if f in values)
+        said = ", ".join(f"{f} {figure(*values[f])}" for f in asked if f in values)
         if said:
             parts.append(f"{outcome.parents[parent]} {said}")
     return f"The merged models themselves: {'; '.join(parts)}." if parts else ""
@@ -86,7 +86,8 @@ def _best(each: Round) -> str:
     return each.in_order[0]
 
 
-def _figure(value: float, error: float) -> str:
+def figure(value: float, error: float) -> str:
+    """A figure and its standard error."""
     return f"{value:.4g} ± {error:.1g}"
 
 

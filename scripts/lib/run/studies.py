@@ -1,0 +1,61 @@
+"""The studies of a run: what came out of them by now, and whether the lock still says it."""
+
+from lib.planning.graph import HOW_TO_CHOOSE
+from lib.planning.staleness import Plan, State
+from lib.studies.lock import Chosen
+from lib.studies.outcome import Outcome, read_outcome
+
+
+def outcome_now(plan: Plan, name: str) -> Outcome:
+    """What came out of a study, as far as its measurements are up to date.
+
+    Who stays after a round is found anew and not read from the lock.
+    """
+    declared = plan.graph.shared.study(name)
+    measured = {
+        role: artifact.path if plan.state(artifact) is State.FRESH else None
+        for role, artifact in declared.measured.items()
+    }
+    kept: list[list[str]] = []
+    while True:
+        outcome = read_outcome(declared.table.options | {"kept": kept}, measured)
+        if outcome.last or len(outcome.rounds) <= len(kept):
+            return outcome
+        kept.append(outcome.rounds[-1].kept)
+
+
+def notes(plan: Plan) -> list[str]:
+    """Lines: which models wait for a study, and where `choose` would change the lock."""
+    config = plan.graph.config
+    lines = [
+        f"{name} waits for the study {study}: {HOW_TO_CHOOSE}."
+        for name, study in config.waiting.items()
+    ]
+    for name in plan.graph.names:
+        if name in config.studies:
+            lines += _note(plan, name, config.chosen.get(name, Chosen()))
+    return lines
+
+
+def _note(plan: Plan, name: str, chosen: Chosen) -> list[str]:
+    study, winner = plan.graph.config.studies[name], chosen.winner
+    if winner:
+        now = {each.id: each for each in study.candidates}.get(winner.candidate)
+        if now is None or now.merge != winner.merge:
+            what = "is no longer one of it" if now is None else "is no longer that merge"
+            return [
+                f"study {name}: {winner.candidate}, which was chosen, {what}: `snakemake choose`."
+            ]
+        if winner.picked:
+            return []
+    outcome = outcome_now(plan, name)
+    kept = [each.kept for each in outcome.rounds if each.kept]
+    if kept and kept != [entry["kept"] for entry in chosen.rounds][: len(kept)]:
+        number = len(kept)
+        return [f"study {name}: round {number} is measured: `snakemake choose` says who stays."]
+    if outcome.winner and winner is None:
+        return [f"study {name}: it is measured: `snakemake choose` takes {outcome.winner}."]
+    if outcome.winner and outcome.winner != winner.candidate:
+        was = f"{winner.candidate} was chosen, and {outcome.winner} would be now"
+        return [f"study {name}: {was}: `snakemake choose` takes it."]
+    return []
