@@ -61,7 +61,10 @@ def tables() -> str:
     options = _without_titles(Options.model_json_schema(mode="validation"))
     sections = {"Config": document, **document["$defs"], "Options": options}
     parts = []
-    found = dict(places(Config)) | {"Options": "On the command line: `--config KEY=VALUE`"}
+    found: dict[str, str] = {}
+    for name, place in places(Config):
+        found.setdefault(name, place)  # one that stands in two places is told at the first
+    found |= {"Options": "On the command line: `--config KEY=VALUE`"}
     for name, place in found.items():
         section = sections[name]
         rows = [

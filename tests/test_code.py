@@ -64,6 +64,8 @@ MADE_BY = {
         "templates/quality.html.j2",
         "templates/quality.js",
     ],
+    "perplexity": ["perplexity.py", "lib/flags/context.py"],
+    "study": ["study.py", "templates/study.html.j2"],
     "card": ["describe_forms.py", "describe_card.py", "card.py", "templates/card.md.j2"],
 }
 WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split", "mmproj", "lora")

@@ -172,6 +172,7 @@ FLOORS = (
     "flags",
     "cards",
     "keys",
+    "studies",
     "stages",
 )
 FLOORS += ("config", "planning", "forecast", "report", "run")

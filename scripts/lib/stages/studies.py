@@ -77,7 +77,7 @@ class Round(Section):
     chunks: Number(int, 1) | None = Field(
         None, description="Chunks of each text in this round; left out, those of `measure`."
     )
-    keep: Read(int | str, to_keep, {"type": ["integer", "string"]}) | None = Field(
+    keep: Read(int | str, to_keep, int | str) | None = Field(
         None, description="How many stay for the next round: `half`, or a number."
     )
 
@@ -118,7 +118,7 @@ class Study(Section):
         description="Combinations that belong together, `{name: value, …}` each, where not all are "
         "to be made.",
     )
-    random_seed: Read(int | str, to_seed, {"type": ["integer", "string"]}) = Field(
+    random_seed: Read(int | str, to_seed, int | str) = Field(
         0, description="Seed of the merges, for the methods that draw; or `$name`."
     )
     allow_pickle: Flag = Field(
@@ -126,7 +126,7 @@ class Study(Section):
     )
     measure: Measure = Field(description="What is measured.")
     rounds: list[Round] = Field([], description="Several rounds, the last one without `keep`.")
-    choose: Choose = Field(default_factory=Choose, description="Which candidate is the best.")
+    choose: Choose = Field(default_factory=Choose, description="How one is chosen.")
     keep: Flag = Field(
         False, description="Keep the candidates' merges and conversions once they are measured."
     )
@@ -290,14 +290,16 @@ class Declared:
             uses=llama_cpp["uses"] | waits,
             temporary=not self.study.keep,
         )
+        self.artifacts += [weights, gguf]
         made = []
 
         def add(role: str, path: str, rule: str, options: dict, **details: Any) -> Artifact:
             details = llama_cpp | {"model": self.name} | details
             artifact = shared.once(f"results/{place}/{path}", rule, options, **details)
-            made.append(artifact)
+            self.artifacts.append(artifact)
             if role:
                 self.measured[f"{role} {name}"] = artifact
+                made.append(artifact)
             return artifact
 
         for number in sorted(rounds):
@@ -320,7 +322,6 @@ class Declared:
             for task, asked in measure.tasks.items():
                 self._task(add, last, task, asked, gguf)
         self._each.append(made)
-        self.artifacts += [weights, gguf, *made]
 
     def _kld(self, add: Any, text: str, name: str, gguf: Artifact, options: dict) -> None:
         corpus = self.shared.corpus(text)

@@ -1,0 +1,436 @@
+"""Studies without a build: which candidates there are, what is refused, and which one is chosen."""
+
+import copy
+import itertools
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from lib.config.load import load
+from lib.config.merges import METHODS, PARAMETERS, REQUIRED
+from lib.errors import UserError
+from lib.hub.lock import Lock
+from lib.planning.graph import Graph
+from lib.record.contents import Contents
+from lib.studies import choice, grid, lock
+from lib.studies.choice import Figure, Rule, decide, in_order, survivors
+from lib.studies.lock import Chosen, Winner
+from lib.studies.outcome import read_outcome, table
+from tiny_models import make_models, make_texts
+
+MERGE = {
+    "merge_method": "$method",
+    "base_model": "./m/base",
+    "models": [
+        {"model": "./m/code", "parameters": {"weight": "$w"}},
+        {"model": "./m/prose", "parameters": {"weight": 0.5}},
+    ],
+    "dtype": "bfloat16",
+}
+STUDY = {
+    "merge": MERGE,
+    "vary": {"method": ["ties", "task_arithmetic"], "w": [0.3, 0.5]},
+    "measure": {"perplexity": ["evaluation"], "context": 128},
+}
+CONFIG = {
+    "corpora": {name: {"path": f"data/{name}.txt"} for name in ("calibration", "evaluation")},
+    "models": {"Plain": {"source": "./m/prose", "gguf": {"quants": ["Q8_0"]}}},
+    "studies": {"Which": STUDY},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    here = tmp_path_factory.mktemp("studies")
+    make_models(here / "m", "code", "prose")
+    make_texts(here / "data", 20)
+    return here
+
+
+def config(**changes) -> dict:
+    """CONFIG, with keys of its study replaced."""
+    found = copy.deepcopy(CONFIG)
+    found["studies"]["Which"] |= changes
+    return found
+
+
+def graph_of(raw: dict, place) -> Graph:
+    settings, _ = load(raw, place)
+    return Graph(settings, Contents(place / "no such file"), Lock())
+
+
+def candidates(raw: dict, place) -> dict[str, grid.Candidate]:
+    settings, _ = load(raw, place)
+    return {each.id: each for each in settings.studies["Which"].candidates}
+
+
+# the grid
+
+
+def test_all_combinations_are_made_and_called_by_their_values(place):
+    found = candidates(config(), place)
+    assert list(found) == [
+        "ties-0.3",
+        "ties-0.5",
+        "task_arithmetic-0.3",
+        "task_arithmetic-0.5",
+    ]
+    assert found["ties-0.5"].merge == {**MERGE, "merge_method": "ties"} | {
+        "models": [
+            {"model": "./m/code", "parameters": {"weight": 0.5}},
+            {"model": "./m/prose", "parameters": {"weight": 0.5}},
+        ]
+    }
+
+
+def test_pairs_make_only_some_combinations(place):
+    pairs = [{"method": "sce", "w": 0.3}, {"method": "ties", "w": 0.7}]
+    merge = {**MERGE, "models": [{"model": "./m/code"}, {"model": "./m/prose"}]}
+    merge["tokenizer_source"] = "$w"
+    with pytest.raises(UserError, match="tokenizer_source"):
+        load(config(vary={}, pairs=pairs, merge=merge), place)
+    found = candidates(config(vary={"w": [0.3, 0.5]}, pairs=[{"method": "ties"}]), place)
+    assert list(found) == ["0.3-ties", "0.5-ties"]
+
+
+def test_values_are_put_in_as_they_are_and_within_texts():
+    merge = {"a": "$x", "b": ["./m/$x", "${x}y", "$$x"], "c": {"d": "$list"}}
+    values = {"x": "code", "list": [0.1, 0.2]}
+    assert grid.filled(merge, values) == {
+        "a": "code",
+        "b": ["./m/code", "codey", "$x"],
+        "c": {"d": [0.1, 0.2]},
+    }
+    with pytest.raises(ValueError, match=r"\$lost has no values under vary or pairs; did you mean"):
+        grid.filled("$lost", {"list": 1})
+
+
+def test_a_candidate_keeps_its_name_whatever_is_added_beside_it(place):
+    paths = {"merge_method": "linear", "models": [{"model": "$m", "parameters": {"weight": 1}}]}
+    few = candidates(config(merge=paths, vary={"m": ["./m/code"]}), place)
+    many = candidates(config(merge=paths, vary={"m": ["./m/base", "./m/code"]}), place)
+    assert set(few) < set(many) and len(many) == 2
+    (name,) = few
+    assert name.startswith("m_code_") and "/" not in name
+
+
+def test_two_candidates_never_share_a_directory():
+    values = ["a-b", "a", "b", "./x y", "./x_y", 1, "1", 1.5, [1], {"k": 1}, "é", "A" * 90, "a-b-a"]
+    rows = [{"x": one, "y": two} for one, two in itertools.product(values, values)]
+    made = grid.candidates({"m": "$x$y"}, rows, 0)
+    assert len({each.id for each in made}) == len(rows)
+    assert all(len(each.id) < 100 for each in made)
+
+
+# what is refused
+
+
+MISTAKES = [
+    ({"vary": {}}, "studies.Which: varies nothing: give names values under vary or pairs"),
+    ({"vary": {"method": ["ties"]}}, "studies.Which.merge: $w has no values under vary or pairs"),
+    (
+        {"vary": {"method": ["ties"], "w": [1], "v": [2]}},
+        "studies.Which.vary.v: $v stands nowhere in merge",
+    ),
+    ({"vary": {"method": ["ties"], "w": []}}, "studies.Which.vary: w has no values"),
+    (
+        {"vary": {"method": ["ties"], "w": [0.3, 0.3]}},
+        "studies.Which.merge: method ties, w 0.3: twice",
+    ),
+    (
+        {"vary": {"method": ["ties", "sce"], "w": [0.3, 0.5]}},
+        "studies.Which.merge.models[0].parameters.weight: sce has no parameter 'weight' (it has: "
+        "int8_mask, select_topk), with method sce, w 0.3 and 1 more",
+    ),
+    (
+        {"vary": {"method": ["tiles"], "w": [0.3]}},
+        "studies.Which.merge.merge_method: 'tiles' is no merge method of mergekit; did",
+    ),
+    (
+        {"merge": MERGE | {"models": [{"model": "./m/code", "parameters": {"wait": "$w"}}]}},
+        "ties has no parameter 'wait'",
+    ),
+    (
+        {"merge": MERGE | {"models": [{"model": "./m/lost", "parameters": {"weight": "$w"}}]}},
+        "studies.Which.merge.models[0].model: no directory './m/lost' in ",
+    ),
+    ({"measure": {}}, "studies.Which.measure: measures nothing: name texts or tasks"),
+    (
+        {"measure": {"perplexity": ["evalution"]}},
+        "studies.Which.measure.perplexity[0]: 'evalution' is not in corpora; did you",
+    ),
+    (
+        {"choose": {"minimise": ["perplexity.evaluation", "perplexity.calibration"]}},
+        "studies.Which.choose.minimise[1]: 'perplexity.calibration' is not measured",
+    ),
+    (
+        {"choose": {"maximise": ["perplexity.evaluation"]}},
+        "studies.Which.choose.maximise[0]: perplexity.evaluation belongs under minimise",
+    ),
+    ({"choose": {"by": "rank"}}, "'rank' is not one of ranks, sum, pareto; did you mean ranks?"),
+    (
+        {"choose": {"weights": {"perplexity.evaluation": 2}}},
+        "studies.Which.choose.weights: belong to by: sum",
+    ),
+    (
+        {"rounds": [{"chunks": 2}, {"chunks": 4}]},
+        "studies.Which.rounds[0]: keep is missing: how many stay for the next round",
+    ),
+    (
+        {"rounds": [{"chunks": 2, "keep": "half"}, {"keep": 2}]},
+        "studies.Which.rounds[1].keep: of the last round one is chosen",
+    ),
+    ({"rounds": [{"keep": "most"}]}, "'most' is not a whole number of at least 1"),
+    ({"random_seed": "$seed"}, "studies.Which.merge: $seed has no values under vary or pairs"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), MISTAKES)
+def test_a_mistake_in_a_study_is_told_in_one_line(place, changes, message):
+    with pytest.raises(UserError) as caught:
+        load(config(**changes), place)
+    assert any(message in line for line in caught.value.args), caught.value.args
+
+
+def test_a_study_and_a_model_cannot_have_one_name(place):
+    raw = config()
+    raw["models"]["Which"] = raw["models"]["Plain"]
+    raw["models"]["studies"] = {"source": "./m/code"}
+    with pytest.raises(UserError) as caught:
+        load(raw, place)
+    lines = "\n".join(caught.value.args)
+    assert "studies.Which: is the name of a model too; choose another name" in lines
+    assert "models.studies: results/studies has the studies; choose another name" in lines
+
+
+def test_a_model_can_only_take_the_winner_of_a_study_that_there_is(place):
+    raw = config()
+    raw["models"]["X"] = {"merge": {"study": "Witch"}, "gguf": {"quants": ["Q8_0"]}}
+    with pytest.raises(UserError) as caught:
+        load(raw, place)
+    assert caught.value.args == (
+        "models.X.merge: study: 'Witch' is no study of this config; did you mean Which?",
+    )
+
+
+def test_the_parameters_of_each_method_are_those_of_mergekit():
+    from mergekit.merge_methods.registry import registered_methods
+
+    theirs = {method.spec.name: method.spec.parameters for method in registered_methods()}
+    assert theirs.keys() == PARAMETERS.keys() == METHODS.keys()
+    for method, parameters in theirs.items():
+        assert set(PARAMETERS[method]) == {each.name for each in parameters}, method
+        needed = [each.name for each in parameters if each.required]
+        assert needed == ([REQUIRED[method]] if method in REQUIRED else []), method
+
+
+# models that take a winner
+
+
+def winner(place, **values) -> Winner:
+    made = candidates(config(), place)["ties-0.3"]
+    return Winner(made.id, made.values, 0, made.merge)
+
+
+def test_a_model_waits_for_its_study_and_all_else_is_built(place):
+    raw = config()
+    raw["models"]["X"] = {"merge": {"study": "Which"}, "gguf": {"quants": ["Q8_0"]}}
+    raw["models"]["Of-X"] = {
+        "merge": {
+            **MERGE,
+            "merge_method": "sce",
+            "models": [{"model": "X"}, {"model": "./m/code"}],
+        },
+        "gguf": {"quants": ["Q8_0"]},
+    }
+    graph = graph_of(raw, place)
+    assert graph.names == ["Plain", "Which"]
+    assert graph.config.waiting == {"X": "Which", "Of-X": "Which"}
+    assert graph.find("results/X/gguf/X-Q8_0.gguf") is None
+    assert graph.waits("results/Of-X/README.md") == (
+        "Of-X waits for the study Which: `snakemake --cores all` measures it, then `snakemake "
+        "choose` takes its winner"
+    )
+    assert graph.waits("results/Plain/README.md") is None
+
+
+def test_a_mistake_in_a_model_that_waits_is_told_at_once(place):
+    raw = config()
+    raw["models"]["X"] = {"merge": {"study": "Which"}, "gguf": {"quants": ["Q9_0"]}}
+    with pytest.raises(UserError, match=r"models.X.gguf.quants\[0\].type: 'Q9_0'"):
+        load(raw, place)
+
+
+def test_a_model_has_the_merge_that_the_lock_says(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = config()
+    raw["models"]["X"] = {"merge": {"study": "Which"}, "gguf": {"quants": ["Q8_0"]}}
+    for name in ("m", "data"):
+        (tmp_path / name).symlink_to(place / name)
+    lock.write({"Which": Chosen([], winner(place))}, tmp_path)
+    settings, _ = load(raw, tmp_path)
+    assert settings.waiting == {}
+    assert settings.models["X"].merge == candidates(config(), place)["ties-0.3"].merge
+    graph = Graph(settings, Contents(tmp_path / "none"), Lock())
+    own = graph.find("results/X/safetensors")
+    twin = graph.find("results/studies/Which/candidates/ties-0.3/safetensors")
+    assert own.recipe["options"] == twin.recipe["options"] and own.digest == twin.digest
+    assert twin.uses["same"] is own
+    raw["studies"]["Which"]["vary"]["w"] = [0.7]  # changes nothing until choose is asked
+    assert load(raw, tmp_path)[0].models["X"].merge == settings.models["X"].merge
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "models: {}", "studies: {Which: {winner: {candidate: a}}}", "studies: [1]"]
+    + ["studies: {Which: {rounds: [{chunks: 1}]}}", "studies: {Which: {won: a}}"],
+)
+def test_a_lock_that_is_none_is_told_in_one_line(tmp_path, text):
+    (tmp_path / "config").mkdir()
+    (tmp_path / lock.LOCK_FILE).write_text(text)
+    with pytest.raises(UserError, match="studies.lock.yaml: not"):
+        lock.read(tmp_path)
+
+
+def test_a_lock_is_read_as_it_was_written(tmp_path, place):
+    chosen = {"Which": Chosen([{"chunks": None, "kept": ["ties-0.3"]}], winner(place))}
+    lock.write(chosen, tmp_path)
+    assert lock.read(tmp_path) == chosen
+    before = (tmp_path / lock.LOCK_FILE).read_bytes()
+    lock.write(lock.read(tmp_path), tmp_path)
+    assert (tmp_path / lock.LOCK_FILE).read_bytes() == before
+
+
+# the disk
+
+
+def test_not_more_candidates_lie_on_the_disk_than_the_study_allows(place):
+    """A merge waits for what is measured of the candidate so many places before."""
+    raw = config(vary={"method": ["ties"], "w": [n / 20 for n in range(1, 11)]}, at_once=3)
+    study = graph_of(raw, place).shared.study("Which")
+    merges = list(study.merges.values())
+    for number, merge in enumerate(merges):
+        waits = [up.path for role, up in merge.uses.items() if role.startswith("after")]
+        before = list(study.merges)[number - 3] if number >= 3 else None
+        expected = f"results/studies/Which/candidates/{before}/perplexity/1/evaluation.json"
+        if before:
+            assert waits == [expected]
+        else:
+            assert all("/parents/" in path for path in waits)
+        assert merge.temporary and merge.intermediate
+    kept = graph_of(raw | {"studies": {"Which": raw["studies"]["Which"] | {"keep": True}}}, place)
+    assert all(
+        not merge.uses and not merge.temporary
+        for merge in kept.shared.study("Which").merges.values()
+    )
+
+
+# the choice
+
+
+def figure(name: str, *pieces: list[float]) -> Figure:
+    return Figure(name, name.partition(".")[2], np.array(pieces))
+
+
+def test_ranks_sums_and_fronts_as_by_hand():
+    means = {
+        "perplexity.a": np.array([1.0, 2.0, 3.0, 2.5]),
+        "tasks.t": np.array([0.1, 0.5, 0.4, 0.4]),
+    }
+    ranks = in_order(means, Rule(["perplexity.a"], ["tasks.t"], "ranks"))
+    assert ranks.order == [1, 0, 3, 2]
+    assert list(ranks.scores) == [2.5, 1.5, 3.25, 2.75]
+    assert ranks.front == [0, 1]
+    weights = {"perplexity.a": 1.0, "tasks.t": 10.0}
+    sums = in_order(means, Rule(["perplexity.a"], ["tasks.t"], "sum", weights))
+    assert sums.order == [1, 3, 2, 0] and np.allclose(sums.scores, [0, -3, -1, -1.5])
+    pareto = in_order(means, Rule(["perplexity.a"], ["tasks.t"], "pareto"))
+    assert pareto.order[:2] == [1, 0]
+    assert survivors(ranks, "half") == [0, 1] and survivors(ranks, 3) == [0, 1, 3]
+    assert survivors(in_order({"a": np.arange(5.0)}, Rule(["a"], [], "ranks")), "half") == [0, 1, 2]
+
+
+def test_the_share_of_draws_is_that_of_a_bootstrap_done_by_hand():
+    random = np.random.default_rng(7)
+    pieces = random.normal(2.0, 0.3, (3, 40)) + np.array([[0.0], [0.02], [0.3]])
+    found = decide([figure("perplexity.a", *pieces)], Rule(["perplexity.a"], [], "ranks"), apart)
+    other, wins = np.random.default_rng(99), np.zeros(3)
+    for _ in range(20000):
+        wins[pieces[:, other.integers(0, 40, 40)].mean(axis=1).argmin()] += 1 / 20000
+    assert np.abs(found.wins - wins).max() < 0.03
+    assert found.winner == pieces.mean(axis=1).argmin() and abs(found.wins.sum() - 1) < 1e-9
+    mean, error = found.lead["perplexity.a"]
+    apart_by = pieces[found.second] - pieces[found.winner]
+    assert np.isclose(mean, apart_by.mean()) and np.isclose(error, apart_by.std(ddof=1) / 40**0.5)
+
+
+def apart(one: int, other: int) -> bool:
+    return False
+
+
+def test_what_is_the_same_is_undecided_and_what_is_better_is_decided():
+    random = np.random.default_rng(1)
+    text = random.normal(3.0, 0.5, 50)
+    same = figure("perplexity.a", text, text, text)
+    assert not decide([same], Rule(["perplexity.a"], [], "ranks"), apart).is_sure
+    better = figure("perplexity.a", text, text - 0.02 + random.normal(0, 0.01, 50), text + 0.1)
+    found = decide([better], Rule(["perplexity.a"], [], "ranks"), apart)
+    assert (found.winner, found.is_sure) == (1, True)
+    # What differs in its seed alone is chance, however far apart the text finds it.
+    seeds = decide([better], Rule(["perplexity.a"], [], "ranks"), lambda one, other: True)
+    assert (seeds.winner, seeds.is_sure, seeds.only_seed) == (1, False, True)
+
+
+def test_a_choice_is_the_same_every_time():
+    random = np.random.default_rng(3)
+    figures = [figure(f"perplexity.{n}", *random.normal(3, 0.1, (5, 20))) for n in "ab"]
+    rule = Rule([each.name for each in figures], [], "ranks")
+    one, two = (choice.facts(decide(figures, rule, apart), list("abcde")) for _ in range(2))
+    assert one == two
+
+
+def measured(tmp_path, values: dict[str, list[float]]) -> dict[str, str]:
+    """{role: file} of perplexities on the text `t`, in round 1 and 2, by `ID ROUND`."""
+    found = {}
+    for key, nll in values.items():
+        name, number = key.split()
+        file = tmp_path / f"{name}-{number}.json"
+        file.write_text(json.dumps({"perplexity": {}, "per_chunk": {"nll": nll}}))
+        found[f"round {number} perplexity.t {name}"] = str(file)
+    return found
+
+
+OPTIONS = {
+    "study": "S",
+    "candidates": {name: {"w": number} for number, name in enumerate("abcd")},
+    "parents": {"p": "./m/p"},
+    "seed": None,
+    "rounds": [{"chunks": 2, "keep": "half"}, {"chunks": None, "keep": None}],
+    "kept": [],
+    "choose": {"minimise": ["perplexity.t"], "maximise": [], "by": "ranks", "weights": {}},
+}
+
+
+def test_a_round_is_over_once_all_of_it_is_measured_and_the_next_has_who_stayed(tmp_path):
+    first = {f"{name} 1": [n, n + 0.1] for n, name in enumerate("abcd", 1)}
+    roles = measured(tmp_path, first)
+    lacking = roles | {"round 1 perplexity.t d": None}
+    assert read_outcome(OPTIONS, lacking).rounds == []
+    once = read_outcome(OPTIONS, roles)
+    assert once.rounds[0].kept == ["a", "b"] and once.winner is None and not once.last
+    both = roles | measured(tmp_path, {"a 2": [1.0] * 12, "b 2": [0.9] * 12, "p 2": [0.5] * 12})
+    done = read_outcome(OPTIONS | {"kept": [["a", "b"]]}, both)
+    assert done.winner == "b" and done.decision.is_sure
+    assert {name: each.number for name, each in done.dropped().items()} == {"c": 1, "d": 1}
+    rows = table(done).splitlines()
+    assert [row.split(",")[0] for row in rows] == ["candidate", "b", "a", "c", "d", "./m/p"]
+    assert rows[3].endswith("place 3 of 4 in round 1")
+    assert "0.5" not in rows[1] and rows[-1].split(",")[3] == f"{np.exp(0.5):.7g}"
+
+
+def test_the_lock_is_yaml_that_people_can_read(tmp_path, place):
+    lock.write({"Which": Chosen([], winner(place))}, tmp_path)
+    data = yaml.safe_load((tmp_path / lock.LOCK_FILE).read_text())
+    assert data["studies"]["Which"]["winner"]["values"] == {"method": "ties", "w": 0.3}

@@ -1,0 +1,249 @@
+"""Studies built from the demo's models: who must win, what nobody can tell, what is made again."""
+
+import copy
+import shutil
+
+import pytest
+import yaml
+
+from project import ROOT, Project, sha256
+
+CODE, PROSE = "heldout-code", "heldout-prose"
+STUDIES = {
+    # One partner of the three is whole, the others are damaged: its merge has to win.
+    "Damage": {
+        "merge": {
+            "merge_method": "linear",
+            "models": [
+                {"model": "./m/code", "parameters": {"weight": 0.5}},
+                {"model": "./m/$partner", "parameters": {"weight": 0.5}},
+            ],
+            "dtype": "bfloat16",
+        },
+        "vary": {"partner": ["noisy", "prose", "noisier"]},
+        "measure": {"perplexity": [CODE, PROSE], "kld": [PROSE], "context": 128, "chunks": 24},
+    },
+    # All differ in their seed alone: which of them is ahead is chance.
+    "Seeds": {
+        "merge": {
+            "merge_method": "dare_ties",
+            "base_model": "./m/base",
+            "models": [
+                {"model": "./m/code", "parameters": {"weight": 0.5, "density": 0.5}},
+                {"model": "./m/prose", "parameters": {"weight": 0.5, "density": 0.5}},
+            ],
+            "dtype": "bfloat16",
+        },
+        "vary": {"seed": [1, 2, 3]},
+        "random_seed": "$seed",
+        "measure": {"perplexity": [PROSE], "context": 128, "chunks": 24},
+    },
+}
+TOP = "results/studies/Damage"
+
+
+@pytest.fixture(scope="module")
+def measured(demo, tmp_path_factory) -> Project:
+    """Both studies, measured, in two rounds where nothing was chosen yet."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    here = tmp_path_factory.mktemp("studies")
+    for name in ("base", "code", "prose"):
+        shutil.copytree(demo / name, here / "m" / name)
+    for name, share in (("noisy", 0.1), ("noisier", 0.3)):
+        shutil.copytree(demo / "prose", here / "m" / name)
+        file, generator = here / "m" / name / "model.safetensors", torch.Generator().manual_seed(0)
+        tensors = load_file(file)
+        for key, value in tensors.items():
+            if value.dim() == 2:
+                noise = torch.randn(value.shape, generator=generator) * value.float().std()
+                tensors[key] = (value.float() + share * noise).to(value.dtype)
+        save_file(tensors, file, {"format": "pt"})
+    (here / "data").mkdir()
+    for name in (CODE, PROSE):
+        shutil.copy(demo / "text" / f"{name}.txt", here / "data")
+    config = {
+        "corpora": {name: {"path": f"data/{name}.txt"} for name in (CODE, PROSE)},
+        "models": {"Best": {"merge": {"study": "Damage"}, "gguf": {"quants": ["Q8_0"]}}},
+        "studies": copy.deepcopy(STUDIES),
+    }
+    project = Project(here, config)
+    said = project.build()
+    assert "Best waits for the study Damage: `snakemake --cores all` measures it" in said
+    assert "study Damage: it is measured: `snakemake choose` takes prose." in said
+    return project
+
+
+@pytest.fixture
+def studied(measured, tmp_path) -> Project:
+    return measured.copy(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def chosen(measured, tmp_path_factory) -> Project:
+    """The studies, and what `choose` said of them."""
+    project = measured.copy(tmp_path_factory.mktemp("chosen") / "project")
+    project.said = project.run("choose")
+    return project
+
+
+def test_the_candidate_that_is_not_damaged_wins_and_that_is_sure(chosen):
+    said = chosen.said.partition("Seeds:")[0]
+    assert "prose wins of 3 candidates" in said and "Decided: it wins in 100%" in said
+    winner = yaml.safe_load((chosen / "config/studies.lock.yaml").read_text())["studies"]["Damage"]
+    assert winner["winner"]["values"] == {"partner": "prose"}
+    rows = (chosen / f"{TOP}/study.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:4]] == ["prose", "noisy", "noisier"]
+
+
+def test_candidates_that_differ_in_their_seed_alone_are_undecided(chosen):
+    said = chosen.said.partition("Seeds:")[2]
+    assert "Undecided" in said and "differs from it in the seed alone" in said
+
+
+def test_the_winner_is_built_and_has_the_candidates_bytes(chosen, tmp_path):
+    project = chosen.copy(tmp_path / "project")
+    made = project.plan()
+    assert made == {
+        "results/Best/safetensors",
+        "results/Best/gguf/Best-BF16.gguf",
+        "results/Best/gguf/Best-Q8_0.gguf",
+        "results/Best/report/quality.csv",
+        "results/Best/README.md",
+    }
+    project.config["studies"]["Damage"]["keep"] = True
+    project.build(*sorted(made), f"{TOP}/candidates/prose/safetensors")
+    one, other = (
+        project / f"{place}/safetensors/model-00001-of-00001.safetensors"
+        for place in ("results/Best", f"{TOP}/candidates/prose")
+    )
+    assert sha256(one) == sha256(other) and one.samefile(other), "it is made once, and linked"
+    log = project / "logs/studies/Damage/candidates/prose/safetensors.log"
+    assert "results/Best/safetensors was made by the same recipe" in log.read_text()
+    assert project.plan() == set()
+
+
+def test_candidates_are_gone_once_they_are_measured(measured):
+    left = [path for path in (measured / "results").rglob("*.safetensors")]
+    left += [path for path in (measured / "results").rglob("*.gguf")]
+    left += [path for path in (measured / "results").rglob("*.kld")]
+    assert left == []
+    assert measured.plan() == set()
+
+
+def added(name: str) -> set[str]:
+    here = f"{TOP}/candidates/{name}"
+    return {
+        f"{here}/safetensors",
+        f"{here}/gguf/{name}-BF16.gguf",
+        f"{here}/perplexity/1/{CODE}.json",
+        f"{here}/perplexity/1/{PROSE}.json",
+        f"{TOP}/study.csv",
+    }
+
+
+def test_a_candidate_that_is_added_is_measured_and_no_other(studied):
+    studied.config["studies"]["Damage"]["measure"].pop("kld")
+    assert studied.plan() == {f"{TOP}/study.csv"}
+    studied.config["studies"]["Damage"]["vary"]["partner"].append("base")
+    new = {path for path in studied.plan() if "/parents/" not in path}  # it is a parent too
+    assert new == added("base")
+
+
+def test_a_model_keeps_the_winner_until_choose_is_asked(chosen, tmp_path):
+    project = chosen.copy(tmp_path / "project")
+    project.build()
+    project.config["studies"]["Damage"]["vary"]["partner"].append("base")
+    assert not any(path.startswith("results/Best/") for path in project.plan())
+    project.config["studies"]["Damage"]["vary"]["partner"] = ["noisy", "noisier"]
+    assert not any(path.startswith("results/Best/") for path in project.plan())
+    said = project.run("status")
+    assert "study Damage: prose, which was chosen, is no longer one of it" in said
+    assert project.run("why").count("study Damage: prose, which was chosen") == 1
+    said = project.run("choose", check=False)
+    assert "noisy as the winner of Damage, in place of prose" in said
+    assert "results/Best/safetensors" in project.plan()
+
+
+def test_another_text_measures_again_and_merges_only_what_it_needs(studied):
+    path = studied / f"data/{PROSE}.txt"
+    path.write_text(path.read_text().replace("the", "teh"))
+    made = studied.plan()
+    assert f"{TOP}/candidates/prose/perplexity/1/{PROSE}.json" in made
+    assert f"{TOP}/candidates/prose/perplexity/1/{CODE}.json" not in made
+    assert f"{TOP}/candidates/prose/safetensors" in made, "it was deleted, and is needed again"
+
+
+def test_a_parameter_that_is_called_otherwise_makes_the_table_anew_and_nothing_else(studied):
+    study = studied.config["studies"]["Damage"]
+    study["merge"]["models"][1]["model"] = "./m/$other"
+    study["vary"] = {"other": study["vary"]["partner"]}
+    assert studied.plan() == {f"{TOP}/study.csv"}
+
+
+def test_another_rule_to_choose_by_and_fewer_on_the_disk_measure_nothing(studied):
+    study = studied.config["studies"]["Damage"]
+    study["choose"] = {"minimise": [f"perplexity.{CODE}", f"kld.{PROSE}"], "by": "pareto"}
+    assert studied.plan() == {f"{TOP}/study.csv"}
+    study["at_once"] = 1
+    study.pop("choose")
+    assert studied.plan() == set()
+
+
+def test_rounds_measure_many_on_little_and_few_on_much(studied):
+    study = studied.config["studies"]["Damage"]
+    study["rounds"] = [{"chunks": 4, "keep": 1}, {}]
+    study["measure"].pop("kld")
+    del studied.config["studies"]["Seeds"]
+    first = studied.plan()
+    assert sum("/perplexity/1/" in path for path in first) == 2 * 3
+    assert not any("/candidates/" in path and "/perplexity/2/" in path for path in first)
+    studied.build()
+    said = studied.run("choose", check=False)
+    assert "Round 1 is measured: 1 of 3 candidates stay for the next round. prose is ahead" in said
+    second = studied.plan()
+    assert {p for p in second if "/perplexity/" in p} == {
+        f"{TOP}/candidates/prose/perplexity/2/{text}.json" for text in (CODE, PROSE)
+    }
+    assert "Best waits" in studied.build()
+    said = studied.run("choose")
+    assert "Dropped: noisy, noisier after round 1." in said
+    lines = (studied / f"{TOP}/study.csv").read_text()
+    assert "place 3 of 3 in round 1" in lines
+
+
+def test_somebody_may_pick_another_candidate(chosen, tmp_path):
+    project = chosen.copy(tmp_path / "project")
+    said = project.run("choose", "--config", "model=Damage", "pick=lost", check=False)
+    assert "pick: lost is no candidate of Damage (noisy, prose, noisier)" in said
+    said = project.run("choose", "--config", "model=Damage", "pick=noisy")
+    assert "noisy as the winner of Damage, in place of prose: commit it." in said
+    lock = yaml.safe_load((project / "config/studies.lock.yaml").read_text())
+    assert lock["studies"]["Damage"]["winner"]["candidate"] == "noisy"
+    assert lock["studies"]["Seeds"]["winner"], "the other study's entry stays"
+    assert "study Damage" not in project.run("status")
+
+
+def test_two_models_of_the_same_merge_are_merged_once(tmp_path, measured):
+    project = measured.copy(tmp_path / "project")
+    merge = {**STUDIES["Damage"]["merge"]}
+    merge["models"] = [merge["models"][0], {"model": "./m/prose", "parameters": {"weight": 0.25}}]
+    one = {"merge": merge, "gguf": {"quants": ["Q8_0"]}}
+    project.config = {"models": {"One": one, "Other": copy.deepcopy(one)}}
+    said = project.build()
+    assert said.count("results/One/safetensors was made") == 0  # it is told in the log
+    log = (project / "logs/Other/safetensors.log").read_text()
+    assert "results/One/safetensors was made by the same recipe: its files are taken" in log
+    files = [
+        project / f"results/{name}/safetensors/model-00001-of-00001.safetensors"
+        for name in ("One", "Other")
+    ]
+    assert files[0].samefile(files[1])
+    record = [project / f"results/{name}/safetensors.recipe.json" for name in ("One", "Other")]
+    assert "parameters" in record[1].read_text() and record[0].exists()
+
+
+def test_the_example_declares_twelve_candidates():
+    found = yaml.safe_load((ROOT / "config/examples/study.yaml").read_text())["studies"]["Which"]
+    assert len(found["vary"]["method"]) * len(found["pairs"]) == 12
