@@ -34,6 +34,7 @@ MISTAKES = {
     "card.py": ("--forms broken.json --output out", "broken.json"),
     "check_base_logits.py": ("nowhere --context 512", "nowhere"),
     "check_corpus.py": ("empty.txt --corpus NAME", "corpora.NAME"),
+    "check_calibration.py": ("model --calibration nowhere --rows 9 --length 9", "nowhere"),
     "check_exl3.py": ("nowhere", "nowhere"),
     "check_gguf.py": ("broken.json --completion-tool tool", "broken.json"),
     "check_imatrix.py": ("--imatrix broken.json --model nowhere", "broken.json"),
