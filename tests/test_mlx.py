@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from lib.config.repositories import repositories
 from lib.stages import mlx
-from project import ROOT, Project
+from project import ROOT, Planned, Project
 from tiny_models import make_llama, make_sentencepiece, make_texts
 
 FORMS = ["4bit", "8bit", "mxfp4", "mxfp8", "nvfp4", "4bit-g32"]
@@ -95,6 +96,33 @@ def test_the_same_recipe_gives_the_same_bytes(made, tmp_path):
     again.build()
     for form in FORMS:
         assert record(again, form)["files"] == record(made, form)["files"], form
+
+
+def test_evaluations_of_nvfp4_and_NVFP4_are_two_files_on_disks_that_ignore_case(
+    made, tmp_path, monkeypatch
+):
+    """As on macOS, where one of them would replace the other and be taken for it."""
+    again = made.copy(tmp_path / "again")
+    again.config["corpora"]["calibration"] = {"path": "data/calibration.txt"}
+    model = again.model("M")
+    model["compressed_tensors"] = {"schemes": ["NVFP4", "NVFP4A16", "FP8_DYNAMIC"]}
+    model["publish"]["compressed_tensors"] = "acme/M-{form}"
+    monkeypatch.chdir(again.path)
+    graph = Planned.open(again.config).graph
+    paths = [path for artifact in graph for path in (artifact.path, *artifact.outputs)]
+    assert len({path.lower() for path in paths}) == len(set(paths))
+    found = {each.form: each.name for each in repositories(graph.config.models["M"])}
+    assert (found["NVFP4"], found["nvfp4-mlx"]) == ("acme/M-NVFP4", "acme/M-mlx-nvfp4")
+    planned = again.plan("--config", "skip=compressed_tensors")
+    assert {path for path in planned if path.endswith(("json", "csv")) or "/mlx/" in path} == {
+        "results/M/evaluation/nvfp4-mlx.json",
+        "results/M/report/quality.csv",
+    }
+    again.build("--config", "skip=compressed_tensors")
+    old, new = (again / f"results/M/evaluation/{form}.json" for form in ("nvfp4", "nvfp4-mlx"))
+    assert json.loads(old.read_text())["kld"] == json.loads(new.read_text())["kld"]
+    table = (again / "results/M/report/quality.csv").read_text()
+    assert "nvfp4-mlx,results/M/mlx/nvfp4," in table, table
 
 
 @pytest.mark.parametrize(("form", "tensor"), [("4bit", "scales"), ("mxfp4", "scales")])

@@ -236,6 +236,7 @@ class Checks:
             self._merge((*at, "merge"), model.merge)
         for family in model.families():
             family.check(self, (*at, family.name), name, model)
+        self._forms(at, model)
         if model.evaluate is not None:
             if not WITH_SECTIONS.keys() & raw.keys():
                 none = f"there is neither {' nor '.join(WITH_SECTIONS)} to evaluate"
@@ -356,6 +357,22 @@ class Checks:
                 self.add(at, f"{show(name)} is how {other.title} directories and shards are called")
         if SHARD_NAME.search(name):
             self.add(at, f"{show(name)} is how directories and shards are called")
+
+    def _forms(self, at: KeyPath, model: Model) -> None:
+        """Report forms of two families with one name, or names that differ in case alone.
+
+        Evaluations are called after them, and some file systems ignore case. `form_name` reports
+        names that only one of the families may give.
+        """
+        taken: dict[str, tuple[str, Family]] = {}
+        for family in model.families():
+            for form in family.names(model):
+                first, owner = taken.setdefault(form.lower(), (form, family))
+                pattern = family.form_pattern
+                if owner is not family and not (pattern and pattern.fullmatch(first)):
+                    text = f"{show(form)} is the name of a form of {owner.name} too"
+                    same = "" if first == form else f", but for upper and lower case ({first})"
+                    self.add((*at, family.name), f"{text}{same}; give one of them another `name`")
 
     def experts(self, name: str) -> int | None:
         """The number of experts of a model, 0 if it is dense; None if that is unknown here."""

@@ -139,7 +139,7 @@ class Exl3Family(Family):
         if model.exl3.corpus != OWN_SET:
             checks.uses_corpus((*at, "corpus"), model.exl3.corpus)
 
-    def repository_form(self, form: str) -> str:
+    def repository_form(self, model: Any, form: str) -> str:
         """4.0bpw for 4.0bpw-exl3."""
         return self.lines.branch(form)
 

@@ -27,6 +27,9 @@ MODES = {
 }
 FORM = r"(\dbit|mxfp[48]|nvfp4)(-[^/]+)?"  # matches the names of all forms
 UNQUANTIZED = "mlx"  # what the evaluation of the unquantized model is called
+# Of the name of a form that is another family's too, or differs in case alone, as nvfp4 does from
+# NVFP4: their evaluations would be one file on disks that ignore case (macOS, Windows).
+SUFFIX = "-mlx"
 NOT_READ = re.compile("vision|visual|audio")  # tensors that mlx-lm does not load
 GLIBC = (2, 35)  # of mlx's wheels for Linux
 
@@ -172,17 +175,21 @@ class MlxFamily(Family):
     section_says = "Make MLX directories."
     repository_says = "Repositories for MLX, one for each form, with `{form}` (4bit) in their name."
     repository_by_form = True
-    form_pattern = re.compile(f"{FORM}|{UNQUANTIZED}")
+    form_pattern = re.compile(f"{FORM}|(?i:{UNQUANTIZED})")
     stages = (MlxConvertStage(), MlxEvaluateStage())
     quantized = {"mlx_convert": True}
     by_base_logits = True
 
     def names(self, model: Any) -> list[str]:
-        return [form.called for form in model.mlx.forms]
+        """As its directory, and `nvfp4-mlx` in place of `nvfp4` where NVFP4 is another family's."""
+        others = (family for family in model.families() if family is not self)
+        taken = {form.lower() for family in others for form in family.names(model)}
+        called = [form.called for form in model.mlx.forms]
+        return [name + SUFFIX * (name.lower() in taken) for name in called]
 
     def check(self, checks: Any, at: tuple, name: str, model: Any) -> None:
         taken = {}
-        for index, form in enumerate(model.mlx.forms):
+        for index, (form, called) in enumerate(self._named(model)):
             here = (*at, "forms", index)
             for key, known in zip(("bits", "group_size"), MODES[form.mode], strict=True):
                 if form.options[key] not in known:
@@ -192,19 +199,27 @@ class MlxFamily(Family):
             if form.called != form.kind and not form.called.startswith(f"{form.kind}-"):
                 wanted = f"is neither {form.kind} nor {form.kind}- and more, as it must be"
                 checks.add((*here, "name"), f"{show(form.called)} {wanted}")
-            first = taken.setdefault(form.called.lower(), index)
+            first = taken.setdefault(called.lower(), index)
             if first != index:
-                text = f"{show(form.called)} is the name of forms[{first}] too"
+                text = f"{show(called)} is the name of forms[{first}] too"
                 checks.add((*here, "name"), text)
         repository = model.publish and model.publish.mlx
         if repository and "{form}" not in repository:
             text = "each form has a repository of its own: put {form} into the name"
             checks.add((*at[:-1], "publish", "mlx"), text)
 
+    def _named(self, model: Any) -> Iterator[tuple[MlxForm, str]]:
+        """Each form, and its name among those of all families."""
+        return zip(model.mlx.forms, self.names(model), strict=True)
+
+    def repository_form(self, model: Any, form: str) -> str:
+        """As its directory: nvfp4, also where the form is called nvfp4-mlx."""
+        return next(asked.called for asked, called in self._named(model) if called == form)
+
     def make(self, shared: Any, name: str, model: Any, weights: Artifact) -> Forms:
         tools = by_environment(shared, "mlx")
         forms = {
-            form.called: Artifact(
+            called: Artifact(
                 f"results/{name}/mlx/{form.called}",
                 "mlx_convert",
                 name,
@@ -213,7 +228,7 @@ class MlxFamily(Family):
                 directory=True,
                 **tools,
             )
-            for form in model.mlx.forms
+            for form, called in self._named(model)
         }
         found = Forms([*forms.values()], forms)
         evaluation.by_engine(
