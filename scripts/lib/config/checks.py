@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lib.config.absent import absent
 from lib.config.merges import check_merge
 from lib.config.repositories import repositories
 from lib.config.schema import (
@@ -105,7 +106,7 @@ class Checks:
         elif os.path.isdir(self._place(path)):
             self.add(at, f"{show(path)} is a directory, not a file")
         else:
-            self.add(at, f"no file {show(path)} in {self.workdir}")
+            self.add(at, absent("file", path, self.workdir))
 
     def _text(self, at: KeyPath, path: str) -> None:
         """Report a path that is no file, or a file without text in it."""
@@ -136,7 +137,7 @@ class Checks:
         if section.path.startswith("~"):
             self.add(at, f"{show(section.path)}: {TILDE}")
         elif not os.path.isdir(place):
-            self.add(at, f"no directory {show(section.path)} in {self.workdir}")
+            self.add(at, absent("directory", section.path, self.workdir))
         elif missing := [tool for tool in (*LLAMA_TOOLS, CONVERTER) if not own_tool(place, tool)]:
             self.add(at, f"{section.path} has no {', '.join(missing)}")
         for key in ("cuda", "portable"):
@@ -293,7 +294,7 @@ class Checks:
             return
         if kind == "directory":
             if not is_demo(text) and not os.path.isdir(self._place(text)):
-                self.add(at, f"no directory {show(text)} in {self.workdir}")
+                self.add(at, absent("directory", text, self.workdir))
             elif not is_demo(text) and not os.path.isfile(self._place(f"{text}/{needed}")):
                 self.add(at, f"{show(text)} has no {needed}, so it is no model directory")
             elif not is_demo(text):
