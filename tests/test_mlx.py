@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+import speed
 from lib.config.repositories import repositories
 from lib.stages import mlx
 from project import ROOT, Planned, Project
@@ -123,6 +124,26 @@ def test_evaluations_of_nvfp4_and_NVFP4_are_two_files_on_disks_that_ignore_case(
     assert json.loads(old.read_text())["kld"] == json.loads(new.read_text())["kld"]
     table = (again / "results/M/report/quality.csv").read_text()
     assert "nvfp4-mlx,results/M/mlx/nvfp4," in table, table
+
+
+def test_the_speed_of_a_form_is_what_mlx_lm_counts_and_is_not_measured_on_processors(
+    made, monkeypatch
+):
+    said = made.run("speed", "--cores", "1")
+    assert re.search(r"  4bit +MLX is for Apple's GPUs; on processors it is so slow", said)
+    assert not (made / "results/M/speed").exists()
+    monkeypatch.chdir(made.path)
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(speed, "LENGTHS", {"prompt_tokens": 8, "text_tokens": 6, "repetitions": 2})
+    session = Planned.open(made.config)
+    (form,) = (each for each in speed.forms(session) if each.name == "4bit")
+    meter, here = form.family.speedometer(session.graph.shared), speed.this_machine()
+    assert speed.obstacle(form, meter, here) is None and meter.engine.startswith("mlx-lm 0.")
+    conditions = speed.Conditions(
+        engine=meter.engine, command=meter.command, cpu="", gpus=[], threads=1, **speed.LENGTHS
+    )
+    found = speed.measure(form, meter, conditions)
+    assert found.backend == "CPU" and found.prompt.mean > 0 and found.text.mean > 0
 
 
 @pytest.mark.parametrize(("form", "tensor"), [("4bit", "scales"), ("mxfp4", "scales")])

@@ -69,6 +69,8 @@ class Speedometer(NamedTuple):
     second, for each repetition], text: [the same]}."""
     uses: dict[str, Artifact] = {}
     """The tool's `environment` and `extension`, if it has such; it runs by that Python."""
+    unfit: str = ""
+    """Why this machine's figures would tell nothing; empty: they tell something."""
 
 
 class Family:

@@ -15,7 +15,7 @@ from lib.stages import evaluation
 from lib.stages.checked import Inspector, Row
 from lib.stages.environments import by_environment
 from lib.stages.evaluation import BaseLogitsStage
-from lib.stages.family import Family, Forms, entry
+from lib.stages.family import Family, Forms, Speedometer, entry
 from lib.stages.stage import Memory, Size, Sizing, Stage, Time, locked_size
 
 # {mode: (bits, weights of a group), what can be asked for, the default first} of mlx 0.32.4
@@ -26,6 +26,7 @@ MODES = {
     "nvfp4": ((4,), (16,)),
 }
 FORM = r"(\dbit|mxfp[48]|nvfp4)(-[^/]+)?"  # matches the names of all forms
+MLX = "mlx[cpu]"  # the package, as in envs/mlx.txt
 UNQUANTIZED = "mlx"  # what the evaluation of the unquantized model is called
 # Of the name of a form that is another family's too, or differs in case alone, as nvfp4 does from
 # NVFP4: their evaluations would be one file on disks that ignore case (macOS, Windows).
@@ -235,6 +236,14 @@ class MlxFamily(Family):
             shared, found, name, model, weights, "mlx_evaluate", "model", UNQUANTIZED, **tools
         )
         return found
+
+    def speedometer(self, shared: Any) -> Speedometer:
+        found = by_environment(shared, "mlx")
+        engine = f"mlx-lm {found['tools']['mlx-lm']}, mlx {found['tools'][MLX]}"
+        # Two layers of 256 columns in 16 bits: 50 tokens a second (mlx 0.32.4, measured).
+        slow = "MLX is for Apple's GPUs; on processors it is so slow that it tells nothing"
+        unfit = "" if platform.system() == "Darwin" else slow
+        return Speedometer(engine, ["mlx_speed.py"], found["uses"], unfit)
 
     def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:
         """None holds all forms; each is alone in the repository that is called after it."""
