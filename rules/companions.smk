@@ -2,7 +2,7 @@
 
 needs: a model directory, its unquantized GGUF to try them with; an adapter's directory
 makes: results/MODEL/gguf/mmproj-MODEL-OUTTYPE.gguf
-       results/MODEL/gguf/MODEL-lora-NAME-F16.gguf
+       results/MODEL/gguf/MODEL.lora-NAME.gguf
 """
 
 import json
@@ -10,11 +10,10 @@ import json
 from lib.run.wildcards import adapters
 
 MMPROJ = pattern("results/{model}/gguf/mmproj-{model}-{outtype}.gguf")
-LORA = pattern("results/{model}/gguf/{model}-lora-{adapter}-F16.gguf")
+LORA = pattern("results/{model}/gguf/{model}.lora-{adapter}.gguf")
 
 
 ruleorder: mmproj > quantize
-ruleorder: lora > quantize
 
 
 rule mmproj:
@@ -89,13 +88,12 @@ rule lora:
         "../envs/quantmill.yaml"
     resources:
         **needs(LORA),
-    # The converter calls the file after the adapter's directory.
     shell:
         r"""
         begin {input.recipe:q} {log:q}
         gpus 0
         check check_lora.py {input.adapter:q} --model {input.model:q}
-        ln -s "$(realpath {input.adapter:q})" "$STAGE"/{wildcards.adapter:q}
+        script lora_view.py {input.adapter:q} --output "$STAGE"/{wildcards.adapter:q}
         HF_HUB_OFFLINE=1 "$QM_PYTHON" {input.tools:q}/convert_lora_to_gguf.py \
             "$STAGE"/{wildcards.adapter:q} \
             --base {input.model:q} \

@@ -178,13 +178,14 @@ def rows(model: ModelForms, family: Lines, about: dict[str, Any]) -> list[dict[s
         "same_top": texts([scaled(form.same_top, 100) for form in forms], 3, " %"),
         "perplexity": texts([form.perplexity for form in forms], 3),
     }
-    found = []
+    found, files = [], [PurePosixPath(form.file).name for form in forms]
     for index, form in enumerate(forms):
-        file = PurePosixPath(form.file).name
+        file = files[index]
         branch = "main" if about["form"] else family.branch(form.name)
         row = {
             "form": form,
             "name": file,
+            "files": files,
             "path": file if repo else form.file.removeprefix(f"results/{model.name}/"),
             "branch": branch,
             "directory": f"{model.name}-{form.name if branch == 'main' else branch}",

@@ -39,7 +39,7 @@ MADE_BY = {
     "mix_by_kld": ["mix_by_kld.py", "lib/flags/mixes.py"],
     "quantize_mix": ["mix_type.py"],
     "mmproj": ["convert.py"],
-    "lora": [],
+    "lora": ["lora_view.py"],
     "label": ["gguf_metadata.py"],
     "split": [],
     "exl2_measure": ["exl2_convert.py"],

@@ -1229,17 +1229,17 @@ def test_what_prepares_images_makes_stale_the_projector(planned):
 def test_an_adapter_makes_stale_itself_and_no_quant(planned):
     shutil.copytree("m/poet", "poet")
     p = planned(SEEING | {"source": "./m/code", "gguf": {"quants": ["Q8_0"]}})
-    gguf, path = p.config["models"]["M"]["gguf"], "results/M/gguf/M-lora-poet-F16.gguf"
+    gguf, path = p.config["models"]["M"]["gguf"], "results/M/gguf/M.lora-poet.gguf"
     gguf["lora"] = {"poet": "./poet"}
     made = p.session().find(path)
     source = {made.inputs["adapter"].path}
-    assert p.plan() == beside("M-lora-poet-F16") | source
+    assert p.plan() == beside("M.lora-poet") | source
     p.mark(made)
     assert p.plan() == exl2(*SHOWN)
     make_adapter(Path("poet"), seed=1)  # as if trained on
-    assert p.plan() == beside("M-lora-poet-F16") | source
+    assert p.plan() == beside("M.lora-poet") | source
     gguf["lora"] = {"other": "./poet"}
-    assert p.plan() == beside("M-lora-other-F16") | source
+    assert p.plan() == beside("M.lora-other") | source
 
 
 EXL3 = {"source": "./m/code", "exl3": {"bits": [3, 4.5]}, "evaluate": {}}

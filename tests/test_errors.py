@@ -88,6 +88,8 @@ MISTAKES = {
         "nowhere",
     ),
     "fetch_corpus.py": ("--path nowhere --recipe wanted.json --output out", "nowhere"),
+    "exl3_speed.py": (f"nowhere {LENGTHS}", "nowhere"),
+    "mlx_speed.py": (f"nowhere {LENGTHS}", "nowhere"),
     "gguf_speed.py": (f'nowhere {LENGTHS} --llama-cpp {{"path":"nowhere"}}', "llama_cpp.path"),
     "gallery.py": QUESTION,
     "gguf_metadata.py": ("broken.json out --set general.name=Name", "broken.json"),
@@ -102,6 +104,7 @@ MISTAKES = {
     "link_file.py": ("nowhere out", "nowhere"),
     "merge.py": ("--config nowhere.yaml --output out --seed 1", "nowhere.yaml"),
     "merge_config.py": ("nowhere.json .", "nowhere.json"),
+    "lora_view.py": ("broken.json --output out", "broken.json"),
     "mix.py": ("broken.json --sensitivity nowhere --target-size 1 --output out", "broken.json"),
     "mix_by_kld.py": (
         "broken.json --sensitivity nowhere --imatrix nowhere --max-kld 1 --text empty.txt --corpus "

@@ -259,8 +259,13 @@ def make_vision(directory: Path, *, seed: int = 0) -> Path:
     return directory
 
 
-def make_adapter(directory: Path, *, seed: int = 0, rank: int = 4, hidden: int = 256) -> Path:
-    """Write a LoRA adapter of `make_llama`'s model, as peft saves one; its B is not zero."""
+def make_adapter(
+    directory: Path, *, seed: int = 0, rank: int = 4, hidden: int = 256, **more: object
+) -> Path:
+    """Write a LoRA adapter of `make_llama`'s model, as peft saves one; its B is not zero.
+
+    more: further keys of its config.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -272,6 +277,7 @@ def make_adapter(directory: Path, *, seed: int = 0, rank: int = 4, hidden: int =
                 tensors[f"{here}.lora_{part}.weight"] = 0.3 * torch.randn(shape, generator=draw)
     config = {"peft_type": "LORA", "base_model_name_or_path": "someone/base", "r": rank}
     config |= {"lora_alpha": 2 * rank, "target_modules": ["q_proj", "o_proj"], "bias": "none"}
+    config |= more
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "adapter_config.json").write_text(json.dumps(config))
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -1,5 +1,6 @@
 """The lines of a model card about GGUF files."""
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -52,10 +53,12 @@ class GgufLines(Lines):
                 lines.append(command("llama-quantize", *words, type_))
             if measured:
                 lines += perplexity_commands(name, gguf, about["evaluation"], measured, quants)
-        lines += [
-            command(*beside_words(name, Path(path).name, origins.record(path)))
-            for path in origins.inputs_in("beside").values()
-        ]
+        for path in origins.inputs_in("beside").values():
+            made = origins.record(path)
+            if alpha := made.notes.get("alpha"):
+                of = f"{made.recipe['options']['name']}/adapter_config.json"
+                lines.append(f"# An rsLoRA: llama.cpp needs lora_alpha {alpha:.9g} in {of}")
+            lines.append(command(*beside_words(name, Path(path).name, made)))
         about["commands"][self.name] = lines
         if matrix:
             about["imatrix"] |= {
@@ -90,7 +93,8 @@ class GgufLines(Lines):
         source = about["bases"][0]["reference"] if about["bases"] else about["model"]
         full = about["repos"].get("safetensors") or source
         if repo:
-            llama = f"llama-cli -hf {repo}:{form}"
+            tagged = not row["whole"] or taken_by_tag(form, row["files"]) == row["name"]
+            llama = f"llama-cli -hf {repo}" + (f":{form}" if tagged else f" -hff {row['name']}")
             ollama = f"ollama run hf.co/{repo}:{form}"
             studio = f"lms get https://huggingface.co/{repo}@{form}"
         else:
@@ -140,6 +144,16 @@ class GgufLines(Lines):
             f"{link}, from the text\n{text_named(matrix)}, "
             f"{matrix['chunks'] or 'all'} chunks of {matrix['context']} tokens.{experts}"
         )
+
+
+def taken_by_tag(tag: str, files: list[str]) -> str | None:
+    """The file of a repository that llama.cpp's `-hf REPO:TAG` takes (b10605, find_best_model).
+
+    It is the first, by name, in which `.` or `-` follows the tag, which may be the end of a longer
+    word: F16 finds BF16. files: names of quants, and of the unquantized GGUF. None: it finds none.
+    """
+    asked = re.compile(f"{re.escape(tag)}[.-]", re.IGNORECASE)
+    return next(filter(asked.search, sorted(files)), None)
 
 
 def beside_words(name: str, file: str, made: Record) -> list[str]:

@@ -23,8 +23,11 @@ from lib.stages.stage import Size, Sizing, locked_size
 
 Outtype = Literal["f16", "bf16", "f32", "q8_0"]
 # What llama.cpp's -hf (b10605, common/download.cpp) takes for a quant, or for another kind of file.
-# That an adapter is F16 does no harm: -hf takes the first of several, and `lora` sorts last.
-MISTAKEN = re.compile(r"(i?q\d\w*|b?f16|f32)(?![a-z0-9])|mmproj|imatrix|mtp-", re.IGNORECASE)
+# So the type of an adapter, F16, is not in its file's name; and without a tag, -hf takes the first
+# file, by name: MODEL.lora-NAME.gguf comes after every MODEL-FORM.gguf.
+MISTAKEN = re.compile(
+    r"(i?q\d\w*|b?f16|f32)(?![a-z0-9])|mmproj|imatrix|(mtp|eagle3|dflash|dspark)-", re.IGNORECASE
+)
 NO_TOWER = "its config.json has nothing of vision or audio: the model has no projector"
 # How a config.json calls what belongs to a tower: vision_config, audio_config, whisper_config …
 TOWER = re.compile("vision|visual|audio|whisper|speech|sound")
@@ -97,11 +100,8 @@ def check(checks: Any, at: tuple, name: str, model: Any) -> None:
     if gguf.lora and own and not own_tool(checks.place(own), LORA_CONVERTER):
         checks.add((*at, "lora"), f"llama_cpp.path: {own} has no {LORA_CONVERTER}")
     checks.names((*at, "lora"), gguf.lora)
-    forms = {quant.name.lower() for quant in gguf.quants}
     for adapter, source in gguf.lora.items():
         here = (*at, "lora", adapter)
-        if (form := f"lora-{adapter}-F16").lower() in forms:
-            checks.add(here, f"{form} is the name of a quant too")
         if found := MISTAKEN.search(adapter):
             checks.add(here, f"llama.cpp's -hf reads {show(found[0])} as another kind of file")
         if reference_kind(source) not in ("directory", "hub"):
@@ -173,7 +173,7 @@ def declare(
         )
     for adapter, source in model.gguf.lora.items():
         found[f"lora {adapter}"] = Artifact(
-            f"results/{name}/gguf/{name}-lora-{adapter}-F16.gguf",
+            f"results/{name}/gguf/{name}.lora-{adapter}.gguf",
             "lora",
             name,
             {"name": adapter},
