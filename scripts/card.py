@@ -19,7 +19,7 @@ and of each form `form`, `family`, `file` and `bytes`:
                    `also` is {text: path}, its evaluations on further texts, `tasks` {task: path}
     harness        {task: path}: what the model's own weights solve of tasks
     beside         [{what, file, bytes}]: files that are loaded beside a form of GGUF: "mmproj F16"
-                   is a projector, "lora NAME" an adapter
+                   is a projector, "mtp Q8_0" a draft, "lora NAME" an adapter
 
 --families is a JSON list, which a build leaves as .snakemake/quantmill/families.json: [{name,
 title, order, phrase, library, tags, note, tag, colours, diamond, has_quants}].

@@ -1226,6 +1226,20 @@ def test_what_prepares_images_makes_stale_the_projector(planned):
     assert set(beside("mmproj-M-F16")) < p.plan()
 
 
+def test_a_draft_makes_stale_itself_and_no_quant(planned):
+    shutil.copytree("m/code", "code")
+    config = json.loads(Path("code/config.json").read_text()) | {"num_nextn_predict_layers": 1}
+    Path("code/config.json").write_text(json.dumps(config))
+    p = planned(SEEING | {"source": "./code", "gguf": {"quants": ["Q8_0"]}})
+    gguf = p.config["models"]["M"]["gguf"]
+    gguf["mtp"] = True
+    assert p.plan() == beside("mtp-M-Q8_0")
+    p.mark(p.session().find("results/M/gguf/mtp-M-Q8_0.gguf"))
+    assert p.plan() == exl2(*SHOWN)
+    gguf["mtp"] = "f16"
+    assert p.plan() == beside("mtp-M-F16")
+
+
 def test_an_adapter_makes_stale_itself_and_no_quant(planned):
     shutil.copytree("m/poet", "poet")
     p = planned(SEEING | {"source": "./m/code", "gguf": {"quants": ["Q8_0"]}})

@@ -42,6 +42,7 @@ MISTAKES = {
     "check_lora.py": ("nowhere --model model", "nowhere"),
     "check_measurement.py": ("--measurement broken.json --model model", "broken.json"),
     "check_mmproj.py": ("broken.json --model model --llama-cpp {}", "broken.json"),
+    "check_mtp.py": ("nowhere --model model --llama-cpp {}", "nowhere"),
     "check_mlx.py": ("nowhere", "nowhere"),
     "check_shards.py": ("--whole nowhere --shards model", "nowhere"),
     "compile_extension.py": ("exllamav2 --output out", "no exllamav2"),

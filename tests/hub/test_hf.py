@@ -10,8 +10,8 @@ from standin import Hub
 
 from lib.cards.gguf import GgufLines
 
-LORA, MMPROJ = "M.lora-poet.gguf", "mmproj-M-F16.gguf"
-BESIDE = [LORA, MMPROJ, "imatrix.dat"]
+LORA, MMPROJ, MTP = "M.lora-poet.gguf", "mmproj-M-F16.gguf", "mtp-M-Q8_0.gguf"
+BESIDE = [LORA, MMPROJ, MTP, "imatrix.dat"]
 
 
 def taken(tools: Path, hub: Hub, workdir: Workdir, files: list[str], words: str) -> str | None:
@@ -30,6 +30,7 @@ def taken(tools: Path, hub: Hub, workdir: Workdir, files: list[str], words: str)
     ("quants", "tag", "file"),
     [
         (["M-IQ3_XXS.gguf"], "F16", None),  # and not the adapter, whose tensors are of F16
+        (["M-IQ3_XXS.gguf"], "Q8_0", None),  # nor the draft
         (["M-static.gguf"], "", "M-static.gguf"),
         (["M-IQ3_XXS.gguf", "M-q4_0.gguf"], "", "M-IQ3_XXS.gguf"),
         (["M-Q8_0.gguf", "M-BF16.gguf"], "", "M-Q8_0.gguf"),

@@ -12,6 +12,7 @@ from lib.mixes.files import called, read_mix
 from lib.record.origins import Origins
 from lib.record.recipe import Record
 
+DRAFTING = ("--spec-type", "draft-mtp")
 MIXED = "quantize_mix"  # the step that makes a quant of a mix
 
 
@@ -124,10 +125,17 @@ class GgufLines(Lines):
             kind, name = each.what.split(" ", 1)
             file = PurePosixPath(each.file)
             path = file.name if repo else "/".join(file.parts[2:])
-            is_lora = kind == "lora"
-            says = f"the LoRA adapter {name}" if is_lora else "the projector, for images or sound"
-            used = f"`{command('llama-server', '-m', model, f'--{kind}', path)}`"
-            found = "" if is_lora or not repo else "; `-hf` finds it by itself"
+            says, words, found = {
+                "lora": (f"the LoRA adapter {name}", ["--lora", path], ""),
+                "mmproj": ("the projector, for images or sound", ["--mmproj", path], "by itself"),
+                "mtp": (
+                    "a draft of what the model writes, for more speed",
+                    ["-md", path, *DRAFTING],
+                    f"with `{command(*DRAFTING)}`",
+                ),
+            }[kind]
+            used = f"`{command('llama-server', '-m', model, *words)}`"
+            found = f"; `-hf` finds it {found}" if found and repo else ""
             lines.append(f"[{file.name}]({path}) ({size}), {says}: {used}{found}")
         return lines
 
@@ -157,12 +165,13 @@ def taken_by_tag(tag: str, files: list[str]) -> str | None:
 
 
 def beside_words(name: str, file: str, made: Record) -> list[str]:
-    """The command that made a projector or an adapter. name: the model's. made: its record."""
+    """The command that made what lies beside. name: the model's. made: the file's record."""
     options = made.recipe["options"]
     if adapter := options.get("name"):
         words = ["convert_lora_to_gguf.py", adapter, "--base", name, "--outtype", "f16"]
     else:
-        words = ["convert_hf_to_gguf.py", name, "--mmproj", "--outtype", options["outtype"]]
+        kind = f"--{made.recipe['step']}"
+        words = ["convert_hf_to_gguf.py", name, kind, "--outtype", options["outtype"]]
         words += ["--model-name", name]
     return ["python", *words, "--outfile", file]
 
