@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_session, hf_hub_download
@@ -45,6 +45,8 @@ SHAPE = (
 )  # fmt: skip
 # What models call the number of their layers in config.json.
 LAYERS = ("num_hidden_layers", "n_layers", "n_layer")
+# Set in the converter's classes of architectures whose layers for MTP it can convert alone.
+FLAG = "supports_mtp_export"
 
 
 class Preflight(Inspector):
@@ -69,7 +71,11 @@ class Preflight(Inspector):
         self.publish = publish
         self.architectures = architectures(self.whole.llama_cpp, "TEXT_MODEL_MAP")
         self.projectors = architectures(self.whole.llama_cpp, "MMPROJ_MODEL_MAP")
-        self.drafts = drafts(self.whole.llama_cpp)
+
+    @cached_property
+    def drafts(self) -> set[str] | None:
+        """As Inspector says. All of the converter's code is read for it."""
+        return drafts(self.whole.llama_cpp)
 
     def run(self) -> list[Row]:
         """All rows of the table. The checks that ask the hub run in parallel."""
@@ -328,7 +334,7 @@ def conversion(wanted: LlamaCpp) -> Path:
 def drafts(wanted: LlamaCpp) -> set[str] | None:
     """The architectures that have `--mtp` in convert_hf_to_gguf.py; None if there is none yet.
 
-    They are the names for which classes are registered that set, or inherit, supports_mtp_export.
+    They are the names for which classes are registered that set, or inherit, FLAG.
     """
     try:
         files = [file.read_text(encoding="utf-8") for file in conversion(wanted).glob("*.py")]
@@ -340,9 +346,9 @@ def drafts(wanted: LlamaCpp) -> set[str] | None:
     def able(name: str) -> bool:
         if name not in classes:
             return False
-        for line in map(ast.unparse, classes[name].body):
-            if line.startswith("supports_mtp_export"):
-                return line.endswith("= True")
+        for line in classes[name].body:
+            if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == FLAG:
+                return ast.unparse(line.value) == "True"
         return any(able(ast.unparse(base)) for base in classes[name].bases)
 
     marks = (mark for name in classes if able(name) for mark in classes[name].decorator_list)

@@ -191,16 +191,18 @@ def preflight(inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
         return
     named = [*(config.get("architectures") or ["(none)"])]
     seeing = named + ((config.get("vision_config") or {}).get("architectures") or [])
-    for key, has, lacking, known, any_of, what in (
-        ("mmproj", has_tower(config), NO_TOWER, inspector.projectors, seeing, "projector"),
-        ("mtp", has_mtp(config), NO_MTP, inspector.drafts, named, "draft"),
-    ):
-        subject = f"models.{name}.gguf.{key}"
-        if getattr(gguf, key) and not has:
-            yield Row(subject, "problem", lacking)
-        elif getattr(gguf, key) and known is not None and known.isdisjoint(any_of):
-            text = f"{named[0]}: the converter of this llama.cpp knows no {what} of it"
-            yield Row(subject, "problem", text)
+    asked = []
+    if gguf.mmproj:
+        lacking = None if has_tower(config) else NO_TOWER
+        asked.append(("mmproj", lacking, inspector.projectors, seeing, "projector"))
+    if gguf.mtp:
+        lacking = None if has_mtp(config) else NO_MTP
+        asked.append(("mtp", lacking, inspector.drafts, named, "draft"))
+    for key, lacking, known, any_of, what in asked:
+        if not lacking and known is not None and known.isdisjoint(any_of):
+            lacking = f"{named[0]}: the converter of this llama.cpp knows no {what} of it"
+        if lacking:
+            yield Row(f"models.{name}.gguf.{key}", "problem", lacking)
 
 
 def declare(
