@@ -9,9 +9,8 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
-from exl2_speed import rates
 from lib.errors import UserError, program
-from lib.flags.speed import speed_parser
+from lib.flags.speed import rates, speed_parser
 from lib.formats.exllamav3 import check_quantized
 
 PAGE = 256  # a cache has whole pages of tokens
