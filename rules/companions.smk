@@ -1,8 +1,9 @@
-"""GGUF files that llama.cpp loads beside a model's: projectors, LoRA adapters.
+"""GGUF files that llama.cpp loads beside a model's: projectors, drafts, LoRA adapters.
 
 needs: a model directory, its unquantized GGUF to try them with; an adapter's directory
 makes: results/MODEL/gguf/mmproj-MODEL-OUTTYPE.gguf
-       results/MODEL/gguf/MODEL-lora-NAME-F16.gguf
+       results/MODEL/gguf/mtp-MODEL-OUTTYPE.gguf
+       results/MODEL/gguf/MODEL.lora-NAME.gguf
 """
 
 import json
@@ -10,11 +11,12 @@ import json
 from lib.run.wildcards import adapters
 
 MMPROJ = pattern("results/{model}/gguf/mmproj-{model}-{outtype}.gguf")
-LORA = pattern("results/{model}/gguf/{model}-lora-{adapter}-F16.gguf")
+MTP = pattern("results/{model}/gguf/mtp-{model}-{outtype}.gguf")
+LORA = pattern("results/{model}/gguf/{model}.lora-{adapter}.gguf")
 
 
 ruleorder: mmproj > quantize
-ruleorder: lora > quantize
+ruleorder: mtp > quantize
 
 
 rule mmproj:
@@ -68,6 +70,50 @@ rule mmproj:
         """
 
 
+rule mtp:
+    """Convert the layers for multi-token prediction; check that they guess what a model writes."""
+    input:
+        recipe=MTP.wanted,
+        tools=made_from(MTP, "llama.cpp"),
+        model=made_from(MTP, "model"),
+        gguf=made_from(MTP, "gguf"),
+    output:
+        gguf=MTP.path,
+        recipe=MTP.record,
+    log:
+        MTP.log,
+    benchmark:
+        MTP.benchmark
+    wildcard_constraints:
+        outtype="F16|BF16|F32|Q8_0",
+    conda:
+        "../envs/quantmill.yaml"
+    resources:
+        **needs(MTP),
+    params:
+        outtype=MTP.option("outtype"),
+        llama_cpp=lambda wildcards: json.dumps(
+            MTP.made(wildcards).uses["llama.cpp"].options
+        ),
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        gpus 0
+        script convert.py --threads {resources.tool_threads} \
+            {input.tools:q}/convert_hf_to_gguf.py {input.model:q} \
+            --mtp \
+            --outtype {params.outtype:q} \
+            --model-name {wildcards.model:q} \
+            --outfile "$OUT"
+        check check_mtp.py "$OUT" \
+            --model {input.gguf:q} \
+            --llama-cpp {params.llama_cpp:q} \
+            --threads {resources.tool_threads} \
+            --json "$STAGE/notes.json"
+        commit
+        """
+
+
 rule lora:
     """Convert a LoRA adapter; check that it fits the model, and that logits change with it."""
     input:
@@ -89,13 +135,12 @@ rule lora:
         "../envs/quantmill.yaml"
     resources:
         **needs(LORA),
-    # The converter calls the file after the adapter's directory.
     shell:
         r"""
         begin {input.recipe:q} {log:q}
         gpus 0
         check check_lora.py {input.adapter:q} --model {input.model:q}
-        ln -s "$(realpath {input.adapter:q})" "$STAGE"/{wildcards.adapter:q}
+        script lora_view.py {input.adapter:q} --output "$STAGE"/{wildcards.adapter:q}
         HF_HUB_OFFLINE=1 "$QM_PYTHON" {input.tools:q}/convert_lora_to_gguf.py \
             "$STAGE"/{wildcards.adapter:q} \
             --base {input.model:q} \

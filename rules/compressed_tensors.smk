@@ -21,7 +21,7 @@ ruleorder: compressed_tensors_calibrate > compressed_tensors
 
 
 rule compressed_tensors:
-    """Quantize; check that it loads and writes words, and has no NaN or infinity."""
+    """Quantize; check that it loads and writes words, and has no NaN or Inf."""
     input:
         recipe=COMPRESSED.wanted,
         environment=made_from(COMPRESSED, "environment"),

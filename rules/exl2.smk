@@ -48,12 +48,16 @@ rule exl2_measure:
         calibration=lambda wildcards, input: [
             word for path in input.calibration for word in ("--calibration", path)
         ],
+        rows=EXL2_MEASUREMENT.option("measurement_rows"),
+        length=EXL2_MEASUREMENT.option("measurement_length"),
         digest=lambda wildcards: EXL2_MEASUREMENT.made(wildcards).digest,
     shell:
         r"""
         begin {input.recipe:q} {log:q}
         gpus {resources.gpu} {resources.gpu_mb}
         inside {input.environment:q} {input.extension:q}
+        check check_calibration.py {input.model:q} {params.calibration:q} \
+            --rows {params.rows:q} --length {params.length:q}
         script exl2_convert.py measure \
             --model {input.model:q} \
             {params.calibration:q} \
@@ -128,12 +132,16 @@ rule exl2_quantize:
         calibration=lambda wildcards, input: [
             word for path in input.calibration for word in ("--calibration", path)
         ],
+        rows=EXL2.option("rows"),
+        length=EXL2.option("length"),
         digest=lambda wildcards: EXL2.made(wildcards).digest,
     shell:
         r"""
         begin {input.recipe:q} {log:q}
         gpus {resources.gpu} {resources.gpu_mb}
         inside {input.environment:q} {input.extension:q}
+        check check_calibration.py {input.model:q} {params.calibration:q} \
+            --rows {params.rows:q} --length {params.length:q}
         script exl2_convert.py quantize \
             --model {input.model:q} \
             --measurement {input.measurement:q} \

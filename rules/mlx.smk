@@ -17,7 +17,7 @@ ruleorder: mlx_evaluate > evaluate
 
 
 rule mlx_convert:
-    """Quantize; check that it loads and writes words, and has no NaN or infinity."""
+    """Quantize; check that it loads and writes words, and has no NaN or Inf."""
     input:
         recipe=MLX.wanted,
         environment=made_from(MLX, "environment"),

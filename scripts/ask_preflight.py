@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ SHAPE = (
 )  # fmt: skip
 # What models call the number of their layers in config.json.
 LAYERS = ("num_hidden_layers", "n_layers", "n_layer")
+# Set in the converter's classes of architectures whose layers for MTP it can convert alone.
+FLAG = "supports_mtp_export"
 
 
 class Preflight(Inspector):
@@ -72,6 +74,11 @@ class Preflight(Inspector):
         self.publish = publish
         self.architectures = architectures(self.whole.llama_cpp, "TEXT_MODEL_MAP")
         self.projectors = architectures(self.whole.llama_cpp, "MMPROJ_MODEL_MAP")
+
+    @cached_property
+    def drafts(self) -> set[str] | None:
+        """As Inspector says. All of the converter's code is read for it."""
+        return drafts(self.whole.llama_cpp)
 
     def run(self) -> list[Row]:
         """All rows of the table. The checks that ask the hub run in parallel."""
@@ -322,18 +329,48 @@ def architectures(wanted: LlamaCpp, table: str) -> set[str] | None:
 
     table: the dict of its package `conversion` that has them.
     """
-    directory = Path("resources/llama.cpp")
     try:
-        if not directory.is_dir():
-            own = own_tool(wanted.path, CONVERTER) if wanted.path else None
-            directory = own.parent if own else bundled_tree()
-        text = (directory / "conversion" / "__init__.py").read_text(encoding="utf-8")
+        text = (conversion(wanted) / "__init__.py").read_text(encoding="utf-8")
     except (UserError, OSError):
         return None
     for node in ast.parse(text).body:
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == table:
             return set(ast.literal_eval(node.value))
     return None
+
+
+def conversion(wanted: LlamaCpp) -> Path:
+    """The converter's package. Raises UserError if there is no llama.cpp yet."""
+    directory = Path("resources/llama.cpp")
+    if not directory.is_dir():
+        own = own_tool(wanted.path, CONVERTER) if wanted.path else None
+        directory = own.parent if own else bundled_tree()
+    return directory / "conversion"
+
+
+def drafts(wanted: LlamaCpp) -> set[str] | None:
+    """The architectures that have `--mtp` in convert_hf_to_gguf.py; None if there is none yet.
+
+    They are the names for which classes are registered that set, or inherit, FLAG.
+    """
+    try:
+        files = [file.read_text(encoding="utf-8") for file in conversion(wanted).glob("*.py")]
+    except (UserError, OSError):
+        return None
+    nodes = (node for text in files for node in ast.parse(text).body)
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
+
+    def able(name: str) -> bool:
+        if name not in classes:
+            return False
+        for line in classes[name].body:
+            if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == FLAG:
+                return ast.unparse(line.value) == "True"
+        return any(able(ast.unparse(base)) for base in classes[name].bases)
+
+    marks = (mark for name in classes if able(name) for mark in classes[name].decorator_list)
+    calls = (mark for mark in marks if "register(" in ast.unparse(mark))
+    return {ast.literal_eval(word) for call in calls for word in call.args} or None
 
 
 def main() -> None:

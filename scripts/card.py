@@ -19,7 +19,7 @@ and of each form `form`, `family`, `file` and `bytes`:
                    `also` is {text: path}, its evaluations on further texts, `tasks` {task: path}
     harness        {task: path}: what the model's own weights solve of tasks
     beside         [{what, file, bytes}]: files that are loaded beside a form of GGUF: "mmproj F16"
-                   is a projector, "lora NAME" an adapter
+                   is a projector, "mtp Q8_0" a draft, "lora NAME" an adapter
 
 --families is a JSON list, which a build leaves as .snakemake/quantmill/families.json: [{name,
 title, order, phrase, library, tags, note, tag, colours, diamond, has_quants}].
@@ -178,13 +178,14 @@ def rows(model: ModelForms, family: Lines, about: dict[str, Any]) -> list[dict[s
         "same_top": texts([scaled(form.same_top, 100) for form in forms], 3, " %"),
         "perplexity": texts([form.perplexity for form in forms], 3),
     }
-    found = []
+    found, files = [], [PurePosixPath(form.file).name for form in forms]
     for index, form in enumerate(forms):
-        file = PurePosixPath(form.file).name
+        file = files[index]
         branch = "main" if about["form"] else family.branch(form.name)
         row = {
             "form": form,
             "name": file,
+            "files": files,
             "path": file if repo else form.file.removeprefix(f"results/{model.name}/"),
             "branch": branch,
             "directory": f"{model.name}-{form.name if branch == 'main' else branch}",

@@ -1,4 +1,4 @@
-"""Check a directory in compressed-tensors: no NaN or infinity, it loads, and it writes words.
+"""Check a directory in compressed-tensors: no NaN or Inf, it loads, and it writes words.
 
 transformers loads it and generates greedy tokens. To be run in
 resources/environments/llmcompressor.
@@ -9,21 +9,7 @@ from pathlib import Path
 from lib.errors import UserError, program
 from lib.formats.check_directory import check_directory
 from lib.formats.in_transformers import load
-from lib.formats.model_files import model_files
-from lib.formats.safetensors import read_header
-
-
-def check_finite(file: Path) -> None:
-    """Raise UserError if a tensor of a safetensors file holds NaN or infinity."""
-    from safetensors import safe_open
-
-    read_header(file)  # a file that is cut off is told in one line
-    with safe_open(file, "pt") as tensors:
-        names = tensors.keys()
-        for name in names:
-            tensor = tensors.get_tensor(name)
-            if tensor.is_floating_point() and not tensor.float().isfinite().all():
-                raise UserError(f"{file}: NaN or infinity in its tensor {name}")
+from lib.formats.safetensors_values import check_finite
 
 
 def written(directory: Path, prompt: str, count: int) -> str:
@@ -50,9 +36,7 @@ def written(directory: Path, prompt: str, count: int) -> str:
 
 def check(directory: Path, prompt: str, count: int) -> str:
     """The text of `count` greedy tokens after `prompt`. Raises UserError if something is wrong."""
-    for file in model_files(directory):
-        if file.suffix == ".safetensors":
-            check_finite(file)
+    check_finite(directory)
     return written(directory, prompt, count)
 
 

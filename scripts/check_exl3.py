@@ -8,26 +8,13 @@ from pathlib import Path
 from lib.errors import UserError, program
 from lib.formats.check_directory import check_directory
 from lib.formats.exllamav3 import Streamed, check_quantized
-from lib.formats.model_files import model_files
-
-
-def check_numbers(directory: Path) -> None:
-    """Raises UserError for a tensor that has NaN or Inf."""
-    from safetensors import safe_open
-
-    for file in model_files(directory):
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as reader:
-                for name in reader.keys():  # noqa: SIM118 - it is no mapping
-                    tensor = reader.get_tensor(name)
-                    if tensor.is_floating_point() and not tensor.isfinite().all():
-                        raise UserError(f"{directory}: NaN or Inf in its tensor {name}")
+from lib.formats.safetensors_values import check_finite
 
 
 def check(directory: Path, prompt: str, count: int) -> str:
     """The text of `count` greedy tokens after `prompt`. Raises UserError if something is wrong."""
     check_quantized(directory)
-    check_numbers(directory)
+    check_finite(directory)
     model = Streamed(directory)
     import torch
     from exllamav3 import Tokenizer

@@ -16,6 +16,7 @@ from lib.errors import UserError, program
 from lib.formats import lora_adapter
 from lib.formats.gguf_file import read_gguf
 from lib.formats.gguf_values import check_finite
+from lib.formats.json_file import read_json
 from lib.formats.weights import read_weights
 
 TEXT = "An adapter changes what a model finds probable, and so its logits for this text. " * 40
@@ -58,7 +59,11 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, help="the model's unquantized GGUF")
     parser.add_argument("--perplexity-tool", type=Path, help="path of llama-perplexity")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="file to write: {tensors, parameters}")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="file to write: {tensors, parameters}, and of an rsLoRA alpha: that of the GGUF",
+    )
     args = parser.parse_args()
     check_adapter(args.adapter, args.model)
     if args.lora is None:
@@ -72,6 +77,8 @@ def main() -> None:
         raise UserError(f"{args.adapter} changes nothing: all logits are those of the model alone")
     parameters = sum(tensor.elements for tensor in file.tensors)
     found = {"tensors": len(file.tensors), "parameters": parameters}
+    if read_json(args.adapter / lora_adapter.CONFIG).get("use_rslora"):
+        found["alpha"] = file.metadata["adapter.lora.alpha"]
     print(f"{args.lora}: {found}")
     if args.json:
         args.json.write_text(json.dumps(found) + "\n", encoding="utf-8")

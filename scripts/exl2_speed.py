@@ -8,13 +8,11 @@ exllamav2 0.3.2. To be run in resources/environments/exllamav2.
 import json
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 from lib.errors import UserError, program
-from lib.flags.speed import speed_parser
+from lib.flags.speed import rates, speed_parser
 from lib.formats.exllamav2 import ENVIRONMENT, readable
 
 LOADED = 256  # tokens that loading sends through the model, at least
@@ -42,17 +40,6 @@ class Engine:
         for part in tokens:
             self.model.forward(part, self.cache, last_id_only=True)
             torch.cuda.synchronize()
-
-
-def rates(tokens: int, repetitions: int, run: Callable[[], None]) -> list[float]:
-    """Tokens a second in each repetition of a run of so many tokens, after one without a clock."""
-    run()
-    found = []
-    for _ in range(repetitions):
-        begin = time.perf_counter()
-        run()
-        found.append(tokens / (time.perf_counter() - begin))
-    return found
 
 
 def main() -> None:

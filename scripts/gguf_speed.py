@@ -30,7 +30,7 @@ from lib.record.tools import bundled_tree, own_tool
 
 TOOL = "llama-bench"
 # What is compiled together, because most of it is the same.
-TOOLS = (TOOL, "llama-mtmd-cli")
+TOOLS = (TOOL, "llama-mtmd-cli", "llama-server")
 ALL_LAYERS = 99
 
 
@@ -46,6 +46,7 @@ def extra_tool(name: str, llama_cpp: dict, jobs: int) -> Path:
         raise UserError(f"llama_cpp.path: {own} has no {name}; build this target there too")
     version, portable = llama_cpp["version"], llama_cpp["portable"]
     flags = build_flags(wants_cuda(llama_cpp["cuda"]), portable, version)
+    flags = [flag.replace("LLAMA_BUILD_SERVER=OFF", "LLAMA_BUILD_SERVER=ON") for flag in flags]
     machine = platform.machine() if portable else processor()
     facts = json.dumps([version, flags, COMPILER_FLAGS, machine]).encode()
     return made_once(f"llama-extra-{version}", facts, partial(compile_tools, flags, jobs)) / name
@@ -55,7 +56,7 @@ def compile_tools(flags: list[str], jobs: int, home: Path) -> None:
     """Compile TOOLS into the directory `home`. Raises UserError if that fails."""
     home.mkdir()
     work, log = home / "build", home / "log"
-    names = " and ".join(TOOLS)
+    names = f"{', '.join(TOOLS[:-1])} and {TOOLS[-1]}"
     print(f"Compiling {names}, once a machine: some minutes. {log}", file=sys.stderr)
     settings = environment() | ({"CMAKE_GENERATOR": "Ninja"} if program_there("ninja") else {})
     steps = (

@@ -172,6 +172,8 @@ def obstacle(form: Form, meter: Speedometer | None, here: Host) -> str | None:
         return f"{form.family.title}: no way to measure speed is known"
     if form.family.needs_gpu and not here.machine.gpus:
         return f"{form.family.title} needs a CUDA GPU, and there is none here"
+    if meter.unfit:
+        return meter.unfit
     for tool in meter.uses.values():
         if not Path(tool.path).exists():
             return f"its engine is not there; build it first: {tool.path}"
@@ -190,7 +192,8 @@ def measure(form: Form, meter: Speedometer, conditions: Conditions) -> Measured 
     environment = None
     if meter.uses:
         command[0] = Path(meter.uses["environment"].path, "venv/bin/python")
-        environment = os.environ | {"PYTHONPATH": meter.uses["extension"].path}
+        if extension := meter.uses.get("extension"):
+            environment = os.environ | {"PYTHONPATH": extension.path}
     before, begin = core_seconds(), time.monotonic()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
     all_cores = (time.monotonic() - begin) * (os.cpu_count() or 1)

@@ -24,7 +24,7 @@ from lib.record.artifact import Artifact
 from lib.record.wanted import WantedRecipe
 from lib.run.session import Session
 from task_texts import make_tasks
-from tiny_models import make_adapter, make_models, make_texts, make_vision
+from tiny_models import make_adapter, make_models, make_mtp, make_texts, make_vision
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG: dict[str, Any] = {
@@ -123,6 +123,7 @@ EVERYTHING: dict[str, Any] = {
             },
         },
         "Seeing": {"source": "./m/seeing", "gguf": {"quants": ["Q8_0"], "mmproj": True}},
+        "Guessing": {"source": "./m/guessing", "gguf": {"quants": ["Q8_0"], "mtp": True}},
     },
 }
 
@@ -198,6 +199,7 @@ class Project:
         """The models and texts, nothing built."""
         make_models(path / "m", "code", "prose")
         make_vision(path / "m/seeing")
+        make_mtp(path / "m/guessing")
         make_adapter(path / "m/poet")
         make_texts(path / "data", 100)
         make_tasks(path / "data")

@@ -39,7 +39,8 @@ MADE_BY = {
     "mix_by_kld": ["mix_by_kld.py", "lib/flags/mixes.py"],
     "quantize_mix": ["mix_type.py"],
     "mmproj": ["convert.py"],
-    "lora": [],
+    "mtp": ["convert.py"],
+    "lora": ["lora_view.py"],
     "label": ["gguf_metadata.py"],
     "split": [],
     "exl2_measure": ["exl2_convert.py"],
@@ -68,7 +69,7 @@ MADE_BY = {
     "study": ["study.py", "templates/study.html.j2"],
     "card": ["describe_forms.py", "describe_card.py", "card.py", "templates/card.md.j2"],
 }
-WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split", "mmproj", "lora")
+WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split", "mmproj", "mtp", "lora")
 WEIGHTS += ("quantize_mix", "exl2_measure", "exl2_quantize", "compressed_tensors")
 WEIGHTS += ("compressed_tensors_calibrate", "mlx_convert", "exl3_quantize")
 # What these find is what others are made by.

@@ -1,5 +1,6 @@
 """Projectors and LoRA adapters as GGUF, of tiny models, by llama.cpp's converters and tools."""
 
+import io
 import json
 import re
 import shutil
@@ -10,9 +11,13 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+import check_lora
 from lib.config.load import load
+from lib.formats.base_logits import Logits
 from lib.formats.gguf_file import read_gguf
 from lib.hub.references import hub_sources
 from lib.planning.publishing import manifest
@@ -28,11 +33,12 @@ def made(tmp_path_factory, toolchain) -> Project:
     make_vision(path / "two", seed=1)
     make_sentencepiece(make_llama(path / "plain"))
     make_adapter(path / "poet")
+    make_adapter(path / "rooted", seed=1, rank=16, lora_alpha=4, use_rslora=True)
     make_texts(path / "data", 100)
     merge = {"merge_method": "slerp", "base_model": "./one", "parameters": {"t": 0.5}}
     merge |= {"models": [{"model": "./one"}, {"model": "./two"}], "dtype": "bfloat16"}
     seeing = {"quants": ["Q8_0"], "mmproj": ["f16", "q8_0"]}
-    told = {"quants": ["Q8_0"], "lora": {"poet": "./poet"}}
+    told = {"quants": ["Q8_0"], "lora": {"poet": "./poet", "rooted": "./rooted"}}
     models = {
         "Seeing": {"source": "./one", "gguf": seeing, "publish": {"gguf": "a/Seeing-GGUF"}},
         "Merged": {"merge": merge, "gguf": {"quants": ["Q4_0"], "mmproj": True}},
@@ -116,9 +122,32 @@ def test_a_projector_without_tensors_is_an_error(made, tmp_path):
 
 
 def test_an_adapter_changes_what_the_model_says(made):
-    path = "results/Plain/gguf/Plain-lora-poet-F16.gguf"
+    path = "results/Plain/gguf/Plain.lora-poet.gguf"
     assert notes(made, path) == {"tensors": 8, "parameters": 8192}
     assert read_gguf(made / path).metadata["general.name"] == "Poet", "not after its directory"
+
+
+def test_an_rslora_changes_the_model_as_much_as_in_peft(made, tmp_path):
+    """llama.cpp divides alpha by the rank, peft here by its root: the effect would be a quarter."""
+    lora = made / "results/Plain/gguf/Plain.lora-rooted.gguf"
+    assert notes(made, "results/Plain/gguf/Plain.lora-rooted.gguf")["alpha"] == 4 * 4
+    model = AutoModelForCausalLM.from_pretrained(made / "plain")
+    merged = PeftModel.from_pretrained(model, made / "rooted").merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    shutil.copy(made / "plain/tokenizer.model", tmp_path / "merged")
+    shutil.copy(made / "plain/tokenizer_config.json", tmp_path / "merged")
+    converter = made / "resources/llama.cpp/convert_hf_to_gguf.py"
+    command = [sys.executable, converter, tmp_path / "merged", "--outfile", tmp_path / "x.gguf"]
+    subprocess.run([*command, "--outtype", "bf16"], check=True, capture_output=True)
+    tool, base = made / "resources/llama.cpp/bin/llama-perplexity", "Plain-BF16.gguf"
+
+    def logits(gguf: Path, *adapters: Path) -> np.ndarray:
+        read = Logits(io.BytesIO(check_lora.logits(tool, gguf, list(adapters), 1)))
+        return np.stack([read.log_p(row) for row in read.rows()])
+
+    plain = made / "results/Plain/gguf" / base
+    of_peft, ours, without = logits(tmp_path / "x.gguf"), logits(plain, lora), logits(plain)
+    assert np.abs(ours - of_peft).mean() < 0.05 * np.abs(without - of_peft).mean()
 
 
 @pytest.mark.parametrize(
@@ -129,7 +158,7 @@ def test_an_adapter_changes_what_the_model_says(made):
     ],
 )
 def test_an_adapter_with_nan_or_without_effect_is_an_error(made, tmp_path, tensor, said):
-    whole, lora = made / "results/Plain/gguf/Plain-lora-poet-F16.gguf", tmp_path / "x.gguf"
+    whole, lora = made / "results/Plain/gguf/Plain.lora-poet.gguf", tmp_path / "x.gguf"
     if tensor:
         changed(whole, lora, tensor, np.nan)
     else:
@@ -171,12 +200,13 @@ def test_cards_and_reports_say_how_to_load_them_and_how_large_they_are(made):
     run = "llama-server -m gguf/Seeing-Q8_0.gguf --mmproj gguf/mmproj-Seeing-F16.gguf"
     assert run in card and "(0.43 MB), the projector" in card
     card = (made / "results/Plain/README.md").read_text()
-    assert "--lora gguf/Plain-lora-poet-F16.gguf" in card and "the LoRA adapter poet" in card
+    assert "# An rsLoRA: llama.cpp needs lora_alpha 16 in rooted/adapter_config.json" in card
+    assert "--lora gguf/Plain.lora-poet.gguf" in card and "the LoRA adapter poet" in card
     assert "convert_lora_to_gguf.py poet --base Plain --outtype f16" in card
     card = (made / "results/Seeing/README.gguf.md").read_text()
     assert "--mmproj mmproj-Seeing-F16.gguf`; `-hf` finds it by itself" in card
     page = (made / "results/Plain/report/quality.html").read_text()
-    assert "not in these sizes: Plain-lora-poet-F16.gguf (0.02 MB)" in page
+    assert "not in these sizes: Plain.lora-poet.gguf (0.02 MB)" in page
 
 
 def test_they_are_published_beside_the_quants_under_the_names_that_hf_finds(made, monkeypatch):
@@ -184,7 +214,7 @@ def test_they_are_published_beside_the_quants_under_the_names_that_hf_finds(made
     found = manifest(Planned.open(made.config).graph)["repos"]
     files = {file["name"] for repo in found for file in repo["branches"]["main"]}
     assert {"mmproj-Seeing-F16.gguf", "mmproj-Seeing-Q8_0.gguf"} < files
-    assert {"Plain-lora-poet-F16.gguf", "Plain-Q8_0.gguf"} < files
+    assert {"Plain.lora-poet.gguf", "Plain-Q8_0.gguf"} < files
 
 
 def test_preflight_knows_which_models_see(made, tmp_path):

@@ -84,7 +84,7 @@ def test_the_same_model_gives_the_same_bytes_every_time(quantized_model, tmp_pat
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("nan", "NaN or infinity in its tensor model.norm.weight"),
+        ("nan", "NaN or Inf in its tensor model.norm.weight"),
         ("lost", "tensors are not as the model wants them: model.norm.weight"),
         ("cut", "cut off or changed"),
     ],

@@ -28,6 +28,7 @@ from lib.stages.gguf import Gguf
 ROOT = Path(__file__).parent.parent
 EXAMPLES = [ROOT / "config/config.yaml", *sorted((ROOT / "config/examples").glob("*.yaml"))]
 
+ROOTED = {"peft_type": "LORA", "use_rslora": True, "lora_alpha": 8}
 ONE = b"merge_method: linear\nmodels: [{model: a/b}]\n"
 MERGE_FILES = {
     "tab.yaml": b"models:\n\t- model: a/b\n",
@@ -106,7 +107,8 @@ def workdir(tmp_path) -> Path:
         "experts": {"config.json": {"model_type": "mixtral", "num_local_experts": 8}},
         "lora": {"adapter_config.json": {"peft_type": "LORA"}},
         "dora": {"adapter_config.json": {"peft_type": "LORA", "lora_alpha": 8, "use_dora": True}},
-        "rslora": {"adapter_config.json": {"peft_type": "LORA", "use_rslora": True}},
+        "rslora": {"adapter_config.json": ROOTED | {"r": 8, "rank_pattern": {"q_proj": 16}}},
+        "rankless": {"adapter_config.json": ROOTED},
         "prompts": {"adapter_config.json": {"peft_type": "PROMPT_TUNING"}},
         "modules": {"adapter_config.json": {"peft_type": "LORA", "modules_to_save": ["lm_head"]}},
         "empty": {},

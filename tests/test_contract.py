@@ -1226,20 +1226,34 @@ def test_what_prepares_images_makes_stale_the_projector(planned):
     assert set(beside("mmproj-M-F16")) < p.plan()
 
 
+def test_a_draft_makes_stale_itself_and_no_quant(planned):
+    shutil.copytree("m/code", "code")
+    config = json.loads(Path("code/config.json").read_text()) | {"num_nextn_predict_layers": 1}
+    Path("code/config.json").write_text(json.dumps(config))
+    p = planned(SEEING | {"source": "./code", "gguf": {"quants": ["Q8_0"]}})
+    gguf = p.config["models"]["M"]["gguf"]
+    gguf["mtp"] = True
+    assert p.plan() == beside("mtp-M-Q8_0")
+    p.mark(p.session().find("results/M/gguf/mtp-M-Q8_0.gguf"))
+    assert p.plan() == exl2(*SHOWN)
+    gguf["mtp"] = "f16"
+    assert p.plan() == beside("mtp-M-F16")
+
+
 def test_an_adapter_makes_stale_itself_and_no_quant(planned):
     shutil.copytree("m/poet", "poet")
     p = planned(SEEING | {"source": "./m/code", "gguf": {"quants": ["Q8_0"]}})
-    gguf, path = p.config["models"]["M"]["gguf"], "results/M/gguf/M-lora-poet-F16.gguf"
+    gguf, path = p.config["models"]["M"]["gguf"], "results/M/gguf/M.lora-poet.gguf"
     gguf["lora"] = {"poet": "./poet"}
     made = p.session().find(path)
     source = {made.inputs["adapter"].path}
-    assert p.plan() == beside("M-lora-poet-F16") | source
+    assert p.plan() == beside("M.lora-poet") | source
     p.mark(made)
     assert p.plan() == exl2(*SHOWN)
     make_adapter(Path("poet"), seed=1)  # as if trained on
-    assert p.plan() == beside("M-lora-poet-F16") | source
+    assert p.plan() == beside("M.lora-poet") | source
     gguf["lora"] = {"other": "./poet"}
-    assert p.plan() == beside("M-lora-other-F16") | source
+    assert p.plan() == beside("M.lora-other") | source
 
 
 EXL3 = {"source": "./m/code", "exl3": {"bits": [3, 4.5]}, "evaluate": {}}

@@ -37,6 +37,7 @@ MISTAKES = {
     "card.py": ("--forms broken.json --output out", "broken.json"),
     "check_base_logits.py": ("nowhere --context 512", "nowhere"),
     "check_corpus.py": ("empty.txt --corpus NAME", "corpora.NAME"),
+    "check_calibration.py": ("model --calibration nowhere --rows 9 --length 9", "nowhere"),
     "check_exl3.py": ("nowhere", "nowhere"),
     "check_gguf.py": ("broken.json --completion-tool tool", "broken.json"),
     "check_imatrix.py": ("--imatrix broken.json --model nowhere", "broken.json"),
@@ -45,6 +46,7 @@ MISTAKES = {
     "check_lora.py": ("nowhere --model model", "nowhere"),
     "check_measurement.py": ("--measurement broken.json --model model", "broken.json"),
     "check_mmproj.py": ("broken.json --model model --llama-cpp {}", "broken.json"),
+    "check_mtp.py": ("nowhere --model model --llama-cpp {}", "nowhere"),
     "check_mlx.py": ("nowhere", "nowhere"),
     "check_shards.py": ("--whole nowhere --shards model", "nowhere"),
     "compile_extension.py": ("exllamav2 --output out", "no exllamav2"),
@@ -91,6 +93,8 @@ MISTAKES = {
         "nowhere",
     ),
     "fetch_corpus.py": ("--path nowhere --recipe wanted.json --output out", "nowhere"),
+    "exl3_speed.py": (f"nowhere {LENGTHS}", "nowhere"),
+    "mlx_speed.py": (f"nowhere {LENGTHS}", "nowhere"),
     "gguf_speed.py": (f'nowhere {LENGTHS} --llama-cpp {{"path":"nowhere"}}', "llama_cpp.path"),
     "gallery.py": QUESTION,
     "gguf_metadata.py": ("broken.json out --set general.name=Name", "broken.json"),
@@ -105,6 +109,7 @@ MISTAKES = {
     "link_file.py": ("nowhere out", "nowhere"),
     "merge.py": ("--config nowhere.yaml --output out --seed 1", "nowhere.yaml"),
     "merge_config.py": ("nowhere.json .", "nowhere.json"),
+    "lora_view.py": ("broken.json --output out", "broken.json"),
     "mix.py": ("broken.json --sensitivity nowhere --target-size 1 --output out", "broken.json"),
     "mix_by_kld.py": (
         "broken.json --sensitivity nowhere --imatrix nowhere --max-kld 1 --text empty.txt --corpus "

@@ -569,3 +569,25 @@ def test_gpu_step_without_a_gpu_ends_with_one_line():
     done = gpus("gpus 1; echo on", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 1
     assert done.stdout.startswith("this step needs 1 GPU(s), and 0 can be seen")
+
+
+def test_a_calibration_text_that_is_too_short_is_told_before_the_converter_begins(tmp_path):
+    """The converter measures for minutes before it says `shape '[64, 1024]' is invalid`."""
+    import pandas
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"word": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    text = tmp_path / "text.parquet"
+    pandas.DataFrame({"text": ["word word"] * 50}).to_parquet(text)
+
+    def check(*numbers: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, SCRIPTS / "check_calibration.py", tmp_path]
+        command += ["--calibration", text, "--rows", numbers[0], "--length", numbers[1]]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+
+    assert check("10", "10").returncode == 0
+    short = check("10", "11")
+    assert short.returncode == 1 and short.stderr.count("\n") == 1
+    assert "it has 100 tokens, and 10 rows of 11 need 110: name a longer text" in short.stderr

@@ -13,11 +13,11 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
-from check_exl3 import check_numbers
 from exl3_convert import open_work, write_rows
 from lib.cards.exl3 import Exl3Lines
 from lib.errors import UserError
 from lib.formats.exllamav3 import check_quantized
+from lib.formats.safetensors_values import check_finite
 from lib.record.recipe import Record
 from lib.stages.exl3 import architectures
 from project import Project
@@ -91,13 +91,13 @@ def test_a_head_that_is_not_quantized_is_as_it_was_asked_for(made):
 
 
 def test_a_nan_among_the_scales_is_found(made):
-    check_numbers(made)
+    check_finite(made)
     file = made / "model.safetensors"
     tensors = {key: torch.from_numpy(t) for key, t in load_file(file).items()}
     tensors["model.layers.1.mlp.up_proj.suh"][3] = float("inf")
     save_file(tensors, file)
     with pytest.raises(UserError, match="NaN or Inf in its tensor model.layers.1.mlp.up_proj.suh"):
-        check_numbers(made)
+        check_finite(made)
 
 
 def test_only_an_interrupted_job_of_the_same_recipe_is_gone_on_with(tmp_path):

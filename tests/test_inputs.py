@@ -16,10 +16,10 @@ pytestmark = pytest.mark.skipif(
     STRACE is None, reason="strace is not installed (apt install strace)"
 )
 
-# Rules that need a GPU, gigabytes of packages, or minutes of training. The demo's are traced where
-# it is trained (conftest.py).
+# Rules that need a GPU, gigabytes of packages, a tokenizer that the converter knows, or minutes of
+# training. The demo's are traced where it is trained (conftest.py).
 ELSEWHERE = {"extension", "exl2_measure", "exl2_quantize", "exl2_evaluate", "exl3_quantize"}
-ELSEWHERE |= {"exl3_evaluate", "evaluate_harness"}
+ELSEWHERE |= {"exl3_evaluate", "evaluate_harness", "mtp"}
 DEMO = {"demo_text", "demo_base", "demo_finetune"}
 
 
@@ -29,7 +29,7 @@ def config() -> dict:
     model = found["models"]["All"]
     for family in ("exl2", "exl3"):
         del model[family], model["publish"][family]
-    del found["corpora"]["demo"]
+    del found["corpora"]["demo"], found["models"]["Guessing"]
     model["merge"]["models"][1]["model"] = "./m/prose"
     model["gguf"]["imatrix"] = {"chunks": 4, "context": 128}
     small = {"corpus": "calibration", "rows": 4, "length": 64}

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+import speed
+from lib.config.repositories import repositories
 from lib.stages import mlx
-from project import ROOT, Project
+from project import ROOT, Planned, Project
 from tiny_models import make_llama, make_sentencepiece, make_texts
 
 FORMS = ["4bit", "8bit", "mxfp4", "mxfp8", "nvfp4", "4bit-g32"]
@@ -95,6 +97,53 @@ def test_the_same_recipe_gives_the_same_bytes(made, tmp_path):
     again.build()
     for form in FORMS:
         assert record(again, form)["files"] == record(made, form)["files"], form
+
+
+def test_evaluations_of_nvfp4_and_NVFP4_are_two_files_on_disks_that_ignore_case(
+    made, tmp_path, monkeypatch
+):
+    """As on macOS, where one of them would replace the other and be taken for it."""
+    again = made.copy(tmp_path / "again")
+    again.config["corpora"]["calibration"] = {"path": "data/calibration.txt"}
+    model = again.model("M")
+    model["compressed_tensors"] = {"schemes": ["NVFP4", "NVFP4A16", "FP8_DYNAMIC"]}
+    model["publish"]["compressed_tensors"] = "acme/M-{form}"
+    monkeypatch.chdir(again.path)
+    graph = Planned.open(again.config).graph
+    paths = [path for artifact in graph for path in (artifact.path, *artifact.outputs)]
+    assert len({path.lower() for path in paths}) == len(set(paths))
+    found = {each.form: each.name for each in repositories(graph.config.models["M"])}
+    assert (found["NVFP4"], found["nvfp4-mlx"]) == ("acme/M-NVFP4", "acme/M-mlx-nvfp4")
+    planned = again.plan("--config", "skip=compressed_tensors")
+    assert {path for path in planned if path.endswith(("json", "csv")) or "/mlx/" in path} == {
+        "results/M/evaluation/nvfp4-mlx.json",
+        "results/M/report/quality.csv",
+    }
+    again.build("--config", "skip=compressed_tensors")
+    old, new = (again / f"results/M/evaluation/{form}.json" for form in ("nvfp4", "nvfp4-mlx"))
+    assert json.loads(old.read_text())["kld"] == json.loads(new.read_text())["kld"]
+    table = (again / "results/M/report/quality.csv").read_text()
+    assert "nvfp4-mlx,results/M/mlx/nvfp4," in table, table
+
+
+def test_the_speed_of_a_form_is_what_mlx_lm_counts_and_is_not_measured_on_processors(
+    made, monkeypatch
+):
+    said = made.run("speed", "--cores", "1")
+    assert re.search(r"  4bit +MLX is for Apple's GPUs; on processors it is so slow", said)
+    assert not (made / "results/M/speed").exists()
+    monkeypatch.chdir(made.path)
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(speed, "LENGTHS", {"prompt_tokens": 8, "text_tokens": 6, "repetitions": 2})
+    session = Planned.open(made.config)
+    (form,) = (each for each in speed.forms(session) if each.name == "4bit")
+    meter, here = form.family.speedometer(session.graph.shared), speed.this_machine()
+    assert speed.obstacle(form, meter, here) is None and meter.engine.startswith("mlx-lm 0.")
+    conditions = speed.Conditions(
+        engine=meter.engine, command=meter.command, cpu="", gpus=[], threads=1, **speed.LENGTHS
+    )
+    found = speed.measure(form, meter, conditions)
+    assert found.backend == "CPU" and found.prompt.mean > 0 and found.text.mean > 0
 
 
 @pytest.mark.parametrize(("form", "tensor"), [("4bit", "scales"), ("mxfp4", "scales")])

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from project import ROOT, Project, sha256
+from task_texts import make_tasks
 
 CODE, PROSE = "heldout-code", "heldout-prose"
 STUDIES = {
@@ -37,7 +38,13 @@ STUDIES = {
         },
         "vary": {"seed": [1, 2]},
         "random_seed": "$seed",
-        "measure": {"perplexity": [PROSE], "kld": [PROSE], "context": 128, "chunks": 24},
+        "measure": {
+            "perplexity": [PROSE],
+            "kld": [PROSE],
+            "tasks": {"hellaswag": {"file": "data/hellaswag.txt", "count": 8}},
+            "context": 128,
+            "chunks": 24,
+        },
     },
 }
 TOP = "results/studies/Damage"
@@ -62,6 +69,7 @@ def measured(demo, tmp_path_factory) -> Project:
                 tensors[key] = (value.float() + share * noise).to(value.dtype)
         save_file(tensors, file, {"format": "pt"})
     (here / "data").mkdir()
+    make_tasks(here / "data")
     for name in (CODE, PROSE):
         shutil.copy(demo / "text" / f"{name}.txt", here / "data")
     config = {
@@ -100,7 +108,10 @@ def test_the_candidate_that_is_not_damaged_wins_and_that_is_sure(chosen):
 
 def test_a_study_says_how_far_each_candidate_went_from_each_model(measured):
     rows = csv.DictReader((measured / "results/studies/Seeds/study.csv").open())
-    first, *_ = rows
+    first, second, *merged = rows
+    for row in (first, second, *merged):
+        assert 0 <= float(row["tasks.hellaswag"]) <= 1 and row["tasks.hellaswag_error"]
+    assert len(merged) == 3
     away = {name: float(value) for name, value in first.items() if name.startswith("kld.")}
     parents = [name for name in away if name.count(".") == 2 and not name.endswith("_error")]
     assert len(parents) == 3 and all(0.001 < away[name] < 10 for name in parents)

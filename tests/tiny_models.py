@@ -259,8 +259,13 @@ def make_vision(directory: Path, *, seed: int = 0) -> Path:
     return directory
 
 
-def make_adapter(directory: Path, *, seed: int = 0, rank: int = 4, hidden: int = 256) -> Path:
-    """Write a LoRA adapter of `make_llama`'s model, as peft saves one; its B is not zero."""
+def make_adapter(
+    directory: Path, *, seed: int = 0, rank: int = 4, hidden: int = 256, **more: object
+) -> Path:
+    """Write a LoRA adapter of `make_llama`'s model, as peft saves one; its B is not zero.
+
+    more: further keys of its config.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -272,7 +277,113 @@ def make_adapter(directory: Path, *, seed: int = 0, rank: int = 4, hidden: int =
                 tensors[f"{here}.lora_{part}.weight"] = 0.3 * torch.randn(shape, generator=draw)
     config = {"peft_type": "LORA", "base_model_name_or_path": "someone/base", "r": rank}
     config |= {"lora_alpha": 2 * rank, "target_modules": ["q_proj", "o_proj"], "bias": "none"}
+    config |= more
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "adapter_config.json").write_text(json.dumps(config))
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def make_trained_bpe(directory: Path, vocab: int = 512) -> None:
+    """Train a byte-level BPE on TEXT, with merges; write its tokenizer.json of `vocab` tokens."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    tok = tokenizers.Tokenizer(models.BPE())
+    tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tok.decoder = decoders.ByteLevel()
+    alphabet, special = pre_tokenizers.ByteLevel.alphabet(), ["<unk>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tok.train_from_iterator(TEXT * 50, trainer)
+    tok.add_tokens([f"word{number}" for number in range(vocab - tok.get_vocab_size())])
+    tok.save(str(directory / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | names
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def make_mtp(directory: Path, *, seed: int = 0) -> Path:
+    """Write a Qwen3.5 of two layers, and one for multi-token prediction that guesses right.
+
+    No layer changes anything: the model writes what the last token alone makes probable, and so
+    does its last layer, which is told that token.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    hidden, ffn, vocab, heads, width = 256, 512, 512, 2, 64
+    config = {
+        "architectures": ["Qwen3_5ForCausalLM"],
+        "model_type": "qwen3_5_text",
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "num_hidden_layers": 2,
+        "mtp_num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "layer_types": ["linear_attention", "full_attention"],
+        "full_attention_interval": 2,
+        "linear_conv_kernel_dim": 4,
+        "linear_num_key_heads": heads,
+        "linear_num_value_heads": heads,
+        "linear_key_head_dim": width,
+        "linear_value_head_dim": width,
+        "vocab_size": vocab,
+        "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 10000.0,
+            "rope_type": "default",
+        },
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "dtype": "bfloat16",
+    }
+    shapes = {f"{name}.weight": (vocab, hidden) for name in ("model.embed_tokens", "lm_head")}
+    shapes["model.norm.weight"] = (hidden,)
+    full = {"q": (1024, hidden), "k": (256, hidden), "v": (256, hidden), "o": (hidden, 512)}
+    attention = {f"self_attn.{name}_proj.weight": shape for name, shape in full.items()}
+    attention |= {f"self_attn.{name}_norm.weight": (256,) for name in "qk"}
+    linear = {
+        "A_log": (heads,),
+        "dt_bias": (heads,),
+        "conv1d.weight": (3 * heads * width, 1, 4),
+        "in_proj_a.weight": (heads, hidden),
+        "in_proj_b.weight": (heads, hidden),
+        "in_proj_qkv.weight": (3 * heads * width, hidden),
+        "in_proj_z.weight": (heads * width, hidden),
+        "norm.weight": (width,),
+        "out_proj.weight": (hidden, heads * width),
+    }
+    rest = {"mlp.gate_proj.weight": (ffn, hidden), "mlp.up_proj.weight": (ffn, hidden)}
+    rest |= {"mlp.down_proj.weight": (hidden, ffn), "input_layernorm.weight": (hidden,)}
+    rest["post_attention_layernorm.weight"] = (hidden,)
+    layers = {
+        "model.layers.0.": {f"linear_attn.{name}": shape for name, shape in linear.items()} | rest,
+        "model.layers.1.": attention | rest,
+        "mtp.layers.0.": attention | rest,
+    }
+    for before, layer in layers.items():
+        shapes |= {before + name: shape for name, shape in layer.items()}
+    for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"):
+        shapes[f"mtp.{name}.weight"] = (hidden,)
+    draw, tensors = torch.Generator().manual_seed(seed), {}
+    for name, shape in sorted(shapes.items()):
+        tensor = 0.05 * torch.randn(shape, generator=draw)
+        if "norm" in name:  # Qwen3.5 adds 1, but not there
+            tensor = torch.full(shape, float("linear_attn" in name))
+        elif name.endswith(("o_proj.weight", "out_proj.weight", "down_proj.weight")):
+            tensor *= 0
+        tensors[name] = tensor.to(torch.bfloat16)
+    tensors["mtp.fc.weight"] = torch.eye(hidden, 2 * hidden, dtype=torch.bfloat16)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config, indent=2))
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    make_trained_bpe(directory)
     return directory

@@ -25,11 +25,13 @@ P
 
 phase "text, and two models to merge"
 "$python" "$root/scripts/demo_text.py" --output text
+trainings=()
 for name in one two; do
     "$python" "$root/tests/gpu/train.py" --kind untied --text text --output models/$name --seconds 30 --layers 8 \
         >$name.log 2>&1 &
+    trainings+=($!)
 done
-wait
+wait "${trainings[@]}"
 tail -qn 1 one.log two.log
 
 phase "build"

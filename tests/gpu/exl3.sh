@@ -13,7 +13,7 @@ cd "$work"
 
 # Without profiles/gpu, so that llama.cpp need not be compiled for CUDA.
 snakemake=("$python" -m snakemake --snakefile "$root/Snakefile" --directory "$work" --configfile "$config")
-snakemake+=(--resources gpu=1 --cores all --set-threads extension="$(nproc)")
+snakemake+=(--set-threads extension="$(nproc)" --resources gpu=1 --cores all)
 mill() { "${snakemake[@]}" "$@" 2>&1; }
 
 # convert DIGEST BITS: the step's program by hand, in place of this shell; a checkpoint after each module.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole workflow on a machine with an NVIDIA GPU, from nothing to the report. 565 s on an H200, 795 s on an H100.
+# The whole workflow on a machine with an NVIDIA GPU, from nothing to the report. 565 to 751 s on an H200.
 #
 #   tests/gpu/prove.sh DIRECTORY
 #

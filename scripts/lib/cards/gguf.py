@@ -1,5 +1,6 @@
 """The lines of a model card about GGUF files."""
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,6 +12,7 @@ from lib.mixes.files import called, read_mix
 from lib.record.origins import Origins
 from lib.record.recipe import Record
 
+DRAFTING = ("--spec-type", "draft-mtp")
 MIXED = "quantize_mix"  # the step that makes a quant of a mix
 
 
@@ -52,10 +54,12 @@ class GgufLines(Lines):
                 lines.append(command("llama-quantize", *words, type_))
             if measured:
                 lines += perplexity_commands(name, gguf, about["evaluation"], measured, quants)
-        lines += [
-            command(*beside_words(name, Path(path).name, origins.record(path)))
-            for path in origins.inputs_in("beside").values()
-        ]
+        for path in origins.inputs_in("beside").values():
+            made = origins.record(path)
+            if alpha := made.notes.get("alpha"):
+                of = f"{made.recipe['options']['name']}/adapter_config.json"
+                lines.append(f"# An rsLoRA: llama.cpp needs lora_alpha {alpha:.9g} in {of}")
+            lines.append(command(*beside_words(name, Path(path).name, made)))
         about["commands"][self.name] = lines
         if matrix:
             about["imatrix"] |= {
@@ -90,7 +94,8 @@ class GgufLines(Lines):
         source = about["bases"][0]["reference"] if about["bases"] else about["model"]
         full = about["repos"].get("safetensors") or source
         if repo:
-            llama = f"llama-cli -hf {repo}:{form}"
+            tagged = not row["whole"] or taken_by_tag(form, row["files"]) == row["name"]
+            llama = f"llama-cli -hf {repo}" + (f":{form}" if tagged else f" -hff {row['name']}")
             ollama = f"ollama run hf.co/{repo}:{form}"
             studio = f"lms get https://huggingface.co/{repo}@{form}"
         else:
@@ -120,10 +125,17 @@ class GgufLines(Lines):
             kind, name = each.what.split(" ", 1)
             file = PurePosixPath(each.file)
             path = file.name if repo else "/".join(file.parts[2:])
-            is_lora = kind == "lora"
-            says = f"the LoRA adapter {name}" if is_lora else "the projector, for images or sound"
-            used = f"`{command('llama-server', '-m', model, f'--{kind}', path)}`"
-            found = "" if is_lora or not repo else "; `-hf` finds it by itself"
+            says, words, found = {
+                "lora": (f"the LoRA adapter {name}", ["--lora", path], ""),
+                "mmproj": ("the projector, for images or sound", ["--mmproj", path], "by itself"),
+                "mtp": (
+                    "a draft of what the model writes, for more speed",
+                    ["-md", path, *DRAFTING],
+                    f"with `{command(*DRAFTING)}`",
+                ),
+            }[kind]
+            used = f"`{command('llama-server', '-m', model, *words)}`"
+            found = f"; `-hf` finds it {found}" if found and repo else ""
             lines.append(f"[{file.name}]({path}) ({size}), {says}: {used}{found}")
         return lines
 
@@ -142,13 +154,24 @@ class GgufLines(Lines):
         )
 
 
+def taken_by_tag(tag: str, files: list[str]) -> str | None:
+    """The file of a repository that llama.cpp's `-hf REPO:TAG` takes (b10605, find_best_model).
+
+    It is the first, by name, in which `.` or `-` follows the tag, which may be the end of a longer
+    word: F16 finds BF16. files: names of quants, and of the unquantized GGUF. None: it finds none.
+    """
+    asked = re.compile(f"{re.escape(tag)}[.-]", re.IGNORECASE)
+    return next(filter(asked.search, sorted(files)), None)
+
+
 def beside_words(name: str, file: str, made: Record) -> list[str]:
-    """The command that made a projector or an adapter. name: the model's. made: its record."""
+    """The command that made what lies beside. name: the model's. made: the file's record."""
     options = made.recipe["options"]
     if adapter := options.get("name"):
         words = ["convert_lora_to_gguf.py", adapter, "--base", name, "--outtype", "f16"]
     else:
-        words = ["convert_hf_to_gguf.py", name, "--mmproj", "--outtype", options["outtype"]]
+        kind = f"--{made.recipe['step']}"
+        words = ["convert_hf_to_gguf.py", name, kind, "--outtype", options["outtype"]]
         words += ["--model-name", name]
     return ["python", *words, "--outfile", file]
 

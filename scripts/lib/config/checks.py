@@ -8,7 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from lib.config import studies
+=======
+from lib.config.absent import absent
+>>>>>>> 20fcf48e6ca88efd072394c9433935fbeacf38e9
 from lib.config.merges import check_merge
 from lib.config.repositories import repositories
 from lib.config.schema import (
@@ -112,7 +116,7 @@ class Checks:
         elif os.path.isdir(self._place(path)):
             self.add(at, f"{show(path)} is a directory, not a file")
         else:
-            self.add(at, f"no file {show(path)} in {self.workdir}")
+            self.add(at, absent("file", path, self.workdir))
 
     def _text(self, at: KeyPath, path: str) -> None:
         """Report a path that is no file, or a file without text in it."""
@@ -143,7 +147,7 @@ class Checks:
         if section.path.startswith("~"):
             self.add(at, f"{show(section.path)}: {TILDE}")
         elif not os.path.isdir(place):
-            self.add(at, f"no directory {show(section.path)} in {self.workdir}")
+            self.add(at, absent("directory", section.path, self.workdir))
         elif missing := [tool for tool in (*LLAMA_TOOLS, CONVERTER) if not own_tool(place, tool)]:
             self.add(at, f"{section.path} has no {', '.join(missing)}")
         for key in ("cuda", "portable"):
@@ -245,6 +249,7 @@ class Checks:
             self._merge((*at, "merge"), model.merge)
         for family in model.families():
             family.check(self, (*at, family.name), name, model)
+        self._forms(at, model)
         if model.evaluate is not None:
             if not WITH_SECTIONS.keys() & raw.keys():
                 none = f"there is neither {' nor '.join(WITH_SECTIONS)} to evaluate"
@@ -301,7 +306,7 @@ class Checks:
             return
         if kind == "directory":
             if not is_demo(text) and not os.path.isdir(self._place(text)):
-                self.add(at, f"no directory {show(text)} in {self.workdir}")
+                self.add(at, absent("directory", text, self.workdir))
             elif not is_demo(text) and not os.path.isfile(self._place(f"{text}/{needed}")):
                 self.add(at, f"{show(text)} has no {needed}, so it is no model directory")
             elif not is_demo(text):
@@ -377,6 +382,22 @@ class Checks:
                 self.add(at, f"{show(name)} is how {other.title} directories and shards are called")
         if SHARD_NAME.search(name):
             self.add(at, f"{show(name)} is how directories and shards are called")
+
+    def _forms(self, at: KeyPath, model: Model) -> None:
+        """Report forms of two families with one name, or names that differ in case alone.
+
+        Evaluations are called after them, and some file systems ignore case. `form_name` reports
+        names that only one of the families may give.
+        """
+        taken: dict[str, tuple[str, Family]] = {}
+        for family in model.families():
+            for form in family.names(model):
+                first, owner = taken.setdefault(form.lower(), (form, family))
+                pattern = family.form_pattern
+                if owner is not family and not (pattern and pattern.fullmatch(first)):
+                    text = f"{show(form)} is the name of a form of {owner.name} too"
+                    same = "" if first == form else f", but for upper and lower case ({first})"
+                    self.add((*at, family.name), f"{text}{same}; give one of them another `name`")
 
     def experts(self, name: str) -> int | None:
         """The number of experts of a model, 0 if it is dense; None if that is unknown here."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from lib.config.absent import absent
 from lib.formats.merge_references import substitute_references
 from lib.keys.values import TILDE, show
 
@@ -65,7 +66,7 @@ def _documents(file: str, workdir: Path) -> list[dict[Any, Any]]:
     path = os.path.join(workdir, file)
     if not os.path.isfile(path):
         hint = "a merge is a mapping or the name of a mergekit file"
-        raise MergeFileError(f"no file {show(file)} in {workdir}; {hint}")
+        raise MergeFileError(f"{absent('file', file, workdir)}; {hint}")
     try:
         text = Path(path).read_text(encoding="utf-8")
         documents = [entry for entry in yaml.load_all(text, Loader) if entry is not None]

@@ -33,7 +33,7 @@ def repositories(model: Any) -> list[Repository]:
         if name and FORM in name:
             forms = family.names(model) if family.own(model) else ()
             for form in forms:
-                own = name.replace(FORM, family.repository_form(form))
+                own = name.replace(FORM, family.repository_form(model, form))
                 found.append(Repository(family.name, own, form))
         elif name:
             found.append(Repository(family.name, name))

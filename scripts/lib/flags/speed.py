@@ -1,6 +1,8 @@
-"""The command line of the programs that measure the speed of one form (lib/stages/family.py)."""
+"""What programs that measure the speed of one form share (lib/stages/family.py, Speedometer)."""
 
 import argparse
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -18,3 +20,14 @@ def speed_parser(doc: str) -> argparse.ArgumentParser:
     for name, text in numbers.items():
         parser.add_argument(f"--{name}", type=int, required=True, help=text)
     return parser
+
+
+def rates(tokens: int, repetitions: int, run: Callable[[], None]) -> list[float]:
+    """Tokens a second in each repetition of a run of so many tokens, after one without a clock."""
+    run()
+    found = []
+    for _ in range(repetitions):
+        begin = time.perf_counter()
+        run()
+        found.append(tokens / (time.perf_counter() - begin))
+    return found

@@ -18,8 +18,6 @@ PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 # writes an adapter that does something else without a word.
 UNABLE = {
     "use_dora": "it is a DoRA, whose magnitudes llama.cpp cannot apply",
-    "use_rslora": "it is scaled by the root of its rank (use_rslora), and llama.cpp divides by the "
-    "rank",
     "alpha_pattern": "its modules have alphas of their own (alpha_pattern), and a GGUF has one",
     "modules_to_save": "it holds whole modules (modules_to_save)",
     "lora_bias": "it holds biases (lora_bias)",
@@ -41,10 +39,15 @@ def fault(directory: Path) -> str | None:
     for key, why in UNABLE.items():
         if config.get(key):
             return f"cannot be applied by llama.cpp: {why}{INSTEAD}"
+    if config.get("use_rslora") and config.get("rank_pattern"):
+        why = "its modules are scaled by the roots of their own ranks (use_rslora, rank_pattern)"
+        return f"cannot be applied by llama.cpp: {why}, and a GGUF has one alpha{INSTEAD}"
     if config.get("bias", "none") != "none":
         return f"cannot be applied by llama.cpp: it holds biases (bias){INSTEAD}"
     if not isinstance(config.get("lora_alpha"), int | float):
         return f"has no lora_alpha in its {CONFIG}"
+    if config.get("use_rslora") and not isinstance(config.get("r"), int):
+        return f"has no rank (r) in its {CONFIG}"
     if not (directory / WEIGHTS).is_file():
         return f"has no {WEIGHTS}; pickles (.bin) are not taken, because they can run code"
     try:

@@ -140,7 +140,10 @@ class Form:
 
 
 class Beside(NamedTuple):
-    """A file that is loaded beside a form. what: "mmproj F16", "lora NAME". file: its path."""
+    """A file that is loaded beside a form.
+
+    what: "mmproj F16", "mtp Q8_0", "lora NAME". file: its path.
+    """
 
     what: str
     file: str

@@ -26,13 +26,15 @@ class Inspector(Protocol):
     """The facts about a config's models that are known before any model is built.
 
     cuda: whether the machine that builds has a CUDA GPU; None: not known (a cluster).
-    architectures, projectors: names of the architectures that llama.cpp's converter supports, and
-    of those whose projector it can convert; None: the converter is not installed yet.
+    architectures, projectors, drafts: names of the architectures that llama.cpp's converter
+    supports, and of those whose projector, or layers for multi-token prediction, it can convert
+    alone; None: the converter is not installed yet.
     """
 
     cuda: bool | None
     architectures: set[str] | None
     projectors: set[str] | None
+    drafts: set[str] | None
 
     def config(self, reference: str) -> dict[str, Any] | None:
         """The config.json of a model, or of a merge's base; None if it cannot be read yet.

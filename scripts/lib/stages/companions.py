@@ -1,8 +1,9 @@
-"""GGUF files that llama.cpp loads beside a model's: its projector, and LoRA adapters."""
+"""GGUF files that llama.cpp loads beside a model's: its projector, its draft, LoRA adapters."""
 
 import math
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from lib.errors import UserError
 from lib.formats import lora_adapter
 from lib.formats.merge_references import reference_kind
 from lib.formats.safetensors import read_header
-from lib.formats.weights import is_tower, read_weights
+from lib.formats.weights import header_bytes, is_tower, read_weights
 from lib.keys import values
 from lib.keys.section import Choice, Read
 from lib.keys.values import show
@@ -23,21 +24,35 @@ from lib.stages.stage import Size, Sizing, locked_size
 
 Outtype = Literal["f16", "bf16", "f32", "q8_0"]
 # What llama.cpp's -hf (b10605, common/download.cpp) takes for a quant, or for another kind of file.
-# That an adapter is F16 does no harm: -hf takes the first of several, and `lora` sorts last.
-MISTAKEN = re.compile(r"(i?q\d\w*|b?f16|f32)(?![a-z0-9])|mmproj|imatrix|mtp-", re.IGNORECASE)
+# So the type of an adapter, F16, is not in its file's name; and without a tag, -hf takes the first
+# file, by name: MODEL.lora-NAME.gguf comes after every MODEL-FORM.gguf.
+MISTAKEN = re.compile(
+    r"(i?q\d\w*|b?f16|f32)(?![a-z0-9])|mmproj|imatrix|(mtp|eagle3|dflash|dspark)-", re.IGNORECASE
+)
 NO_TOWER = "its config.json has nothing of vision or audio: the model has no projector"
 # How a config.json calls what belongs to a tower: vision_config, audio_config, whisper_config …
 TOWER = re.compile("vision|visual|audio|whisper|speech|sound")
 
 
-def to_outtypes(value: Any) -> list[Any]:
-    """The types of a model's projectors. True and null become [f16], false []."""
+# Keys of a config.json that count layers for multi-token prediction. Qwen3-Next's has none.
+MTP_COUNTS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
+UNCOUNTED = "Qwen3NextForCausalLM"
+NO_MTP = f"its config.json counts no layers for multi-token prediction ({', '.join(MTP_COUNTS)})"
+# What a draft takes over from the model, beside its own layers.
+SHARED = re.compile(r"(^|\.)(embed_tokens|norm|lm_head)\.weight$")
+
+
+def to_outtypes(value: Any, usual: str) -> list[Any]:
+    """The types of files of one kind. True and null become the usual one, false none."""
     if value is None or value is True:
-        return ["f16"]
+        return [usual]
     return [] if value is False else values.to_list(value)
 
 
-Outtypes = Read(list[Choice(Outtype)], to_outtypes, bool | Outtype | list[Outtype])
+def outtypes(usual: Outtype) -> Any:
+    """The kind of a key that says whether files are made, and in which types."""
+    reader = partial(to_outtypes, usual=usual)
+    return Read(list[Choice(Outtype)], reader, bool | Outtype | list[Outtype])
 
 
 class MmprojStage(ConvertStage):
@@ -60,6 +75,29 @@ class MmprojStage(ConvertStage):
         return Size(round(data) + 2000 + 70 * len(shapes), "tensors")
 
 
+class MtpStage(ConvertStage):
+    """Convert a model's layers for multi-token prediction, with llama.cpp's converter."""
+
+    rule = "mtp"
+    column = MmprojStage.column
+    is_long = False
+    output = 0.2
+
+    def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
+        """The bytes of each tensor in its type, plus the header."""
+        weights = sizes.weights(artifact.inputs["model"])
+        if weights is None:
+            return None
+        shapes = {
+            name: dims
+            for name, dims in weights.tensors.items()
+            if is_mtp(name, weights.shape.layers) or (SHARED.search(name) and not is_tower(name))
+        }
+        bits = OUTTYPE_BITS.get(artifact.options["outtype"], 16.0)
+        data = sum(math.prod(d) * (bits if len(d) > 1 else 32) / 8 for d in shapes.values())
+        return Size(round(data) + header_bytes(weights, len(shapes)), "tensors")
+
+
 class LoraStage(ConvertStage):
     """Convert a LoRA adapter, and try it with the unquantized GGUF."""
 
@@ -79,29 +117,28 @@ class LoraStage(ConvertStage):
         return Size(2 * weights + 500 + 80 * len(tensors), "tensors")
 
 
-STAGES = (MmprojStage(), LoraStage())
+STAGES = (MmprojStage(), MtpStage(), LoraStage())
 
 
 def check(checks: Any, at: tuple, name: str, model: Any) -> None:
-    """Report mistakes in `mmproj` and `lora`, at the path of `gguf` (lib/config/checks.Checks)."""
+    """Report mistakes in what lies beside, at the path of `gguf` (lib/config/checks.Checks)."""
     gguf = model.gguf
-    for key in ("mmproj", "lora"):
+    for key in ("mmproj", "mtp", "lora"):
         if getattr(gguf, key) and model.own_gguf:
             text = f"needs safetensors, and source is the GGUF file {model.source}"
             checks.add((*at, key), text)
             return
-    config = checks.model_config(name) if gguf.mmproj else None
-    if config is not None and not has_tower(config):
+    config = checks.model_config(name) if gguf.mmproj or gguf.mtp else None
+    if gguf.mmproj and config is not None and not has_tower(config):
         checks.add((*at, "mmproj"), NO_TOWER)
+    if gguf.mtp and config is not None and not has_mtp(config):
+        checks.add((*at, "mtp"), NO_MTP)
     own = checks.config.llama_cpp.path
     if gguf.lora and own and not own_tool(checks.place(own), LORA_CONVERTER):
         checks.add((*at, "lora"), f"llama_cpp.path: {own} has no {LORA_CONVERTER}")
     checks.names((*at, "lora"), gguf.lora)
-    forms = {quant.name.lower() for quant in gguf.quants}
     for adapter, source in gguf.lora.items():
         here = (*at, "lora", adapter)
-        if (form := f"lora-{adapter}-F16").lower() in forms:
-            checks.add(here, f"{form} is the name of a quant too")
         if found := MISTAKEN.search(adapter):
             checks.add(here, f"llama.cpp's -hf reads {show(found[0])} as another kind of file")
         if reference_kind(source) not in ("directory", "hub"):
@@ -130,20 +167,42 @@ def has_tower(config: dict[str, Any]) -> bool:
     return any(TOWER.search(key) for part in parts for key in part)
 
 
+def has_mtp(config: dict[str, Any]) -> bool:
+    """Whether a config.json tells of layers for multi-token prediction."""
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    counted = any(part.get(key) for part in parts for key in MTP_COUNTS)
+    return counted or UNCOUNTED in (config.get("architectures") or [])
+
+
+def is_mtp(name: str, layers: int) -> bool:
+    """Whether a tensor of a model directory belongs to a layer for multi-token prediction.
+
+    layers: of the model itself, after which such layers may be numbered.
+    """
+    number = re.search(r"\blayers\.(\d+)\.", name)
+    return bool(re.search(r"\bmtp\.", name)) or (number is not None and int(number[1]) >= layers)
+
+
 def preflight(inspector: Inspector, name: str, model: Any) -> Iterator[Row]:
-    """Check that the model has a projector, and that llama.cpp's converter knows it."""
-    config = inspector.config(name) if model.gguf.mmproj else None
+    """Check that the model has what is asked for, and that llama.cpp's converter knows it."""
+    gguf = model.gguf
+    config = inspector.config(name) if gguf.mmproj or gguf.mtp else None
     if config is None:
         return
-    subject = f"models.{name}.gguf.mmproj"
-    known = inspector.projectors
     named = [*(config.get("architectures") or ["(none)"])]
-    named += (config.get("vision_config") or {}).get("architectures") or []
-    if not has_tower(config):
-        yield Row(subject, "problem", NO_TOWER)
-    elif known is not None and known.isdisjoint(named):
-        text = f"{named[0]}: the converter of this llama.cpp knows no projector of it"
-        yield Row(subject, "problem", text)
+    seeing = named + ((config.get("vision_config") or {}).get("architectures") or [])
+    asked = []
+    if gguf.mmproj:
+        lacking = None if has_tower(config) else NO_TOWER
+        asked.append(("mmproj", lacking, inspector.projectors, seeing, "projector"))
+    if gguf.mtp:
+        lacking = None if has_mtp(config) else NO_MTP
+        asked.append(("mtp", lacking, inspector.drafts, named, "draft"))
+    for key, lacking, known, any_of, what in asked:
+        if not lacking and known is not None and known.isdisjoint(any_of):
+            lacking = f"{named[0]}: the converter of this llama.cpp knows no {what} of it"
+        if lacking:
+            yield Row(f"models.{name}.gguf.{key}", "problem", lacking)
 
 
 def declare(
@@ -171,9 +230,19 @@ def declare(
             inputs=inputs,
             **by,
         )
+    for outtype in model.gguf.mtp:
+        form = outtype.upper()
+        found[f"mtp {form}"] = Artifact(
+            f"results/{name}/gguf/mtp-{name}-{form}.gguf",
+            "mtp",
+            name,
+            {"outtype": outtype, "model_name": name},
+            inputs={"model": weights},
+            **by,
+        )
     for adapter, source in model.gguf.lora.items():
         found[f"lora {adapter}"] = Artifact(
-            f"results/{name}/gguf/{name}-lora-{adapter}-F16.gguf",
+            f"results/{name}/gguf/{name}.lora-{adapter}.gguf",
             "lora",
             name,
             {"name": adapter},

@@ -191,7 +191,7 @@ class CompressedTensorsFamily(Family):
                 if not asked.calibrated:
                     checks.add((*here, key), f"has no effect: {form} needs no text")
 
-    def repository_form(self, form: str) -> str:
+    def repository_form(self, model: Any, form: str) -> str:
         """As people write it there: FP8-Dynamic for FP8_DYNAMIC."""
         return self.lines.branch(form)
 

@@ -15,7 +15,7 @@ from lib.record.artifact import Artifact
 from lib.stages import evaluation
 from lib.stages.checked import Inspector, Row
 from lib.stages.environments import by_extension
-from lib.stages.family import Family, Forms, entry
+from lib.stages.family import Family, Forms, Speedometer, entry
 from lib.stages.stage import Memory, Size, Sizing, Stage, Time, locked_size
 
 HEAD_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
@@ -139,7 +139,7 @@ class Exl3Family(Family):
         if model.exl3.corpus != OWN_SET:
             checks.uses_corpus((*at, "corpus"), model.exl3.corpus)
 
-    def repository_form(self, form: str) -> str:
+    def repository_form(self, model: Any, form: str) -> str:
         """4.0bpw for 4.0bpw-exl3."""
         return self.lines.branch(form)
 
@@ -165,6 +165,11 @@ class Exl3Family(Family):
             shared, found, name, model, weights, "exl3_evaluate", "model", UNQUANTIZED, **tools
         )
         return found
+
+    def speedometer(self, shared: Any) -> Speedometer:
+        found = by_extension(shared, "exllamav3")
+        engine = f"exllamav3 {found['tools']['exllamav3']}"
+        return Speedometer(engine, ["exl3_speed.py"], found["uses"])
 
     def card_options(self, model: Any, forms: dict[str, Artifact]) -> dict[str, Any]:
         return {"exl3": model.exl3.model_dump(include={"corpus", "rows", "length"})}

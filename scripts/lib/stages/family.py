@@ -69,6 +69,8 @@ class Speedometer(NamedTuple):
     second, for each repetition], text: [the same]}."""
     uses: dict[str, Artifact] = {}
     """The tool's `environment` and `extension`, if it has such; it runs by that Python."""
+    unfit: str = ""
+    """Why this machine's figures would tell nothing; empty: they tell something."""
 
 
 class Family:
@@ -77,7 +79,8 @@ class Family:
     Each family is a subclass in a module of its own, with one object, FAMILY; lib/cards/registry.py
     lists them. In its methods `model` is the config's section of a model (lib/config/schema.Model)
     and `name` that model's name. Methods that need the family's own section (`corpora`, `names`,
-    `check`, `preflight`, `make`, `card_options`) are called only for models that have it.
+    `check`, `preflight`, `repository_form`, `make`, `card_options`) are called only for models that
+    have it.
     """
 
     name: str
@@ -150,7 +153,10 @@ class Family:
         return getattr(model, self.name, None)
 
     def names(self, model: Any) -> list[str]:
-        """The names of the forms that its section asks for."""
+        """The names of the forms that its section asks for.
+
+        No two of a model may be equal or differ in case alone, whatever their families.
+        """
         return []
 
     def check(self, checks: Any, at: tuple, name: str, model: Any) -> None:
@@ -167,7 +173,7 @@ class Family:
         if self.by_base_logits and model.evaluate is not None and model.gguf is None:
             yield from convert.preflight(inspector, name)
 
-    def repository_form(self, form: str) -> str:
+    def repository_form(self, model: Any, form: str) -> str:
         """What takes the place of {form} in the name of a form's own repository."""
         return form
 

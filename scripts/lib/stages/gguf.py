@@ -47,10 +47,15 @@ class Gguf(Section):
         "(BF16) among them means the conversion itself: it is kept, split and published.",
     )
     mixes: Mixes = Field(default_factory=Mixes, description="How mixes are found.")
-    mmproj: companions.Outtypes = Field(
+    mmproj: companions.outtypes("f16") = Field(
         [],
         description="The projector of a multimodal model, with its vision or audio tower: `true` "
         "for F16, or its types.",
+    )
+    mtp: companions.outtypes("q8_0") = Field(
+        [],
+        description="The model's layers for multi-token prediction as a draft: `true` for Q8_0, or "
+        "its types.",
     )
     lora: Read(dict[str, Text], values.to_mapping) = Field(
         {},

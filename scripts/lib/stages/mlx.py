@@ -15,7 +15,7 @@ from lib.stages import evaluation
 from lib.stages.checked import Inspector, Row
 from lib.stages.environments import by_environment
 from lib.stages.evaluation import BaseLogitsStage
-from lib.stages.family import Family, Forms, entry
+from lib.stages.family import Family, Forms, Speedometer, entry
 from lib.stages.stage import Memory, Size, Sizing, Stage, Time, locked_size
 
 # {mode: (bits, weights of a group), what can be asked for, the default first} of mlx 0.32.4
@@ -26,7 +26,11 @@ MODES = {
     "nvfp4": ((4,), (16,)),
 }
 FORM = r"(\dbit|mxfp[48]|nvfp4)(-[^/]+)?"  # matches the names of all forms
+MLX = "mlx[cpu]"  # the package, as in envs/mlx.txt
 UNQUANTIZED = "mlx"  # what the evaluation of the unquantized model is called
+# Of the name of a form that is another family's too, or differs in case alone, as nvfp4 does from
+# NVFP4: their evaluations would be one file on disks that ignore case (macOS, Windows).
+SUFFIX = "-mlx"
 NOT_READ = re.compile("vision|visual|audio")  # tensors that mlx-lm does not load
 GLIBC = (2, 35)  # of mlx's wheels for Linux
 
@@ -172,17 +176,21 @@ class MlxFamily(Family):
     section_says = "Make MLX directories."
     repository_says = "Repositories for MLX, one for each form, with `{form}` (4bit) in their name."
     repository_by_form = True
-    form_pattern = re.compile(f"{FORM}|{UNQUANTIZED}")
+    form_pattern = re.compile(f"{FORM}|(?i:{UNQUANTIZED})")
     stages = (MlxConvertStage(), MlxEvaluateStage())
     quantized = {"mlx_convert": True}
     by_base_logits = True
 
     def names(self, model: Any) -> list[str]:
-        return [form.called for form in model.mlx.forms]
+        """As its directory, and `nvfp4-mlx` in place of `nvfp4` where NVFP4 is another family's."""
+        others = (family for family in model.families() if family is not self)
+        taken = {form.lower() for family in others for form in family.names(model)}
+        called = [form.called for form in model.mlx.forms]
+        return [name + SUFFIX * (name.lower() in taken) for name in called]
 
     def check(self, checks: Any, at: tuple, name: str, model: Any) -> None:
         taken = {}
-        for index, form in enumerate(model.mlx.forms):
+        for index, (form, called) in enumerate(self._named(model)):
             here = (*at, "forms", index)
             for key, known in zip(("bits", "group_size"), MODES[form.mode], strict=True):
                 if form.options[key] not in known:
@@ -192,19 +200,27 @@ class MlxFamily(Family):
             if form.called != form.kind and not form.called.startswith(f"{form.kind}-"):
                 wanted = f"is neither {form.kind} nor {form.kind}- and more, as it must be"
                 checks.add((*here, "name"), f"{show(form.called)} {wanted}")
-            first = taken.setdefault(form.called.lower(), index)
+            first = taken.setdefault(called.lower(), index)
             if first != index:
-                text = f"{show(form.called)} is the name of forms[{first}] too"
+                text = f"{show(called)} is the name of forms[{first}] too"
                 checks.add((*here, "name"), text)
         repository = model.publish and model.publish.mlx
         if repository and "{form}" not in repository:
             text = "each form has a repository of its own: put {form} into the name"
             checks.add((*at[:-1], "publish", "mlx"), text)
 
+    def _named(self, model: Any) -> Iterator[tuple[MlxForm, str]]:
+        """Each form, and its name among those of all families."""
+        return zip(model.mlx.forms, self.names(model), strict=True)
+
+    def repository_form(self, model: Any, form: str) -> str:
+        """As its directory: nvfp4, also where the form is called nvfp4-mlx."""
+        return next(asked.called for asked, called in self._named(model) if called == form)
+
     def make(self, shared: Any, name: str, model: Any, weights: Artifact) -> Forms:
         tools = by_environment(shared, "mlx")
         forms = {
-            form.called: Artifact(
+            called: Artifact(
                 f"results/{name}/mlx/{form.called}",
                 "mlx_convert",
                 name,
@@ -213,13 +229,21 @@ class MlxFamily(Family):
                 directory=True,
                 **tools,
             )
-            for form in model.mlx.forms
+            for form, called in self._named(model)
         }
         found = Forms([*forms.values()], forms)
         evaluation.by_engine(
             shared, found, name, model, weights, "mlx_evaluate", "model", UNQUANTIZED, **tools
         )
         return found
+
+    def speedometer(self, shared: Any) -> Speedometer:
+        found = by_environment(shared, "mlx")
+        engine = f"mlx-lm {found['tools']['mlx-lm']}, mlx {found['tools'][MLX]}"
+        # Two layers of 256 columns in 16 bits: 50 tokens a second (mlx 0.32.4, measured).
+        slow = "MLX is for Apple's GPUs; on processors it is so slow that it tells nothing"
+        unfit = "" if platform.system() == "Darwin" else slow
+        return Speedometer(engine, ["mlx_speed.py"], found["uses"], unfit)
 
     def branches(self, name: str, made: Forms) -> dict[str, list[dict[str, Any]]]:
         """None holds all forms; each is alone in the repository that is called after it."""
