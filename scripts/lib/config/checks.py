@@ -8,11 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
 from lib.config import studies
-=======
 from lib.config.absent import absent
->>>>>>> 20fcf48e6ca88efd072394c9433935fbeacf38e9
 from lib.config.merges import check_merge
 from lib.config.repositories import repositories
 from lib.config.schema import (
