@@ -52,7 +52,7 @@ class Outcome:
     chosen. rounds: those that are measured, from the first on. parent_values: {parent: {figure:
     (value, standard error)}}. away: {(candidate, text, parent): (KL divergence, standard error)}.
     last: whether the last of `rounds` is the study's last one. seed: the name whose values are
-    seeds, or None.
+    seeds, or None. parent_pieces: {parent: {figure: a row of Figure.pieces}}.
     """
 
     study: str
@@ -64,6 +64,7 @@ class Outcome:
     away: dict[tuple[str, str, str], tuple[float, float]]
     last: bool
     seed: str | None
+    parent_pieces: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def decision(self) -> Decision | None:
@@ -121,6 +122,7 @@ def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None])
             kept = options["kept"][number - 1] if number <= len(options["kept"]) else []
             ids = [name for name in ids if name in kept]
     parents = {parent: {} for parent in options["parents"]}
+    parent_pieces = {parent: {} for parent in options["parents"]}
     away = {}
     for (_, figure), by in pieces.items():
         for name, parts in by.items():
@@ -129,10 +131,10 @@ def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None])
                 if parent:
                     away[name, figure.removeprefix("kld."), parent] = mean, error
                 elif name in parents:
-                    parents[name][figure] = mean, error
+                    parents[name][figure], parent_pieces[name][figure] = (mean, error), values
     last = bool(rounds) and rounds[-1].number == count
     about = options["study"], options["candidates"], options["parents"]
-    return Outcome(*about, rule, rounds, parents, away, last, options["seed"])
+    return Outcome(*about, rule, rounds, parents, away, last, options["seed"], parent_pieces)
 
 
 def _pieces(path: Path) -> np.ndarray:
@@ -194,7 +196,10 @@ def table(outcome: Outcome) -> str:
     """
     names = list(dict.fromkeys(name for values in outcome.candidates.values() for name in values))
     rounds = outcome.rounds
-    figures = list(dict.fromkeys(f.name for each in rounds for f in each.figures))
+    figures = [figure.name for each in rounds for figure in each.figures]
+    # Parents have the figures of the last round before the candidates have them.
+    figures += [name for values in outcome.parent_values.values() for name in values]
+    figures = list(dict.fromkeys(figures))
     away = list(dict.fromkeys((text, parent) for _, text, parent in outcome.away))
     head = ["candidate", "rank", *names]
     head += [column for figure in figures for column in (figure, f"{figure}_error")]
