@@ -1,8 +1,8 @@
 """Write the table, the plot and the page of a study.
 
 All is made from the wanted recipe, JSON that the plan leaves: {artifact, recipe, inputs}.
-recipe.options is {study, candidates: {id: values}, parents: {id: reference}, seed, rounds, kept,
-choose}; inputs is {role: [path, digest]} (lib/studies/outcome.py).
+recipe.options is {study, candidates: [[id, [[name, value], …]], …], parents: [[id, reference], …],
+seed, rounds, kept, choose}; inputs is {role: [path, digest]} (lib/studies/outcome.py).
 """
 
 import argparse

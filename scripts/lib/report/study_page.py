@@ -283,8 +283,11 @@ def _cells(
     factor = 100 if words.is_high(column.key) else 1
     own = [_number(line.get(f"{column.key}_error", "")) for line in lines]
     figures = [scaled(Figure(_number(v), e), factor) for v, e in zip(values, own, strict=True)]
+    # The winner has no difference from itself: it gets the digits of the others.
+    known = sorted(factor * error for error in errors if error)
+    usual = known[len(known) // 2] if known else None
     bounds = [
-        Figure(figure.value, factor * error if error else figure.error)
+        Figure(figure.value, factor * error if error else usual or figure.error)
         for figure, error in zip(figures, errors, strict=True)
     ]
     digits = places(bounds, 6)

@@ -357,8 +357,10 @@ class Declared:
         study, here = self.study, f"results/{self.top}/study"
         options = {
             "study": self.name,
-            "candidates": {each.id: each.values for each in study.candidates},
-            "parents": self.parents,
+            # Lists: the keys of a mapping are sorted in a recipe, and the config's order is that of
+            # the table, and decides between equals.
+            "candidates": [[c.id, [[n, v] for n, v in c.values.items()]] for c in study.candidates],
+            "parents": [[name, reference] for name, reference in self.parents.items()],
             "seed": study.seed_name,
             "rounds": [
                 {"chunks": each.chunks or study.measure.chunks, "keep": each.keep}

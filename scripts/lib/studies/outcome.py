@@ -90,11 +90,14 @@ def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None])
     """The outcome of a study, as far as all of a round is measured.
 
     options: those of its table's recipe (lib/stages/studies.py). measured: {role in that recipe:
-    file, or None if it is not measured}; roles are `round N FIGURE [PARENT] NAME`.
+    file, or None if it is not measured}; roles are `round N FIGURE [PARENT] NAME`. Their order does
+    not matter.
     """
+    named = {name: dict(values) for name, values in options["candidates"]}
+    options = {**options, "candidates": named, "parents": dict(options["parents"])}
     pieces: dict[tuple[int, str], dict[str, dict[str, np.ndarray]]] = {}
     lacking: set[tuple[int, str, str]] = set()
-    for role, path in measured.items():
+    for role, path in sorted(measured.items()):
         _, number, figure, *parent, name = role.split(" ")
         by = pieces.setdefault((int(number), figure), {})
         if path is None:

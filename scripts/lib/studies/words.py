@@ -67,8 +67,11 @@ def sureness(outcome: Outcome) -> str:
     if found.is_sure:
         return f"Decided: {again} {_share(found.share)} of the draws."
     shares = sorted(zip(found.wins, each.ids, strict=True), reverse=True, key=lambda pair: pair[0])
-    others = [f"{name} in {_share(share)}" for share, name in shares if name != outcome.winner]
-    others = [text for text in others if not text.endswith(" 0%")][:3]
+    others = [
+        f"{name} in {share:.0%}"
+        for share, name in shares
+        if name != outcome.winner and share > 0.01
+    ][:3]
     beside = f" ({', '.join(others)})" if others else ""
     return (
         f"Undecided: {again} {_share(found.share)} of the draws{beside}; from {100 * SURE:.0f}% on "
