@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from browsing import open_page
-from lib.report import gallery, study_charts, study_page
+from lib.report import gallery, study_charts, study_page, study_views
 from lib.report.charts import Scale, short, spread, told_apart
 from lib.report.looks import Looks
 from lib.run.console import summary
@@ -399,7 +399,7 @@ def test_parents_are_drawn_in_where_they_were_measured_on_the_same(twelve):
 
 def test_a_dot_is_where_its_figure_is(tmp_path):
     study = Study(tmp_path, {"w": [0.1, 0.3, 0.9]}, worse=weight)
-    view = study_charts.views(study.outcome)[-1]
+    view = study_views.views(study.outcome)[-1]
     column, parameter = view.columns[0], view.parameters[0]
     drawing = study_charts.against(view, column, parameter)
     scale = column.scale(190, 12)
@@ -413,7 +413,7 @@ def test_bars_are_errors_of_differences_by_the_same_pieces(tmp_path):
     study = Study(tmp_path, {"w": [0.1, 0.3, 0.9]}, worse=weight)
     each = study.outcome.rounds[-1]
     pieces = next(f.pieces for f in each.figures if f.name == "perplexity.code")
-    column = study_charts.views(study.outcome)[-1].columns[0]
+    column = study_views.views(study.outcome)[-1].columns[0]
     apart = pieces[0] - pieces[1]
     expected = np.exp(pieces[0].mean()) * apart.std(ddof=1) / 30**0.5
     assert column.errors[0] == pytest.approx(expected)
@@ -426,7 +426,7 @@ def test_one_candidate_far_off_does_not_squeeze_all_others(tmp_path):
         return 8.0 if values.get("w") == 0.9 else 0.01 * values.get("w", 1)
 
     outcome = Study(tmp_path, {"w": [0.1, 0.2, 0.3, 0.4, 0.5, 0.9]}, worse=worse).outcome
-    column = study_charts.views(outcome)[-1].columns[0]
+    column = study_views.views(outcome)[-1].columns[0]
     scale = column.scale(0, 100)
     assert not scale.has(column.values[5]) and scale(column.values[5]) == 100
     assert abs(scale(column.values[0]) - scale(column.values[4])) > 10
@@ -437,7 +437,7 @@ def test_a_winner_far_ahead_of_all_others_is_on_the_scale(tmp_path):
         return 0.0 if values.get("w") == 0.9 else 3.0
 
     outcome = Study(tmp_path, {"w": [0.1, 0.2, 0.3, 0.4, 0.5, 0.9]}, worse=worse).outcome
-    column = study_charts.views(outcome)[-1].columns[0]
+    column = study_views.views(outcome)[-1].columns[0]
     assert column.scale(0, 100).has(column.values[5])
 
 

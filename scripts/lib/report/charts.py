@@ -157,7 +157,7 @@ class Scale:
 
     def ticks(self, gap: float) -> list[tuple[float, str]]:
         """[(pixel, text)] of round numbers, at least about `gap` pixels apart."""
-        most = max(2, int(abs(self.end - self.start) / gap))
+        most = max(3, int(abs(self.end - self.start) / gap))
         if self.log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for steps in ((1, 2, 5), (1, 3), (1,)):

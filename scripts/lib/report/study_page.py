@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from lib.report import study_charts
+from lib.report import study_charts, study_views
 from lib.report.charts import DARK, LIGHT, Drawing, short, style, variables
-from lib.report.figures import decimal, places, scaled
-from lib.report.judge import Figure
+from lib.report.figures import decimal
 from lib.report.pages import render
-from lib.report.study_charts import View, short_names, value_text
+from lib.report.study_views import View, short_names, value_text
 from lib.studies import words
 from lib.studies.choice import DRAWS, SURE, values_of
 from lib.studies.outcome import Outcome, table
@@ -25,7 +24,6 @@ from lib.studies.outcome import Outcome, table
 WIDTH, HEIGHT = 860, 500  # of the plot, in pixels
 NARROW = 356
 PAIRS = 6  # of figures, of which the page has a chart each
-FIGURE_SPACE = "\u2007"
 MINUS = "\u2212"
 
 
@@ -36,7 +34,6 @@ class Cell:
     text: str
     value: str
     error: str = ""
-    pad: str = ""
     told: str = ""
 
 
@@ -54,13 +51,12 @@ class Row:
     round: int | None
     note: str
     winner: bool
-    on_front: bool
     cells: list[Cell] = field(default_factory=list)
 
 
 @dataclass
-class Column:
-    """A column of the table. key: its name in study.csv. numeric: it is right-aligned."""
+class Heading:
+    """The head of a column. key: its name in study.csv. numeric: it is right-aligned."""
 
     key: str
     title: str
@@ -76,7 +72,7 @@ def write_plot(outcome: Outcome, file: Path) -> None:
 def plot(outcome: Outcome) -> str:
     """The plot as SVG text, a file of its own."""
     top = 66.0
-    views = study_charts.views(outcome)
+    views = study_views.views(outcome)
     if not views:
         drawing = Drawing(WIDTH, 120, f"{outcome.study}: nothing is measured yet")
         said = "Nothing is measured yet."
@@ -136,7 +132,7 @@ def page(outcome: Outcome, template: Path, script: Path) -> str:
         groups=_groups(outcome, rows),
         rounds=[
             {"view": view, "said": words.chunks_text(view.round), "charts": _charts(view)}
-            for view in study_charts.views(outcome)
+            for view in study_views.views(outcome)
         ],
         chart_style=Markup(style()),
         light=Markup(variables(LIGHT)),
@@ -178,7 +174,7 @@ def _charts(view: View) -> dict[str, Any]:
         "heads": heads,
         "is_front": len(asked) > 1,
         "against": against if len(view.ids) > 1 else [],
-        "heat": [study_charts.heat(view, c) for c in view.columns] if len(view.grid) == 2 else [],
+        "heat": [study_views.heat(view, c) for c in view.columns] if len(view.grid) == 2 else [],
         "parallel": study_charts.parallel(view) if len(view.parameters) > 2 else None,
     }
 
@@ -186,7 +182,7 @@ def _charts(view: View) -> dict[str, Any]:
 # The table -------------------------------------------------------------------------------------
 
 
-def table_of(outcome: Outcome) -> tuple[list[Column], list[Row]]:
+def table_of(outcome: Outcome) -> tuple[list[Heading], list[Row]]:
     """The columns and the rows of the page's table, from what study.csv has."""
     lines = list(csv.DictReader(io.StringIO(table(outcome))))
     names = list(dict.fromkeys(name for values in outcome.candidates.values() for name in values))
@@ -197,18 +193,18 @@ def table_of(outcome: Outcome) -> tuple[list[Column], list[Row]]:
     rows = [_candidate(line, outcome, numbers) for line in lines[:last]]
     note = "" if outcome.last else "on the last round's chunks"
     for line in lines[last:]:
-        rows.append(Row(line["candidate"], "parent", None, None, note, False, False))
+        rows.append(Row(line["candidate"], "parent", None, None, note, False))
     figures = [figure.name for each in outcome.rounds for figure in each.figures]
     figures += [name for values in outcome.parent_values.values() for name in values]
     figures = list(dict.fromkeys(figures))
     pairs = list(dict.fromkeys((text, parent) for _, text, parent in outcome.away))
     ends = short_names(outcome.parents.values())
-    columns = [Column("rank", "Rank", True)]
-    columns += [Column(name, name, _are_numbers(lines, name)) for name in names]
+    columns = [Heading("rank", "Rank", True)]
+    columns += [Heading(name, name, _are_numbers(lines, name)) for name in names]
     for name in figures:
-        columns.append(Column(name, _title(name), True, "of the round in which it was measured"))
+        columns.append(Heading(name, _title(name), True, "of the round in which it was measured"))
     columns += [
-        Column(
+        Heading(
             f"kld.{text}.{parent}",
             f"KLD to {ends[outcome.parents[parent]]} on {text}, nats",
             True,
@@ -216,12 +212,12 @@ def table_of(outcome: Outcome) -> tuple[list[Column], list[Row]]:
         )
         for text, parent in pairs
     ]
-    columns.append(Column("score", "Score", True, "what is ordered by, lower is better"))
+    columns.append(Heading("score", "Score", True, "what is ordered by, lower is better"))
     if outcome.decision:
-        columns.append(Column("wins", "Wins, %", True, "share of the draws in which it wins"))
-    columns.append(Column("front", "Front", False, "no other beats it in all that is chosen by"))
+        columns.append(Heading("wins", "Wins, %", True, "share of the draws in which it wins"))
+    columns.append(Heading("front", "Front", False, "no other beats it in all that is chosen by"))
     if any(row.kind == "dropped" for row in rows):
-        columns.append(Column("dropped", "Dropped", False))
+        columns.append(Heading("dropped", "Dropped", False))
     measured = {*figures, *(f"kld.{text}.{parent}" for text, parent in pairs)}
     apart = _apart(outcome)
     for column in columns:
@@ -243,7 +239,6 @@ def _candidate(line: dict[str, str], outcome: Outcome, numbers: dict[str, int]) 
         int(line["round"] or 0),
         line["dropped"],
         name == outcome.winner,
-        line["front"] == "yes",
     )
 
 
@@ -265,7 +260,7 @@ def _are_numbers(lines: Sequence[dict[str, str]], name: str) -> bool:
 
 
 def _cells(
-    column: Column, lines: Sequence[dict[str, str]], errors: Sequence[float | None] | None
+    column: Heading, lines: Sequence[dict[str, str]], errors: Sequence[float | None] | None
 ) -> list[Cell]:
     """A column's cells, from study.csv's values.
 
@@ -282,26 +277,18 @@ def _cells(
         return [Cell(shown.get(v, v), v) for v in values]
     factor = 100 if words.is_high(column.key) else 1
     own = [_number(line.get(f"{column.key}_error", "")) for line in lines]
-    figures = [scaled(Figure(_number(v), e), factor) for v, e in zip(values, own, strict=True)]
-    # The winner has no difference from itself: it gets the digits of the others.
-    known = sorted(factor * error for error in errors if error)
-    usual = known[len(known) // 2] if known else None
-    bounds = [
-        Figure(figure.value, factor * error if error else usual or figure.error)
-        for figure, error in zip(figures, errors, strict=True)
-    ]
-    digits = places(bounds, 6)
-    known = [n for n, figure in zip(digits, figures, strict=True) if figure.value is not None]
-    widest = max(known, default=0)
+    figures = [_number(value) for value in values]
+    digits = study_views.digits_of(
+        [factor * figure for figure in figures if figure is not None],
+        [factor * error for error in errors if error] or [factor * e for e in own if e],
+    )
     cells = []
-    for value, figure, n in zip(values, figures, digits, strict=True):
-        if figure.value is None:
+    for value, figure, error in zip(values, figures, own, strict=True):
+        if figure is None:
             cells.append(Cell("–", ""))
             continue
-        error = decimal(figure.error, n) if figure.error is not None else ""
-        text = decimal(figure.value, n).replace("-", MINUS)
-        pad = FIGURE_SPACE * (widest - n + (n == 0 and widest > 0))
-        cells.append(Cell(text, value, error, pad))
+        text = decimal(factor * figure, digits).replace("-", MINUS)
+        cells.append(Cell(text, value, "" if error is None else decimal(factor * error, digits)))
     return cells
 
 
@@ -321,7 +308,7 @@ def _apart(outcome: Outcome) -> dict[tuple[str, int | None, str], tuple[str, flo
                 if figure.name in pieces:
                     rows[outcome.parents[parent], None] = pieces[figure.name]
             together = replace(figure, pieces=np.array(list(rows.values())))
-            leads = zip(*study_charts.apart(together, best), values_of(together)[0], strict=True)
+            leads = zip(*study_views.apart(together, best), values_of(together)[0], strict=True)
             for key, (less, error, value) in zip(rows, leads, strict=True):
                 said = words.difference(figure.name, float(less), float(error))
                 said += "" if said == "the same" else f" than the {'winner' if is_last else 'best'}"

@@ -154,6 +154,9 @@ def _round(number: int, about: Mapping, ids: list[str], found: Mapping, rule: Ru
         # Of several parents the mean.
         pieces = np.array([np.mean(list(by[each].values()), axis=0) for each in ids])
         figures.append(Figure(name, name.partition(".")[2] + (name[:5] == "tasks") * ".", pieces))
+    # What is chosen by comes first, in the order of the config.
+    first = [*rule.minimise, *rule.maximise]
+    figures.sort(key=lambda f: first.index(f.name) if f.name in first else len(first))
     asked = _asked(figures, rule)
     means = {figure.name: figure.pieces.mean(axis=1) for figure in asked}
     order = in_order(means, _within(rule, asked))
