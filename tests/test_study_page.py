@@ -441,6 +441,28 @@ def test_a_winner_far_ahead_of_all_others_is_on_the_scale(tmp_path):
     assert column.scale(0, 100).has(column.values[5])
 
 
+@pytest.mark.parametrize(
+    "values",
+    [[1, 1.0], [1, float("inf")], [True, False], [[1, 2], {"a": 1}], [None, "a"], [0.001, 1, 50]],
+)
+def test_any_values_can_be_varied(tmp_path, values):
+    page = Study(tmp_path, {"w": values, "v": [1, 2], "u": ["x", "y"]}).write()
+    assert "Perplexity on code against w" in charts_in(page)
+
+
+@pytest.mark.parametrize("method", ["ranks", "sum", "pareto"])
+@pytest.mark.parametrize("worse", [0.0, 25.0])
+def test_equal_and_broken_candidates_are_drawn(tmp_path, method, worse):
+    study = Study(
+        tmp_path,
+        GRID,
+        by=method,
+        noise=0.0,
+        worse=lambda values, figure: worse * (values.get("method") == "sce"),
+    )
+    assert "nan" not in study.write().read_text().partition("<script>")[0].lower()
+
+
 def test_ticks_are_round_and_within():
     assert [text for _, text in Scale(688.1, 694.6, 0, 300).ticks(40)] == [
         *("689", "690", "691", "692", "693", "694"),

@@ -198,8 +198,13 @@ def _parameters(rows: Sequence[Mapping[str, Any]]) -> list[Parameter]:
         if len(set(values)) < 2:
             continue
         given = [row.get(name) for row in rows]
-        is_number = all(isinstance(v, int | float) and not isinstance(v, bool) for v in given)
-        found.append(Parameter(name, values, [float(v) for v in given] if is_number else None))
+        numbers = [
+            float(v) for v in given if isinstance(v, int | float) and not isinstance(v, bool)
+        ]
+        # 1 and 1.0 are two values in one place, and infinity is in none.
+        on_axis = len(numbers) == len(given) and all(map(math.isfinite, numbers))
+        on_axis = on_axis and len(set(numbers)) == len(set(values))
+        found.append(Parameter(name, values, numbers if on_axis else None))
     return found
 
 
