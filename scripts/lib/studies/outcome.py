@@ -93,7 +93,7 @@ def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None])
     file, or None if it is not measured}; roles are `round N FIGURE [PARENT] NAME`. Their order does
     not matter.
     """
-    named = {name: dict(values) for name, values in options["candidates"]}
+    named = {name: dict(values) for name, values in dict(options["candidates"]).items()}
     options = {**options, "candidates": named, "parents": dict(options["parents"])}
     pieces: dict[tuple[int, str], dict[str, dict[str, np.ndarray]]] = {}
     lacking: set[tuple[int, str, str]] = set()

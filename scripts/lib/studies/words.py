@@ -45,7 +45,7 @@ def winner(outcome: Outcome) -> str:
     taking = len(outcome.candidates)
     what = f"wins of {count(taking, 'candidate')}" if taking > 1 else "is the only candidate"
     said = _reached(each, outcome.winner, outcome)
-    return f"{_with_values(outcome, outcome.winner)} {what}: {said}."
+    return f"{outcome.winner} {what}{_values(outcome, outcome.winner)}: {said}."
 
 
 def sureness(outcome: Outcome) -> str:
@@ -63,9 +63,9 @@ def sureness(outcome: Outcome) -> str:
     pieces = _pieces_of(figure.name for figure in asked)
     if any(figure.pieces.shape[1] < 2 for figure in asked):
         return f"Unknown: what chance does is not seen in one piece; measure more {pieces}."
-    again = f"when the measured {pieces} are drawn anew at random, {DRAWS:,} times, it wins in"
+    drawn = f"of {DRAWS:,} random draws of the measured {pieces}"
     if found.is_sure:
-        return f"Decided: {again} {_share(found.share)} of the draws."
+        return f"Decided: it wins in {_share(found.share)} {drawn}."
     shares = sorted(zip(found.wins, each.ids, strict=True), reverse=True, key=lambda pair: pair[0])
     others = [
         f"{name} in {share:.0%}"
@@ -74,8 +74,8 @@ def sureness(outcome: Outcome) -> str:
     ][:3]
     beside = f" ({', '.join(others)})" if others else ""
     return (
-        f"Undecided: {again} {_share(found.share)} of the draws{beside}; from {100 * SURE:.0f}% on "
-        f"a choice counts as decided. More {pieces} may tell them apart."
+        f"Undecided: it wins in {_share(found.share)} {drawn}{beside}; from {100 * SURE:.0f}% on a "
+        f"choice counts as decided. More {pieces} may tell them apart."
     )
 
 
@@ -218,14 +218,14 @@ def _so_far(each: Round, outcome: Outcome) -> str:
     ahead = each.in_order[0]
     reached = _reached(each, ahead, outcome)
     said = f"Round {each.number} is measured ({chunks_text(each)}), and {stay}."
-    return f"{said} {_with_values(outcome, ahead)} is ahead: {reached}."
+    return f"{said} {ahead} is ahead{_values(outcome, ahead)}: {reached}."
 
 
-def _with_values(outcome: Outcome, candidate: str) -> str:
-    """A candidate's name, and what was varied in words."""
+def _values(outcome: Outcome, candidate: str) -> str:
+    """What was varied in a candidate, in brackets."""
     values = outcome.candidates[candidate].items()
     said = (f"{name} {v if isinstance(v, str) else json.dumps(v)}" for name, v in values)
-    return f"{candidate} ({', '.join(said)})" if values else candidate
+    return f" ({', '.join(said)})" if values else ""
 
 
 def _reached(each: Round, candidate: str, outcome: Outcome) -> str:
