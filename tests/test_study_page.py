@@ -297,8 +297,8 @@ def test_equals_are_decided_by_the_config_and_not_by_their_names(tmp_path):
 
 
 def test_a_share_below_the_limit_is_not_rounded_up_to_it():
-    assert words._share(0.9499) == "94%"
-    assert words._share(0.9996) == "99%"
+    shares = {0.9499: "94%", 0.95: "95%", 0.9996: "99%", 1.0: "100%", 0.405: "40%", 0.407: "41%"}
+    assert {share: words._share(share) for share in shares} == shares
 
 
 # The table -------------------------------------------------------------------------------------

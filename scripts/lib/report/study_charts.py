@@ -215,6 +215,9 @@ def front(view: View, x: Column, y: Column, width: int, height: int, top: float 
     if len(line) > 1:
         path = " ".join(f"{at[i][0]:.1f},{at[i][1]:.1f}" for i in line)
         drawing.add("polyline", class_="front-line", points=path)
+        for (x1, y1), (x2, y2) in itertools.pairwise(at[i] for i in line):
+            for part in np.linspace(0, 1, 2 + int(math.hypot(x2 - x1, y2 - y1) / 6)):
+                labels.take(x1 + part * (x2 - x1), y1 + part * (y2 - y1), 1)
     # The best are drawn last, so that nothing covers them.
     for index in sorted(at, key=lambda i: -view.places[i]):
         _dot(drawing, view, index, *at[index], x_bar=(x, across), y_bar=(y, up))

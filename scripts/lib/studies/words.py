@@ -272,5 +272,7 @@ def _pieces_of(names: Iterable[str]) -> str:
 
 
 def _share(share: float) -> str:
-    """A share in percent, rounded down, so that 100% is all and 94.9% does not count as 95%."""
-    return f"{math.floor(100 * share + 1e-9)}%"
+    """A share in percent; it is not rounded up to all of it, nor to what counts as decided."""
+    rounded = round(100 * share)
+    is_beyond = share < SURE <= rounded / 100 or share < 1 == rounded / 100
+    return f"{rounded - is_beyond}%"
