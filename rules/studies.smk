@@ -103,6 +103,7 @@ rule study:
         begin {input.recipe:q} {log:q}
         script study.py {input.recipe:q} \
             --page "$QM_SCRIPTS/templates/study.html.j2" \
+            --page-script "$QM_SCRIPTS/templates/study.js" \
             --csv "$STAGE/study.csv" \
             --svg "$STAGE/study.svg" \
             --html "$STAGE/study.html"

@@ -66,7 +66,7 @@ MADE_BY = {
         "templates/quality.js",
     ],
     "perplexity": ["perplexity.py", "lib/flags/context.py"],
-    "study": ["study.py", "templates/study.html.j2"],
+    "study": ["study.py", "templates/study.html.j2", "templates/study.js"],
     "card": ["describe_forms.py", "describe_card.py", "card.py", "templates/card.md.j2"],
 }
 WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split", "mmproj", "mtp", "lora")

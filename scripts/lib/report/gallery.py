@@ -1,15 +1,18 @@
-"""The gallery: one page of all models, from the tables that their reports leave.
+"""The gallery: one page of all models and studies, from what their reports leave.
 
 It is no artifact: a run writes it anew when it ends, so it is never older than a report.
 """
 
+import base64
 import csv
 import math
+from collections.abc import Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.errors import UserError
-from lib.record.layout import SPEED_PAGE
+from lib.record.layout import SPEED_PAGE, STUDIES
 from lib.report import judge
 from lib.report.figures import size_range
 from lib.report.judge import Figure, Form
@@ -28,10 +31,10 @@ class Dot(NamedTuple):
     form: Form
 
 
-def write(names: list[str], looks: Looks, page: Path) -> None:
-    """Write the gallery of models to `page`, beside which their directories lie.
+def write(names: list[str], looks: Looks, page: Path, studies: Sequence[str] = ()) -> None:
+    """Write the gallery of models and studies to `page`, beside which their directories lie.
 
-    A model without a report is listed without figures. Raises UserError for a damaged table.
+    What has no report is listed without figures. Raises UserError for a damaged table.
     """
     models = [_model(name, looks, page.parent / name) for name in names]
     shown = {look.name: look for model in models for look in model["looks"]}
@@ -40,6 +43,7 @@ def write(names: list[str], looks: Looks, page: Path) -> None:
     )
     facts = {
         "models": models,
+        "studies": [_study(name, page.parent / STUDIES / name) for name in studies],
         "context": judge.context_text([judge.TABLE_CONTEXT]),
         "size": (WIDTH, HEIGHT),
     }
@@ -50,6 +54,38 @@ def write(names: list[str], looks: Looks, page: Path) -> None:
 def table_of(name: str, results: Path = Path("results")) -> Path:
     """The table of a model's report."""
     return results / name / "report/quality.csv"
+
+
+def page_of(study: str, results: Path = Path("results")) -> Path:
+    """The page of a study."""
+    return results / STUDIES / study / "study.html"
+
+
+class _Description(HTMLParser):
+    """Finds what a page says of itself in its head."""
+
+    found = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        if tag == "meta" and named.get("name") == "description":
+            self.found = named.get("content") or ""
+
+
+def _study(name: str, folder: Path) -> dict[str, Any]:
+    """What the template shows of a study whose artifacts are in `folder`."""
+    page, picture = folder / "study.html", folder / "study.svg"
+    if not (page.exists() and picture.exists()):
+        return {"name": name, "said": "", "picture": "", "link": ""}
+    head = _Description()
+    head.feed(page.read_text(encoding="utf-8").partition("<style>")[0])
+    data = base64.b64encode(picture.read_bytes()).decode()
+    return {
+        "name": name,
+        "said": head.found,
+        "picture": f"data:image/svg+xml;base64,{data}",
+        "link": f"{STUDIES}/{name}/study.html",
+    }
 
 
 def _model(name: str, looks: Looks, folder: Path) -> dict[str, Any]:

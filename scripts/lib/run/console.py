@@ -5,7 +5,7 @@ import os
 
 from lib.planning.graph import Graph
 from lib.record import recipe as recipes
-from lib.record.layout import GALLERY
+from lib.record.layout import GALLERY, STUDIES
 from lib.stages.registry import STAGES
 from lib.units import count, human
 
@@ -28,7 +28,7 @@ def is_news(record: logging.LogRecord) -> bool:
 def summary(graph: Graph) -> str:
     """Lines for each model: how many files of weights are there, their size, and the report's page.
 
-    Empty if there are none.
+    For each study its page. Empty if there are none.
     """
     lines = []
     for name in graph.names:
@@ -41,11 +41,16 @@ def summary(graph: Graph) -> str:
             recipes.read(artifact.path) for artifact in forms if os.path.exists(artifact.path)
         ]
         sizes = [record.bytes for record in records if record and not record.is_link]
+        is_study = name in graph.config.studies
+        page = f"results/{name}/report/quality.html"
+        if is_study:
+            page = f"results/{STUDIES}/{name}/study.html"
         if sizes:
             lines.append(
                 f"  {name}: {count(len(sizes), 'artifact')} of weights, {human(sum(sizes))}"
             )
-        page = f"results/{name}/report/quality.html"
+        elif is_study and os.path.exists(page):
+            lines.append(f"  {name}: a study")
         if os.path.exists(page):
             lines.append(f"    {page}")
     if GALLERY.exists():

@@ -112,9 +112,9 @@ def renew_gallery(session: Session) -> None:
 
 
 def write_gallery(session: Session) -> None:
-    """Write the page of all models of the config (lib/report/gallery.py).
+    """Write the page of all models and studies of the config (lib/report/gallery.py).
 
-    A run that is about some models only shows the others if they have a report. Raises UserError.
+    A run that is about some of them only shows the others if they have a report. Raises UserError.
     """
     # Imported for builds only: a dry run does without.
     from lib.report import gallery
@@ -122,7 +122,8 @@ def write_gallery(session: Session) -> None:
 
     declared = {a.model for a in session.graph if STAGES[a.rule].column == "report"}
     names = [n for n in session.config.models if n in declared or gallery.table_of(n).exists()]
-    gallery.write(names, Looks.of(FAMILIES.values()), GALLERY)
+    studies = [n for n in session.config.studies if n in declared or gallery.page_of(n).exists()]
+    gallery.write(names, Looks.of(FAMILIES.values()), GALLERY, studies)
 
 
 def cancel_timers() -> None:

@@ -13,7 +13,6 @@ from pydantic import Field
 from lib.keys import values
 from lib.keys.section import Choice, Flag, Number, Read, Section, TextList
 from lib.record.artifact import Artifact
-from lib.record.tools import package_version
 from lib.stages.evaluation import EvaluateStage, TaskFile, to_tasks
 from lib.stages.merge import merge
 from lib.stages.stage import Stage, Time
@@ -22,7 +21,6 @@ from lib.studies.grid import Candidate
 from lib.studies.lock import Chosen
 
 REPORT = ("csv", "svg", "html")
-REPORT_TOOLS = ("matplotlib",)
 By = Literal["ranks", "sum", "pareto"]
 CONVERSION = "BF16"
 
@@ -359,8 +357,10 @@ class Declared:
         study, here = self.study, f"results/{self.top}/study"
         options = {
             "study": self.name,
-            "candidates": {each.id: each.values for each in study.candidates},
-            "parents": self.parents,
+            # Lists: the keys of a mapping are sorted in a recipe, and the config's order is that of
+            # the table, and decides between equals.
+            "candidates": [[c.id, [[n, v] for n, v in c.values.items()]] for c in study.candidates],
+            "parents": [[name, reference] for name, reference in self.parents.items()],
             "seed": study.seed_name,
             "rounds": [
                 {"chunks": each.chunks or study.measure.chunks, "keep": each.keep}
@@ -375,7 +375,6 @@ class Declared:
             self.name,
             options,
             inputs=self.measured,
-            tools={name: package_version(name) for name in REPORT_TOOLS},
             outputs=tuple(f"{here}.{kind}" for kind in REPORT),
             describes=True,
         )

@@ -52,7 +52,7 @@ class Outcome:
     chosen. rounds: those that are measured, from the first on. parent_values: {parent: {figure:
     (value, standard error)}}. away: {(candidate, text, parent): (KL divergence, standard error)}.
     last: whether the last of `rounds` is the study's last one. seed: the name whose values are
-    seeds, or None.
+    seeds, or None. parent_pieces: {parent: {figure: a row of Figure.pieces}}.
     """
 
     study: str
@@ -64,6 +64,7 @@ class Outcome:
     away: dict[tuple[str, str, str], tuple[float, float]]
     last: bool
     seed: str | None
+    parent_pieces: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def decision(self) -> Decision | None:
@@ -89,11 +90,14 @@ def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None])
     """The outcome of a study, as far as all of a round is measured.
 
     options: those of its table's recipe (lib/stages/studies.py). measured: {role in that recipe:
-    file, or None if it is not measured}; roles are `round N FIGURE [PARENT] NAME`.
+    file, or None if it is not measured}; roles are `round N FIGURE [PARENT] NAME`. Their order does
+    not matter.
     """
+    named = {name: dict(values) for name, values in dict(options["candidates"]).items()}
+    options = {**options, "candidates": named, "parents": dict(options["parents"])}
     pieces: dict[tuple[int, str], dict[str, dict[str, np.ndarray]]] = {}
     lacking: set[tuple[int, str, str]] = set()
-    for role, path in measured.items():
+    for role, path in sorted(measured.items()):
         _, number, figure, *parent, name = role.split(" ")
         by = pieces.setdefault((int(number), figure), {})
         if path is None:
@@ -121,6 +125,7 @@ def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None])
             kept = options["kept"][number - 1] if number <= len(options["kept"]) else []
             ids = [name for name in ids if name in kept]
     parents = {parent: {} for parent in options["parents"]}
+    parent_pieces = {parent: {} for parent in options["parents"]}
     away = {}
     for (_, figure), by in pieces.items():
         for name, parts in by.items():
@@ -129,10 +134,10 @@ def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None])
                 if parent:
                     away[name, figure.removeprefix("kld."), parent] = mean, error
                 elif name in parents:
-                    parents[name][figure] = mean, error
+                    parents[name][figure], parent_pieces[name][figure] = (mean, error), values
     last = bool(rounds) and rounds[-1].number == count
     about = options["study"], options["candidates"], options["parents"]
-    return Outcome(*about, rule, rounds, parents, away, last, options["seed"])
+    return Outcome(*about, rule, rounds, parents, away, last, options["seed"], parent_pieces)
 
 
 def _pieces(path: Path) -> np.ndarray:
@@ -149,6 +154,9 @@ def _round(number: int, about: Mapping, ids: list[str], found: Mapping, rule: Ru
         # Of several parents the mean.
         pieces = np.array([np.mean(list(by[each].values()), axis=0) for each in ids])
         figures.append(Figure(name, name.partition(".")[2] + (name[:5] == "tasks") * ".", pieces))
+    # What is chosen by comes first, in the order of the config.
+    first = [*rule.minimise, *rule.maximise]
+    figures.sort(key=lambda f: first.index(f.name) if f.name in first else len(first))
     asked = _asked(figures, rule)
     means = {figure.name: figure.pieces.mean(axis=1) for figure in asked}
     order = in_order(means, _within(rule, asked))
@@ -194,7 +202,10 @@ def table(outcome: Outcome) -> str:
     """
     names = list(dict.fromkeys(name for values in outcome.candidates.values() for name in values))
     rounds = outcome.rounds
-    figures = list(dict.fromkeys(f.name for each in rounds for f in each.figures))
+    figures = [figure.name for each in rounds for figure in each.figures]
+    # Parents have the figures of the last round before the candidates have them.
+    figures += [name for values in outcome.parent_values.values() for name in values]
+    figures = list(dict.fromkeys(figures))
     away = list(dict.fromkeys((text, parent) for _, text, parent in outcome.away))
     head = ["candidate", "rank", *names]
     head += [column for figure in figures for column in (figure, f"{figure}_error")]
