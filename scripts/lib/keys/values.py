@@ -281,12 +281,13 @@ def to_merge(value: Any) -> Any:
         raise value
     if not isinstance(value, Mapping):
         raise ValueError(f"must be a mapping or the name of a mergekit file, not {show(value)}")
-    return _plain(value)
+    return plain(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value in dicts and lists, with 1 for 1.0."""
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -31,13 +31,16 @@ def to_keep(value: Any) -> int | str:
 
 
 def to_rows(value: Any) -> list[dict[str, Any]]:
-    """A list of mappings."""
-    return [values.to_mapping(entry) for entry in values.to_list(value)]
+    """A list of mappings of plain values."""
+    return [values.plain(values.to_mapping(entry)) for entry in values.to_list(value)]
 
 
 def to_vary(value: Any) -> dict[str, list[Any]]:
     """{name: a list of at least one value}."""
-    found = {name: values.to_list(entry) for name, entry in values.to_mapping(value).items()}
+    found = {
+        name: values.to_list(entry)
+        for name, entry in values.plain(values.to_mapping(value)).items()
+    }
     for name, entries in found.items():
         if not entries:
             raise ValueError(f"{name} has no values")
