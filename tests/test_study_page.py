@@ -462,6 +462,15 @@ def test_equal_and_broken_candidates_are_drawn(tmp_path, method, worse):
     assert "nan" not in study.write().read_text().partition("<script>")[0].lower()
 
 
+def test_a_parent_off_the_scale_says_where_it_is(tmp_path):
+    def worse(values: dict, figure: str) -> float:
+        far = {"m_base_e6": 2.0, "m_code_13": -1.5}
+        return far[values["parent"]] if "parent" in values else 0.1 * values["w"]
+
+    plot = study_page.plot(Study(tmp_path, {"w": [0.1, 0.3]}, worse=worse).outcome)
+    assert ">base →↑<" in plot and ">code ←↓<" in plot
+
+
 def test_ticks_are_round_and_within():
     assert [text for _, text in Scale(688.1, 694.6, 0, 300).ticks(40)] == [
         *("689", "690", "691", "692", "693", "694"),

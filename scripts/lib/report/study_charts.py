@@ -233,12 +233,18 @@ def front(view: View, x: Column, y: Column, width: int, height: int, top: float 
     where = at[view.winner]
     labels.place(*where, short(view.ids[view.winner], shown), must=True, class_="halo strong")
     for name, place in parents.items():
-        arrow = "" if across.has(x.parents[name]) and up.has(y.parents[name]) else " ↗"
-        labels.place(*place, short(named[name], shown) + arrow, must=True, class_="halo parent")
+        arrows = _beyond(x.parents[name], across, "←→") + _beyond(y.parents[name], up, "↓↑")
+        label = f"{short(named[name], shown)} {arrows}".rstrip()
+        labels.place(*place, label, must=True, class_="halo parent")
     for index in line if width >= 500 else []:
         if index != view.winner:
             labels.place(*at[index], short(view.ids[index], shown), class_="halo")
     return drawing
+
+
+def _beyond(value: float, scale: Scale, arrows: str) -> str:
+    """The arrow to where a value is off a scale; arrows: to its low and to its high end."""
+    return arrows[0] if value < scale.low else arrows[1] if value > scale.high else ""
 
 
 def _bars(
