@@ -183,6 +183,10 @@ MISTAKES = [
         "studies.Which.rounds[1].keep: of the last round one is chosen",
     ),
     ({"rounds": [{"keep": "most"}]}, "'most' is not a whole number of at least 1"),
+    (
+        {"vary": {"method": ["ties"], "w": [1], "score": [2]}},
+        "studies.Which.vary.score: $score is a column of the study's table; choose another name",
+    ),
     ({"random_seed": "$seed"}, "studies.Which.merge: $seed has no values under vary or pairs"),
 ]
 
@@ -378,6 +382,15 @@ def test_what_is_the_same_is_undecided_and_what_is_better_is_decided():
     better = figure("perplexity.a", text, text - 0.02 + random.normal(0, 0.01, 50), text + 0.1)
     found = decide([better], Rule(["perplexity.a"], [], "ranks"), apart)
     assert (found.winner, found.is_sure) == (1, True)
+    # Of equal scores the one that wins more draws: b is better on one text, c on the other.
+    one, other = text, text + 0.001
+    mixed = [figure("perplexity.a", one, other), figure("perplexity.b", other + 0.5, one)]
+    names = [each.name for each in mixed]
+    tied = decide(mixed, Rule(names, [], "ranks"), apart)
+    assert tied.wins[tied.winner] >= tied.wins[tied.second]
+    # One piece shows nothing of chance.
+    single = figure("perplexity.a", [1.0], [2.0])
+    assert not decide([single], Rule(["perplexity.a"], [], "ranks"), apart).is_sure
     # What differs in its seed alone is chance, however far apart the text finds it.
     seeds = decide([better], Rule(["perplexity.a"], [], "ranks"), lambda one, other: True)
     assert (seeds.winner, seeds.is_sure, seeds.only_seed) == (1, False, True)

@@ -99,6 +99,9 @@ def check(checks: Any, name: str, study: Study) -> None:
         near = suggestion(key, used)
         where = ("vary", key) if key in study.vary else ("pairs",)
         checks.add((*at, *where), f"${key} stands nowhere in merge{near}")
+    for key in sorted(varied & {*grid.COLUMNS, *known_figures(study)}, key=str):
+        where = ("vary", key) if key in study.vary else ("pairs",)
+        checks.add((*at, *where), f"${key} is a column of the study's table; choose another name")
     if not varied:
         checks.add(at, "varies nothing: give names values under vary or pairs")
     try:

@@ -1,16 +1,22 @@
 """The studies of a run: what came out of them by now, and whether the lock still says it."""
 
+from typing import TYPE_CHECKING
+
 from lib.planning.graph import HOW_TO_CHOOSE
 from lib.planning.staleness import Plan, State
 from lib.studies.lock import Chosen
-from lib.studies.outcome import Outcome, read_outcome
+
+if TYPE_CHECKING:  # it takes numpy, and a dry run does without
+    from lib.studies.outcome import Outcome
 
 
-def outcome_now(plan: Plan, name: str) -> Outcome:
+def outcome_now(plan: Plan, name: str) -> "Outcome":
     """What came out of a study, as far as its measurements are up to date.
 
     Who stays after a round is found anew and not read from the lock.
     """
+    from lib.studies.outcome import read_outcome
+
     declared = plan.graph.shared.study(name)
     measured = {
         role: artifact.path if plan.state(artifact) is State.FRESH else None

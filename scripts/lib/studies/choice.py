@@ -66,19 +66,24 @@ class Order:
 class Decision:
     """A choice.
 
-    winner, second: indexes of candidates; second None if there is one only. share: of the draws in
-    which the winner wins. wins: that of each candidate. is_sure: whether it is decided.
+    order: indexes of candidates, the best first. second: None if there is one only. share: of the
+    draws in which the winner wins. wins: that of each candidate. is_sure: whether it is decided.
     only_seed: the first two differ in their seed alone. lead: {figure: (second's value less the
     winner's, its standard error)}; of a perplexity the relative difference.
     """
 
-    winner: int
+    order: list[int]
     second: int | None
     share: float
     wins: np.ndarray
     is_sure: bool
     only_seed: bool
     lead: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def winner(self) -> int:
+        """The index of the best candidate."""
+        return self.order[0]
 
 
 def in_order(means: Mapping[str, np.ndarray], rule: Rule) -> Order:
@@ -127,14 +132,18 @@ def decide(
         tied = np.flatnonzero(np.isclose(again.scores, best, rtol=0, atol=1e-12))
         wins[tied] += 1 / len(tied)
     wins /= DRAWS
-    winner = found.order[0]
+    # Of equal scores the one that wins more draws comes first, and then the config's first.
+    order = sorted(range(count), key=lambda one: (round(found.scores[one], 9), -wins[one], one))
+    winner = order[0]
     if count == 1:
-        return Decision(winner, None, 1.0, wins, True, False)
-    second = found.order[1]
+        return Decision(order, None, 1.0, wins, True, False)
+    second = order[1]
     only_seed = same_but_seed(winner, second)
     lead = {figure.name: _lead(figure, winner, second) for figure in figures}
-    is_sure = bool(wins[winner] >= SURE) and not only_seed
-    return Decision(winner, second, float(wins[winner]), wins, is_sure, only_seed, lead)
+    # What chance does is not seen in one piece.
+    enough = all(figure.pieces.shape[1] > 1 for figure in figures)
+    is_sure = enough and bool(wins[winner] >= SURE) and not only_seed
+    return Decision(order, second, float(wins[winner]), wins, is_sure, only_seed, lead)
 
 
 def _lead(figure: Figure, winner: int, second: int) -> tuple[float, float]:

@@ -17,6 +17,9 @@ from lib.keys.values import show, suggestion
 
 Values = dict[str, Any]  # {name: value}
 
+# Columns of a study's table, which no varied name may have.
+COLUMNS = ("candidate", "rank", "score", "wins", "front", "round", "dropped")
+
 _NAME = re.compile(r"\$(\$|\w+|\{\w+\})")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 

@@ -120,6 +120,7 @@ def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None])
             each.decision = decide(
                 _asked(each.figures, rule), _within(rule, each.figures), _but_seed(options, ids)
             )
+            each.order.order = each.decision.order
         else:
             each.kept = [ids[index] for index in survivors(each.order, about["keep"])]
             kept = options["kept"][number - 1] if number <= len(options["kept"]) else []
