@@ -125,6 +125,20 @@ EVERYTHING: dict[str, Any] = {
         "Seeing": {"source": "./m/seeing", "gguf": {"quants": ["Q8_0"], "mmproj": True}},
         "Guessing": {"source": "./m/guessing", "gguf": {"quants": ["Q8_0"], "mtp": True}},
     },
+    "studies": {
+        "Grid": {
+            "merge": {
+                "merge_method": "linear",
+                "models": [
+                    {"model": "./m/code", "parameters": {"weight": "$w"}},
+                    {"model": "./m/prose", "parameters": {"weight": 0.5}},
+                ],
+                "dtype": "bfloat16",
+            },
+            "vary": {"w": [0.3, 0.5]},
+            "measure": {"perplexity": ["evaluation"], "kld": ["evaluation"]},
+        },
+    },
 }
 
 

@@ -273,6 +273,7 @@ class Declared:
             temporary=not self.study.keep,
         )
         self.merges[candidate.id] = made
+        self.artifacts.append(made)
         return made
 
     def _measure(
@@ -291,7 +292,7 @@ class Declared:
             uses=llama_cpp["uses"] | waits,
             temporary=not self.study.keep,
         )
-        self.artifacts += [weights, gguf]
+        self.artifacts.append(gguf)
         made = []
 
         def add(role: str, path: str, rule: str, options: dict, **details: Any) -> Artifact:
