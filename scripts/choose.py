@@ -3,7 +3,7 @@
 It prints the head of the table, which candidate wins and how sure that is. A model with
 `merge: {study: NAME}` is made by that merge from then on. Where the study has several rounds, it
 writes who stays for the next one. `--config model=NAME`: only this study; with `pick=ID` the
-candidate of that name is taken, whatever was measured. Exit status 1 if something is not measured.
+candidate of that name is taken, whatever was measured. Exit status 1 if a study is not measured.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def main() -> int:
         else:
             outcome = outcome_now(session.plan, name)
             print("\n".join(said(session, name, outcome)))
-            is_done = is_done and outcome.last
+            is_done = is_done and bool(outcome.rounds)
             chosen[name] = entry(session, name, outcome, before)
         for line in changed(name, before, chosen[name]):
             print(line)
