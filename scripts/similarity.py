@@ -73,6 +73,14 @@ class Sums(NamedTuple):
     probes: np.ndarray | None
 
 
+class Measured(NamedTuple):
+    """What was measured of a tensor. ranks: the effective rank of each task vector, if any."""
+
+    tensor: Compared
+    sums: Sums
+    ranks: list[float | None]
+
+
 def together(parts: Sequence[Sums], one_tensor: bool = False) -> Sums:
     """The sum of sums; rounded once, so that it does not depend on their order.
 
@@ -243,10 +251,8 @@ class Workspace:
         raise UserError(f"NaN or infinity in {tensor.name} of {self.names[first]}")
 
 
-def measure(
-    comparison: Comparison, threads: int, probes: int = PROBES
-) -> Iterator[tuple[Compared, Sums]]:
-    """Yield each tensor with its sums, in the order of the base's files.
+def measure(comparison: Comparison, threads: int, probes: int = PROBES) -> Iterator[Measured]:
+    """Yield the tensors, measured, in the order of the base's files.
 
     threads: that read and compute, each a segment at a time. probes: for the effective rank; 0:
     none. Raises UserError if a number is infinite or not a number, or a file changes meanwhile.
@@ -269,7 +275,11 @@ def measure(
         tensors = {tensor.name: tensor for tensor in comparison.tensors}
         try:
             for name, parts in itertools.groupby(found, lambda pair: pair[0].tensor.name):
-                yield tensors[name], together([sums for _, sums in parts], one_tensor=True)
+                sums = together([sums for _, sums in parts], one_tensor=True)
+                ranks = [None] * len(sums.dots)
+                if sums.probes is not None:
+                    ranks = list(map(effective_rank, sums.probes))
+                yield Measured(tensors[name], sums._replace(probes=None), ranks)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -301,34 +311,36 @@ def effective_rank(products: np.ndarray) -> float | None:
     return float(lengths / (products[others] ** 2).sum()) if lengths else None
 
 
-def table(comparison: Comparison, measured: list[tuple[Compared, Sums]]) -> Iterator[list[str]]:
+def table(comparison: Comparison, measured: list[Measured]) -> Iterator[list[str]]:
     """The rows of the CSV: all, kinds, layers, tensors; of each the pairs of fine-tunes."""
-    measured = sorted(measured, key=lambda pair: _natural(pair[0].name))
+    measured = sorted(measured, key=lambda each: _natural(each.tensor.name))
     main = _main_stack(comparison.tensors)
     kinds: dict[str, list[Sums]] = {}
     layers: dict[int, list[Sums]] = {}
-    places = {tensor.name: _where(tensor, main) for tensor, _ in measured}
-    for tensor, sums in measured:
+    places = {tensor.name: _where(tensor, main) for tensor in comparison.tensors}
+    for tensor, sums, _ in measured:
         layer, kind = places[tensor.name]
         kinds.setdefault(kind, []).append(sums)
         if layer is not None:
             layers.setdefault(layer, []).append(sums)
     names = comparison.models[1:]
-    yield from _rows(("all", "", "", ""), names, together([sums for _, sums in measured]))
+    yield from _rows(("all", "", "", ""), names, together([each.sums for each in measured]))
     for kind, parts in kinds.items():
         yield from _rows(("kind", "", kind, ""), names, together(parts))
     for layer, parts in sorted(layers.items()):
         yield from _rows(("layer", str(layer), "", ""), names, together(parts))
-    for tensor, sums in measured:
+    for tensor, sums, ranks in measured:
         layer, kind = places[tensor.name]
         at = ("tensor", "" if layer is None else str(layer), kind, tensor.name)
-        yield from _rows(at, names, sums)
+        yield from _rows(at, names, sums, ranks)
 
 
-def _rows(at: tuple[str, ...], names: list[str], sums: Sums) -> Iterator[list[str]]:
+def _rows(
+    at: tuple[str, ...], names: list[str], sums: Sums, ranks: Sequence[float | None] = ()
+) -> Iterator[list[str]]:
     """A row for each pair. at: scope, layer, kind, tensor."""
     norms = np.sqrt(sums.dots.diagonal())
-    ranks = [_rank(each) for each in sums.probes] if sums.probes is not None else [""] * len(names)
+    shown = [_two_digits(rank) for rank in ranks or [None] * len(names)]
     for a, b in itertools.combinations(range(len(names)), 2):
         both = int(sums.changed[a, b])
         length = norms[a] * norms[b]
@@ -340,7 +352,7 @@ def _rows(at: tuple[str, ...], names: list[str], sums: Sums) -> Iterator[list[st
             f"{sums.conflicts[a, b] / both:.6g}" if both else "",
             *(f"{count / sums.weights:.6g}" for count in _changes(sums, a, b)),
             *(f"{norm:.9g}" for norm in (norms[a], norms[b], math.sqrt(sums.base))),
-            *(ranks[a], ranks[b]),
+            *(shown[a], shown[b]),
         ]
 
 
@@ -349,10 +361,9 @@ def _changes(sums: Sums, a: int, b: int) -> tuple[int, int, int]:
     return sums.changed[a, b], sums.changed[a, a], sums.changed[b, b]
 
 
-def _rank(products: np.ndarray) -> str:
-    """The effective rank with two digits, which is more than it is known to."""
-    found = effective_rank(products)
-    return "" if found is None else f"{float(f'{found:.2g}'):g}"
+def _two_digits(rank: float | None) -> str:
+    """An effective rank as it is written: it is not known to more."""
+    return "" if rank is None else f"{float(f'{rank:.2g}'):g}"
 
 
 def _main_stack(tensors: Iterable[Compared]) -> str:
@@ -414,14 +425,12 @@ def main() -> None:
         args.notes.write_text(json.dumps(notes | {"left": comparison.notes}), encoding="utf-8")
 
 
-def _told(
-    comparison: Comparison, measured: Iterable[tuple[Compared, Sums]]
-) -> Iterator[tuple[Compared, Sums]]:
+def _told(comparison: Comparison, measured: Iterable[Measured]) -> Iterator[Measured]:
     """The same, telling on the way how far it is."""
     done, told, total = 0, 0, sum(tensor.weights for tensor in comparison.tensors)
-    for tensor, sums in measured:
-        yield tensor, sums
-        done += tensor.weights
+    for each in measured:
+        yield each
+        done += each.tensor.weights
         if done * STEPS >= (told + 1) * total:
             told = done * STEPS // total
             print(f"compared {done} of {total} weights", flush=True)
