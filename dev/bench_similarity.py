@@ -6,7 +6,7 @@ Writes a base and fine-tunes with the shapes of an 8B Llama (hidden size 4096, f
 128256 tokens), of so many layers, of random bfloat16 numbers in shards of at most 5 GB, into
 DIRECTORY, and deletes them again. scripts/similarity.py is run on each with its files out of the
 page cache, with and without effective ranks; before that the files are read once, by as many
-threads and in pieces of the same size, and nothing else done. Prints a Markdown table.
+processes and in pieces of the same size, and nothing else done. Prints a Markdown table.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def forget(files: list[Path]) -> None:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def read_only(files: list[Path], threads: int) -> float:
+def read_only(files: list[Path], processes: int) -> float:
     """Seconds that reading the files takes."""
     pieces = [(f, at) for f in files for at in range(0, f.stat().st_size, SEGMENT)]
 
@@ -91,26 +91,34 @@ def read_only(files: list[Path], threads: int) -> float:
             file.read(SEGMENT)
 
     start = time.perf_counter()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(processes) as pool:  # they wait for the disk, and not for each other
         list(pool.map(read, pieces))
     return time.perf_counter() - start
 
 
-def compared(models: list[Path], threads: int, probes: int) -> tuple[float, float, float]:
+def resident(program: int) -> int:
+    """Memory in KiB that a program and its processes have now; what they share counts once."""
+    try:
+        children = Path(f"/proc/{program}/task/{program}/children").read_text().split()
+        texts = [Path(f"/proc/{p}/smaps_rollup").read_text() for p in (program, *children)]
+    except OSError:
+        return 0  # one of them has just ended
+    return sum(int(kib) for text in texts for kib in re.findall(r"^Pss:\s+(\d+)", text, re.M))
+
+
+def compared(models: list[Path], processes: int, probes: int) -> tuple[float, float, float]:
     """(seconds, core seconds, MiB at the most) of scripts/similarity.py."""
     base, *tunes = models
     command = [sys.executable, SCRIPTS / "similarity.py", "--base", "base", base]
     for tune in tunes:
         command += ["--model", tune.name, tune]
-    command += ["--threads", threads, "--probes", probes, "--output", os.devnull]
+    command += ["--processes", processes, "--probes", probes, "--output", os.devnull]
     start = time.perf_counter()
     child = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL)
     memory = 0
     while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        # ru_maxrss would count what this program itself has at the fork.
-        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{child.pid}/status").read_text())
-        memory = max(memory, int(found[1]) if found else 0)
-        time.sleep(0.02)
+        memory = max(memory, resident(child.pid))
+        time.sleep(0.05)
     seconds = time.perf_counter() - start
     _, status, used = os.wait4(child.pid, 0)
     if status:
@@ -118,7 +126,7 @@ def compared(models: list[Path], threads: int, probes: int) -> tuple[float, floa
     return seconds, used.ru_utime + used.ru_stime, memory / 1024
 
 
-def rows(directory: Path, layers: list[int], tunes: int, threads: int) -> Iterator[list[str]]:
+def rows(directory: Path, layers: list[int], tunes: int, processes: int) -> Iterator[list[str]]:
     """The rows of the table."""
     for count in layers:
         models = [directory / f"bench-{n}" for n in ("base", *range(1, tunes + 1))]
@@ -128,10 +136,10 @@ def rows(directory: Path, layers: list[int], tunes: int, threads: int) -> Iterat
             files = [file for model in models for file in sorted(model.glob("*.safetensors"))]
             size = sum(file.stat().st_size for file in files) / 1e9
             forget(files)
-            alone = read_only(files, threads)
+            alone = read_only(files, processes)
             for probes in (16, 0):
                 forget(files)
-                seconds, cpu, memory = compared(models, threads, probes)
+                seconds, cpu, memory = compared(models, processes, probes)
                 yield [
                     *(str(count), f"{size:.2f}", "yes" if probes else "no", f"{seconds:.1f}"),
                     *(f"{size / seconds:.2f}", f"{size / alone:.2f}", f"{cpu / size:.2f}"),
@@ -149,14 +157,16 @@ def main() -> None:
     parser.add_argument("directory", type=Path, help="on the disk that is to be measured")
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 4, 8], help="of the models")
     parser.add_argument("--models", type=int, default=2, help="fine-tunes, besides the base")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the program")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count(), help="that read and compute"
+    )
     args = parser.parse_args()
     head = ["layers", "GB", "ranks", "s", "GB/s", "GB/s of reading alone", "core s a GB", "MiB"]
     for row in (head, ["--:"] * len(head)):
         print(f"| {' | '.join(row)} |")
-    for row in rows(args.directory, args.layers, args.models, args.threads):
+    for row in rows(args.directory, args.layers, args.models, args.processes):
         print(f"| {' | '.join(row)} |", flush=True)
-    print(f"\n{args.models} fine-tunes and a base, {args.threads} threads")
+    print(f"\n{args.models} fine-tunes and a base, {args.processes} processes")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ rule similarity:
         r"""
         begin {input.recipe:q} {log:q}
         script similarity.py {params.compared:q} \
-            --threads {threads} \
+            --processes {threads} \
             --notes "$STAGE/notes.json" \
             --output "$OUT"
         commit

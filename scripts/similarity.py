@@ -9,7 +9,7 @@ rows of matrices effective_rank, (sum of s^2)^2 / sum of s^4 over the singular v
 vector, known to about 13%. weights is the number of weights compared, base_norm the norm of the
 base's. A cell is empty where there is no such number: a task vector of zeros has no direction.
 
-The same models give the same bytes, on every number of threads. Memory does not grow with them.
+The same models give the same bytes, on every number of processes. Memory does not grow with them.
 """
 
 import argparse
@@ -19,10 +19,11 @@ import json
 import math
 import os
 import re
-import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +40,8 @@ COLUMNS = (
     *("sign_conflict", "changed_both", "changed_a", "changed_b", "norm_a", "norm_b", "base_norm"),
     *("effective_rank_a", "effective_rank_b"),
 )
-SEGMENT = 8 << 20  # bytes that a thread reads of each model at once: disks want large pieces
-BLOCK = 1 << 16  # weights that are computed with at once: these stay in the processor's cache
+SEGMENT = 8 << 20  # bytes that a process reads of each model at once: disks want large pieces
+BLOCK = 1 << 17  # weights that are computed with at once: these stay in the processor's cache
 PROBES = 16  # random vectors for the effective rank: enough for an error of about 13%
 STEPS = 50  # times that the log tells how far it is
 
@@ -134,7 +135,7 @@ def _moved(firsts: tuple[int, ...], by: int) -> tuple[int, ...]:
 
 
 class Workspace:
-    """The memory of one thread: what it reads of each model, and one block to compute with.
+    """The memory of one process: what it reads of each model, and one block to compute with.
 
     sums: what it computes of a segment.
     """
@@ -215,6 +216,9 @@ class Workspace:
         for i, j in itertools.combinations_with_replacement(range(models), 2):
             np.multiply(changes[i], changes[j], out=product)
             dots[i, j] = dots[j, i] = np.add.reduce(product)
+            if i == j:
+                changed[i, i] = np.count_nonzero(signs[i])
+                continue
             same, opposite = (
                 sum(self._common(signs[i][a], signs[j][b ^ a]) for a in (0, 1)) for b in (0, 1)
             )
@@ -251,37 +255,70 @@ class Workspace:
         raise UserError(f"NaN or infinity in {tensor.name} of {self.names[first]}")
 
 
-def measure(comparison: Comparison, threads: int, probes: int = PROBES) -> Iterator[Measured]:
+def measure(comparison: Comparison, processes: int, probes: int = PROBES) -> Iterator[Measured]:
     """Yield the tensors, measured, in the order of the base's files.
 
-    threads: that read and compute, each a segment at a time. probes: for the effective rank; 0:
-    none. Raises UserError if a number is infinite or not a number, or a file changes meanwhile.
+    processes: that read and compute, each a segment at a time. (Threads would wait for each other:
+    two of them took as long as one.) probes: for the effective rank; 0: none. Raises UserError if a
+    number is infinite or not a number, if a file changes meanwhile, or a process is killed.
     """
     todo = list(segments(comparison.tensors))
+    tensors = {tensor.name: tensor for tensor in comparison.tensors}
+    fork, workers = get_context("fork"), []
+    for first in range(processes):
+        reader, writer = fork.Pipe(duplex=False)
+        work = (comparison, todo, range(first, len(todo), processes), probes, writer)
+        worker = fork.Process(target=_work, args=work, daemon=True)
+        worker.start()
+        writer.close()
+        workers.append((worker, reader))
+    found = (_received(*workers[n % processes]) for n in range(len(todo)))
+    ordered = zip(todo, found, strict=True)
+    for name, parts in itertools.groupby(ordered, lambda pair: pair[0].tensor.name):
+        sums = together([sums for _, sums in parts], one_tensor=True)
+        ranks = [None] * len(sums.dots)
+        if sums.probes is not None:
+            ranks = list(map(effective_rank, sums.probes))
+        yield Measured(tensors[name], sums._replace(probes=None), ranks)
+
+
+def _work(
+    comparison: Comparison, todo: list[Segment], mine: range, probes: int, writer: Connection
+) -> None:
+    """Send the sums of some segments, in their order; or the UserError that ends them.
+
+    Ends with its reader: what it then sends arrives nowhere.
+    """
     widest = max((tensor.columns for tensor in comparison.tensors if tensor.is_matrix), default=0)
     most = max(s.weights * max(FLOATS[o.dtype] for o in s.tensor.stored) for s in todo)
-    mine = threading.local()
-
-    def work(number: int) -> Sums:
-        if not hasattr(mine, "workspace"):
-            mine.workspace = Workspace(comparison, most, max(BLOCK, widest), probes)
-        if number + threads < len(todo):
-            _announce(todo[number + threads])
+    workspace = Workspace(comparison, most, max(BLOCK, widest), probes)
+    try:
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told by name
-            return mine.workspace.sums(todo[number])
+            for number in mine:
+                if number + mine.step < len(todo):
+                    _announce(todo[number + mine.step])
+                writer.send(workspace.sums(todo[number]))
+    except UserError as error:
+        writer.send(error)
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
 
-    with ThreadPoolExecutor(threads) as pool:
-        found = zip(todo, pool.map(work, range(len(todo))), strict=True)
-        tensors = {tensor.name: tensor for tensor in comparison.tensors}
-        try:
-            for name, parts in itertools.groupby(found, lambda pair: pair[0].tensor.name):
-                sums = together([sums for _, sums in parts], one_tensor=True)
-                ranks = [None] * len(sums.dots)
-                if sums.probes is not None:
-                    ranks = list(map(effective_rank, sums.probes))
-                yield Measured(tensors[name], sums._replace(probes=None), ranks)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+
+def _received(worker: BaseProcess, reader: Connection) -> Sums:
+    """The next sums of a worker. Raises UserError if it sends one, or was killed."""
+    try:
+        found = reader.recv()
+    except EOFError:
+        worker.join()
+        if worker.exitcode > 0:
+            raise  # a bug of ours: its traceback was written
+        text = (
+            f"a process of it was ended by signal {-worker.exitcode}: was there too little memory?"
+        )
+        raise UserError(text) from None
+    if isinstance(found, UserError):
+        raise found
+    return found
 
 
 def _announce(segment: Segment) -> None:
@@ -401,7 +438,7 @@ def main() -> None:
         required=True,
         help="a fine-tune of it, two or more",
     )
-    parser.add_argument("--threads", type=int, default=2, help="that read and compute")
+    parser.add_argument("--processes", type=int, default=2, help="that read and compute")
     parser.add_argument(
         "--probes",
         type=int,
@@ -416,7 +453,7 @@ def main() -> None:
     comparison = compare([(name, Path(place)) for name, place in (args.base, *args.model)])
     for note in comparison.notes:
         print(note, flush=True)
-    measured = list(_told(comparison, measure(comparison, args.threads, args.probes)))
+    measured = list(_told(comparison, measure(comparison, args.processes, args.probes)))
     with args.output.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([COLUMNS, *table(comparison, measured)])

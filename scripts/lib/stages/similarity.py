@@ -36,8 +36,7 @@ class SimilarityStage(Stage):
     rule = "similarity"
     column = "similarity"
     is_long = True
-    # A thread holds 8 MiB of each model and a block to compute with; 16 models of 32 bits by 8
-    # threads are 1.1 GB, three of 16 bits by 2 threads 94 MiB, whatever their layers (measured).
+    # A process holds 8 MiB of each model and a block to compute with: PLACE
     memory = Memory(1500)
     time = Time(10, 150)
     cost = Cost(1, 1.0)
