@@ -4,20 +4,14 @@ needs: the directories of the base and of the models that are merged
 makes: results/MODEL/similarity/similarity.{csv,svg,html}
 """
 
+from lib.flags.similarity import similarity_flags
+
 SIMILARITY = pattern("results/{model}/similarity/similarity.csv")
 SIMILARITY_PAGE = pattern("results/{model}/similarity/similarity.svg")
 
 
 localrules:
     similarity_page,
-
-
-def compared(wildcards, input):
-    """The flags that name what is compared."""
-    names = SIMILARITY.option("models")(wildcards)
-    base = [SIMILARITY.option("base")(wildcards), *input.base]
-    flags = [word for pair in zip(names, input.models) for word in ("--model", *pair)]
-    return ["--base", *base, *flags]
 
 
 rule similarity:
@@ -39,7 +33,9 @@ rule similarity:
     resources:
         **needs(SIMILARITY),
     params:
-        compared=compared,
+        compared=lambda wildcards, input: similarity_flags(
+            SIMILARITY.made(wildcards).options, input.base, input.models
+        ),
     shell:
         r"""
         begin {input.recipe:q} {log:q}

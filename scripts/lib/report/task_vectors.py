@@ -247,7 +247,8 @@ def findings(table: Table) -> list[Finding]:
         worst = max(signs, key=lambda line: line.conflict)
         said = f"Of the weights that both changed ({percent(worst.changed_both)} of all), "
         said += f"{percent(worst.conflict)} in opposite directions; half is chance."
-        found.append(Finding("Most conflict", called(worst), said))
+        title = "Most conflict" if len(table.all) > 1 else "Conflict"
+        found.append(Finding(title, called(worst), said))
         if where := _where(table, worst.pair):
             found.append(Finding("Where", where[0], where[1]))
     found += _changes(table, names)
