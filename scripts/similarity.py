@@ -235,11 +235,10 @@ class Workspace:
         return Sums(dots, squares, count, changed, conflicts, probes)
 
     def _probes_of(self, tensor: Compared) -> np.ndarray:
-        """The probes of a matrix: of each others, so that their errors are independent."""
+        """The probes of a matrix: each has its own, so that their errors are independent."""
         if self._drawn[0] != tensor.name:
-            draw = np.random.RandomState(
-                zlib.crc32(tensor.name.encode())
-            )  # numpy keeps it as it is
+            seed = zlib.crc32(tensor.name.encode())
+            draw = np.random.RandomState(seed)  # numpy does not change what this draws
             self._drawn = (tensor.name, draw.standard_normal((tensor.columns, self.probes)))
         return self._drawn[1]
 
@@ -267,7 +266,8 @@ def measure(comparison: Comparison, processes: int, probes: int = PROBES) -> Ite
     fork, workers = get_context("fork"), []
     for first in range(processes):
         reader, writer = fork.Pipe(duplex=False)
-        work = (comparison, todo, range(first, len(todo), processes), probes, writer)
+        readers = [reader, *(earlier for _, earlier in workers)]
+        work = (comparison, todo, range(first, len(todo), processes), probes, writer, readers)
         worker = fork.Process(target=_work, args=work, daemon=True)
         worker.start()
         writer.close()
@@ -283,12 +283,20 @@ def measure(comparison: Comparison, processes: int, probes: int = PROBES) -> Ite
 
 
 def _work(
-    comparison: Comparison, todo: list[Segment], mine: range, probes: int, writer: Connection
+    comparison: Comparison,
+    todo: list[Segment],
+    mine: range,
+    probes: int,
+    writer: Connection,
+    readers: list[Connection],
 ) -> None:
     """Send the sums of some segments, in their order; or the UserError that ends them.
 
-    Ends with its reader: what it then sends arrives nowhere.
+    readers: what it has of the program's ends of pipes. Closed here, they end with the program, and
+    so does this process, as soon as it sends something.
     """
+    for reader in readers:
+        reader.close()
     widest = max((tensor.columns for tensor in comparison.tensors if tensor.is_matrix), default=0)
     most = max(s.weights * max(FLOATS[o.dtype] for o in s.tensor.stored) for s in todo)
     workspace = Workspace(comparison, most, max(BLOCK, widest), probes)
@@ -313,7 +321,7 @@ def _received(worker: BaseProcess, reader: Connection) -> Sums:
         if worker.exitcode > 0:
             raise  # a bug of ours: its traceback was written
         text = (
-            f"a process of it was ended by signal {-worker.exitcode}: was there too little memory?"
+            f"a process of it was ended by signal {-worker.exitcode}; is there too little memory?"
         )
         raise UserError(text) from None
     if isinstance(found, UserError):

@@ -3,10 +3,13 @@
 import csv
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -220,12 +223,12 @@ def test_signs_count_only_where_both_have_changed(tmp_path):
 
 def test_the_effective_rank_is_near_the_true_one_and_exact_for_rank_1(tmp_path):
     """Of each matrix to about 13%, which are independent of each other."""
-    shape, count = (200, 300), 24
-    for rank in (1, 8, 40, 200):
+    shape, count = (90, 120), 24
+    for rank in (1, 8, 90):
         names = [f"w{number}__weight" for number in range(count)]
         ones, twos = (
             {
-                n: drawn(200, rank, seed=s + i).double() @ drawn(rank, 300, seed=s - i).double()
+                n: drawn(90, rank, seed=s + i).double() @ drawn(rank, 120, seed=s - i).double()
                 for i, n in enumerate(names)
             }
             for s in (100, 1000)
@@ -319,7 +322,7 @@ def test_embeddings_whose_tokens_are_not_known_are_left_out(tiny, tmp_path):
 
 def test_tensors_that_cannot_be_compared_are_named_and_the_others_compared(tmp_path):
     numbers = torch.arange(4)
-    kept = {"a__weight": drawn(4, 4), "ids": numbers}
+    kept = {"a__weight": drawn(4, 4), "ids": numbers, "empty": torch.zeros(0, 4)}
     base = write(tmp_path / "base", **kept, lm_head__weight=drawn(4, 4))
     one = write(tmp_path / "one", **kept, extra=drawn(3))
     two = write(tmp_path / "two", **kept | {"a__weight": drawn(4, 4, seed=1)})
@@ -400,6 +403,39 @@ def test_memory_does_not_grow_with_the_number_of_layers(tmp_path):
         shutil.rmtree(tmp_path / str(layers))
     read = 3 * 28 * 2 * (2.5 * 512 * 512 + 3 * 512 * 1536) / 2**20
     assert read > 450 and all(b - a < 12 for a, b in zip(*peaks, strict=True)), peaks
+
+
+def test_a_process_that_is_killed_is_one_line_and_none_is_left(tmp_path):
+    """As the system does when memory is short, or Snakemake with the program."""
+    for name in ("base", "one", "two"):
+        make_llama(tmp_path / name, seed=ord(name[0]), hidden=1024, ffn=8192, layers=3)
+    for kill_worker in (True, False):
+        words = ["--base", "base", tmp_path / "base", "--output", tmp_path / "t.csv"]
+        for name in ("one", "two"):
+            words += ["--model", name, tmp_path / name]
+        command = [sys.executable, ROOT / "scripts/similarity.py", *words]
+        program = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+        children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
+        deadline = time.monotonic() + 30
+        while len(found := children.read_text().split()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(int(found[0]) if kill_worker else program.pid, signal.SIGKILL)
+        _, said = program.communicate(timeout=60)
+        if kill_worker:
+            assert said.startswith("similarity: a process of it was ended by signal 9"), said
+            assert len(said.splitlines()) == 1
+        while any(alive(int(child)) for child in found) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(alive(int(child)) for child in found)
+        assert not (tmp_path / "t.csv").exists()
+
+
+def alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 # As artifacts

@@ -139,9 +139,9 @@ def compare(models: Sequence[tuple[str, Path]]) -> Comparison:
         is_matrix = len(shape) == 2
         columns = shape[1] if is_matrix else _size(shape[BY_TOKEN.search(name) is not None :])
         stored = tuple(tensor.stored for tensor in tensors)
-        comparison.tensors.append(
-            Compared(name, place_of(name), columns, tuple(runs), stored, is_matrix)
-        )
+        tensor = Compared(name, place_of(name), columns, tuple(runs), stored, is_matrix)
+        if tensor.weights:  # some checkpoints hold empty ones
+            comparison.tensors.append(tensor)
     names = ", ".join(model.name for model in tunes)
     if not comparison.tensors:
         raise UserError(f"{base.name} has no tensor in common with {names}: it is not their base")
