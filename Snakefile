@@ -38,6 +38,7 @@ rule all:
 include: "rules/toolchain.smk"
 include: "rules/demo.smk"
 include: "rules/sources.smk"
+include: "rules/similarity.smk"
 include: "rules/merge.smk"
 include: "rules/gguf.smk"
 include: "rules/companions.smk"

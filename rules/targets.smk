@@ -7,6 +7,7 @@ from lib.run import lifecycle
 
 
 localrules:
+    similarities,
     merges,
     gguf,
     imatrices,
@@ -16,6 +17,12 @@ localrules:
     companions,
     evaluations,
     reports,
+
+
+rule similarities:
+    """Every comparison of what a merge is made from."""
+    input:
+        stale("similarity"),
 
 
 rule merges:

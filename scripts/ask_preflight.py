@@ -35,16 +35,11 @@ from lib.record.interpreter import installed_versions
 from lib.record.tools import CONVERTER, bundled_tree, own_tool
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
-from lib.stages import convert
-from lib.stages.checked import Inspector, Row
+from lib.stages import convert, similarity
+from lib.stages.checked import SHAPE, Inspector, Row
 from lib.stages.environments import FILES, deciding
 from lib.units import count
 
-# What must be equal for tensors to be merged one with another.
-SHAPE = (
-    "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
-    "num_hidden_layers",
-)  # fmt: skip
 # What models call the number of their layers in config.json.
 LAYERS = ("num_hidden_layers", "n_layers", "n_layer")
 # Set in the converter's classes of architectures whose layers for MTP it can convert alone.
@@ -100,6 +95,8 @@ class Preflight(Inspector):
                 rows += family.preflight(self, name, model)
             if name in self.whole.studies:
                 rows += (row for parent in model.parents for row in convert.preflight(self, parent))
+            elif model.similarity is not None:
+                rows += similarity.preflight(self, name, model)
         return rows + [self.interpreter(*named) for named in self.whole.environments.items()]
 
     def targets(self) -> list[str]:

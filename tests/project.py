@@ -93,6 +93,7 @@ EVERYTHING: dict[str, Any] = {
                 ],
                 "dtype": "bfloat16",
             },
+            "similarity": {"base": "Base"},
             "gguf": {
                 "imatrix": {"corpus": "demo"},
                 "quants": [

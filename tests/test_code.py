@@ -30,6 +30,8 @@ MADE_BY = {
     "imatrix_file": [],
     "exl2_measurement_file": [],
     "corpus": ["corpus.py"],
+    "similarity": ["similarity.py", "lib/flags/similarity.py"],
+    "similarity_page": ["similarity_page.py", "templates/similarity.html.j2"],
     "merge": ["merge_config.py", "merge.py"],
     "convert": ["convert.py"],
     "imatrix": ["imatrix_ranges.py", "lib/flags/imatrix.py"],

@@ -17,8 +17,10 @@ import pytest
 import yaml
 
 import lib.planning.graph
+import lib.record.code
 import lib.stages.merge
 import lib.stages.shared
+import lib.stages.similarity
 from lib.record.tools import CONVERTER, LLAMA_TOOLS
 from lib.stages import environments
 from project import (
@@ -1299,6 +1301,93 @@ def test_exl2_another_torch_in_its_environment_makes_nothing_stale(planned, repi
     p = planned(EXL2)
     repinned("exllamav2", "torch==")
     assert p.plan() == NOTHING
+
+
+COMPARED = {
+    "merge": {
+        "merge_method": "ties",
+        "base_model": "./m/base",
+        "models": [{"model": f"./m/{n}", "parameters": {"weight": 0.5}} for n in ("code", "prose")],
+        "dtype": "bfloat16",
+    },
+    "similarity": {},
+}
+SIMILARITY = exl2("similarity/similarity.csv", "similarity/similarity.svg")
+
+
+def test_similarity_is_left_alone_by_all_parameters_of_the_merge(planned):
+    """It is made before the merge, of the models alone."""
+    p = planned(COMPARED)
+    model = p.config["models"]["M"]
+    assert p.plan() == NOTHING
+    merge, merged = model["merge"], exl2("safetensors", *SHOWN)
+    merge["models"][0]["parameters"]["weight"] = 0.7
+    assert p.plan() == merged
+    merge["models"].reverse()
+    assert p.plan() == merged
+    merge |= {"merge_method": "dare_ties", "dtype": "float16", "parameters": {"density": 0.5}}
+    model["random_seed"] = 7
+    assert p.plan() == merged
+    model["similarity"] = {"base": "./m/base"}  # the same, in words
+    assert p.plan() == merged
+
+
+def test_similarity_is_made_again_when_a_model_is_added_or_a_fine_tune_or_the_base_changes(planned):
+    for name in ("base", "code", "prose"):
+        shutil.copytree(f"m/{name}", f"n/{name}")
+    text = json.dumps(COMPARED).replace("./m/", "./n/")
+    p = planned(json.loads(text))
+    merged = exl2("safetensors", *SHOWN)
+    for name in ("base", "code"):
+        assert p.plan() == NOTHING
+        change(Path(f"n/{name}/model.safetensors"))
+        source = {next(Path("resources/models").glob(f"n--{name}-??????")).as_posix()}
+        assert p.plan() == SIMILARITY | merged | source
+        change(Path(f"n/{name}/model.safetensors"))
+    p.config["models"]["M"]["merge"]["models"].append({"model": "./m/code"})
+    added = {p.session().find("results/M/safetensors").inputs["model ./m/code"].path}
+    assert p.plan() == SIMILARITY | merged | added
+
+
+def test_similarity_added_or_removed_makes_nothing_else_stale(planned):
+    p = planned({key: COMPARED[key] for key in ("merge",)})
+    p.config["models"]["M"]["similarity"] = {}
+    assert p.plan() == SIMILARITY
+    p = planned(COMPARED)
+    del p.config["models"]["M"]["similarity"]
+    assert p.plan() == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("similarity.py", "# a comment\n", NOTHING),
+        ("similarity.py", "added = 1\n", SIMILARITY),
+        ("lib/formats/task_vectors.py", "added = 1\n", SIMILARITY),
+        ("lib/stages/similarity.py", "added = 1\n", NOTHING),
+        ("templates/similarity.html.j2", "more", exl2("similarity/similarity.svg")),
+        ("lib/report/heat_maps.py", "added = 1\n", exl2("similarity/similarity.svg")),
+    ],
+)
+def test_similarity_is_read_again_for_its_own_code_and_a_page_for_its_look(
+    planned, monkeypatch, tmp_path, file, text, expected
+):
+    """Hours of reading are not repeated for a page's words."""
+    p = planned(COMPARED)
+    repository = tmp_path / "repository"
+    for name in ("scripts", "rules"):
+        shutil.copytree(ROOT / name, repository / name)
+    append(repository / "scripts" / file, text)
+    code = lib.record.code.Code(repository)
+    monkeypatch.setattr(lib.record.code, "_own", lambda: code)
+    assert p.plan() == expected
+
+
+def test_similarity_another_version_of_numpy_makes_it_again(planned, monkeypatch):
+    p = planned(COMPARED)
+    version = lib.stages.similarity.package_version
+    monkeypatch.setattr(lib.stages.similarity, "package_version", lambda name: f"{version(name)}.1")
+    assert p.plan() == SIMILARITY
 
 
 def own_tools(directory: Path, version: str) -> str:

@@ -130,6 +130,11 @@ MISTAKES = {
         "--tools model --threads 1 --work work --recipe-digest 0 --output out",
         "broken.json",
     ),
+    "similarity.py": ("--base b nowhere --model m model --output out", "nowhere"),
+    "similarity_page.py": (
+        "broken.json --model NAME --record nowhere --svg out --html out",
+        "broken.json",
+    ),
     "source.py": RECIPE,
     "speed.py": (QUESTION[0] + " --cores 1", "nowhere.json"),
     "step.py": ("begin nowhere.json", "nowhere.json"),

@@ -38,7 +38,7 @@ from lib.record.contents import STORE, Contents
 from lib.record.interpreter import installed_versions
 from lib.record.layout import STUDIES
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, own_tool
-from lib.stages import demo, evaluation
+from lib.stages import demo, evaluation, similarity
 from lib.stages.environments import needed
 from lib.stages.family import Family
 from lib.stages.quantize import INVALID
@@ -244,6 +244,8 @@ class Checks:
             self._source((*at, "source"), model.source)
         if model.merge is not None:
             self._merge((*at, "merge"), model.merge)
+        if model.similarity is not None:
+            similarity.check(self, (*at, "similarity"), name, model)
         for family in model.families():
             family.check(self, (*at, family.name), name, model)
         self._forms(at, model)
@@ -319,7 +321,7 @@ class Checks:
             self.add(at, f"{show(text)}: {TILDE}")
         else:
             near = suggestion(text, [name for name in self.models if isinstance(name, str)])
-            merges = at[2] == "merge"
+            merges = at[2] in ("merge", "similarity")
             wanted = "a model of this config, " * merges + "a directory (./x or /x) nor a hub id "
             wanted += "(org/name or org/name@revision)"
             self.add(at, f"{show(text)} is neither {wanted}{near if merges else ''}")

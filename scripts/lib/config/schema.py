@@ -30,6 +30,7 @@ from lib.stages.environments import FILES
 from lib.stages.evaluation import TaskFile, to_tasks
 from lib.stages.family import Family
 from lib.stages.registry import FAMILIES
+from lib.stages.similarity import Similarity
 from lib.stages.studies import Study
 from lib.studies.lock import Chosen
 
@@ -199,8 +200,11 @@ _Forms = create_model(
 class Model(_Forms):
     """One model: a `merge` or a `source`, and the forms that are made of it."""
 
-    sections = frozenset({*WITH_SECTIONS, "evaluate", "publish"})
+    sections = frozenset({*WITH_SECTIONS, "evaluate", "publish", "similarity"})
 
+    similarity: Similarity | None = Field(
+        None, description="Compare the models of a `merge` by what they changed of their base."
+    )
     evaluate: Evaluate | None = Field(None, description="Measure every form.")
     publish: Publish | None = Field(None, description="Where to publish, and how.")
 
@@ -234,8 +238,9 @@ class Model(_Forms):
         return list(dict.fromkeys(named))
 
     def references(self) -> list[str]:
-        """Directories and hub ids that the families' sections name, beside `parts`."""
-        return [each for family in self.families() for each in family.references(self)]
+        """Models that the sections name, beside `parts`."""
+        own = [self.similarity.base] if self.similarity and self.similarity.base else []
+        return own + [each for family in self.families() for each in family.references(self)]
 
     def corpora(self) -> set[str]:
         """The names of the texts that its sections use."""

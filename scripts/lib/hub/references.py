@@ -26,8 +26,10 @@ def leaves(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
 
 
 def beside(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
-    """As `leaves`, of what these models' families name besides (LoRA adapters)."""
-    return [(ref, False) for name in names for ref in config.entries[name].references()]
+    """As `leaves`, of what these models' sections name besides (LoRA adapters, a base)."""
+    named = [ref for name in names for ref in config.entries[name].references()]
+    outside = [(ref, False) for ref in named if ref not in config.models]
+    return [*leaves(config, (ref for ref in named if ref in config.models)), *outside]
 
 
 def hub_sources(config: Any, names: Iterable[str] | None = None) -> list[HubSource]:

@@ -21,7 +21,7 @@ from lib.record.artifact import Artifact
 from lib.record.contents import Contents
 from lib.record.layout import STUDIES
 from lib.record.tools import package_version
-from lib.stages import demo, environments, harness
+from lib.stages import demo, environments, harness, similarity
 from lib.stages.family import Forms
 from lib.stages.registry import FULL_WEIGHTS, family_of
 from lib.stages.shared import Shared
@@ -138,6 +138,8 @@ class Graph:
             made.artifacts += made.harness.values()
         report = self._report(name, weights or made.artifacts[0], made)
         declared = [*made.artifacts, report, *self._cards(name, model, report, families)]
+        if model.similarity is not None:
+            declared += similarity.declare(self.shared, name, model)
         return ModelArtifacts({artifact.path: artifact for artifact in declared}, families)
 
     def _report(self, name: str, weights: Artifact, made: Forms) -> Artifact:

@@ -93,6 +93,7 @@ def _model(name: str, looks: Looks, folder: Path) -> dict[str, Any]:
     forms = read(table_of(name, folder.parent), looks)
     families = sorted({form.look for form in forms}, key=lambda look: look.order)
     links = {"report": "report/quality.html", "card": "README.md", "speed": f"speed/{SPEED_PAGE}"}
+    links["similarity"] = "similarity/similarity.html"
     dots, front = plot(forms)
     return {
         "name": name,

@@ -3,7 +3,17 @@
 from importlib import import_module
 
 from lib.cards.registry import LINES
-from lib.stages import demo, environments, harness, merge, report, sources, studies, toolchain
+from lib.stages import (
+    demo,
+    environments,
+    harness,
+    merge,
+    report,
+    similarity,
+    sources,
+    studies,
+    toolchain,
+)
 from lib.stages.family import Family
 from lib.stages.stage import Stage
 
@@ -12,7 +22,7 @@ FULL_WEIGHTS = "safetensors"
 FAMILIES: dict[str, Family] = {name: import_module(f"lib.stages.{name}").FAMILY for name in LINES}
 
 _STAGES: list[Stage] = [*toolchain.STAGES, *environments.STAGES, *demo.STAGES]
-_STAGES += [*sources.STAGES, *merge.STAGES]
+_STAGES += [*sources.STAGES, *similarity.STAGES, *merge.STAGES]
 _OWN = [stage for family in FAMILIES.values() for stage in family.stages]
 # In the order in which `snakemake status` shows their columns.
 _STAGES += sorted([*_OWN, *harness.STAGES, *studies.STAGES], key=lambda stage: stage.measures)
