@@ -88,8 +88,10 @@ def lead(outcome: Outcome) -> str:
     apart = _by_kind((name, difference(name, *lead)) for name, lead in found.lead.items())
     text = f"Against it the second, {second}, has {apart}."
     scores = each.order.scores
-    if math.isclose(scores[found.winner], scores[found.second], rel_tol=0, abs_tol=1e-12):
-        text += " Both have the same score, and the one that the config names first was taken."
+    if math.isclose(scores[found.winner], scores[found.second], rel_tol=0, abs_tol=1e-9):
+        more = found.wins[found.winner] > found.wins[found.second]
+        taken = "that wins more draws" if more else "that the config names first"
+        text += f" Both have the same score, and the one {taken} was taken."
     pieces = _pieces_of(found.lead)
     return f"{text} All had the same {pieces}, so a difference is known better than the figures."
 
