@@ -31,6 +31,7 @@ MADE_BY = {
     "exl2_measurement_file": [],
     "corpus": ["corpus.py"],
     "merge": ["merge_config.py", "merge.py"],
+    "moe": ["moe_config.py", "moe.py"],
     "convert": ["convert.py"],
     "imatrix": ["imatrix_ranges.py", "lib/flags/imatrix.py"],
     "quantize": ["lib/flags/quantize.py"],
@@ -40,6 +41,7 @@ MADE_BY = {
     "quantize_mix": ["mix_type.py"],
     "mmproj": ["convert.py"],
     "lora": [],
+    "extract_lora": ["extract_lora.py", "lib/flags/extract_lora.py"],
     "label": ["gguf_metadata.py"],
     "split": [],
     "exl2_measure": ["exl2_convert.py"],
@@ -68,7 +70,7 @@ MADE_BY = {
 }
 WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split", "mmproj", "lora")
 WEIGHTS += ("quantize_mix", "exl2_measure", "exl2_quantize", "compressed_tensors")
-WEIGHTS += ("compressed_tensors_calibrate", "mlx_convert", "exl3_quantize")
+WEIGHTS += ("compressed_tensors_calibrate", "mlx_convert", "exl3_quantize", "moe", "extract_lora")
 # What these find is what others are made by.
 FOUND = ("sensitivity", "mix", "mix_by_kld")
 # How a program ends decides no bytes: whatever is loaded from there is not counted.

@@ -25,8 +25,10 @@ def leaves(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
 
 
 def beside(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
-    """As `leaves`, of what these models' families name besides (LoRA adapters)."""
-    return [(ref, False) for name in names for ref in config.models[name].references()]
+    """As `leaves`, of what these models' families name besides (LoRA adapters, their bases)."""
+    named = [ref for name in names for ref in config.models[name].references()]
+    of_models = leaves(config, [ref for ref in named if ref in config.models])
+    return [*of_models, *((ref, False) for ref in named if ref not in config.models)]
 
 
 def hub_sources(config: Any, names: Iterable[str] | None = None) -> list[HubSource]:

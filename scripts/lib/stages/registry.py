@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from lib.cards.registry import LINES
-from lib.stages import demo, environments, harness, merge, report, sources, toolchain
+from lib.stages import demo, environments, harness, merge, moe, report, sources, toolchain
 from lib.stages.family import Family
 from lib.stages.stage import Stage
 
@@ -12,7 +12,7 @@ FULL_WEIGHTS = "safetensors"
 FAMILIES: dict[str, Family] = {name: import_module(f"lib.stages.{name}").FAMILY for name in LINES}
 
 _STAGES: list[Stage] = [*toolchain.STAGES, *environments.STAGES, *demo.STAGES]
-_STAGES += [*sources.STAGES, *merge.STAGES]
+_STAGES += [*sources.STAGES, *merge.STAGES, *moe.STAGES]
 _OWN = [stage for family in FAMILIES.values() for stage in family.stages]
 # In the order in which `snakemake status` shows their columns.
 _STAGES += sorted([*_OWN, *harness.STAGES], key=lambda stage: stage.measures)
