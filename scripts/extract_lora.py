@@ -25,7 +25,9 @@ def extract(base: Path, model: Path, output: Path, options: list[str]) -> None:
     from mergekit.scripts import extract_lora
 
     torch.set_num_threads(THREADS)
-    words = ["--base-model", f"./{base}", "--model", f"./{model}", "--out-path", str(output)]
+    # A relative path of a directory might be read as a hub's id.
+    places = [str(place) if place.is_absolute() else f"./{place}" for place in (base, model)]
+    words = ["--base-model", places[0], "--model", places[1], "--out-path", str(output)]
     words += ["--device", "cpu", *options]
     if not sys.stderr.isatty():
         words.append("--quiet")

@@ -366,3 +366,32 @@ def test_preflight_says_what_a_mixture_will_be(made):
     assert re.search(r"ok +Mixed +its 3 models fit together", said)
     assert re.search(r"ok +Mixed +MixtralForCausalLM: known to the converter", said)
     assert "models.Three.gguf.imatrix.format" in said, "of mixtures gguf counts each expert's"
+
+
+@pytest.mark.slow
+def test_on_either_text_it_is_better_than_the_expert_of_the_other(demo, toolchain, tmp_path):
+    """Of the embedded default's models, with gates of a few prompts."""
+    shutil.copytree(demo, tmp_path / "m")
+    measured = {"corpus": "code", "also": ["prose"], "chunks": 12}
+    forms = {"gguf": {"quants": ["Q4_K_M"]}, "evaluate": measured}
+    code = ["def main(argv):", "for name, value in items:", "import os", "return self._value"]
+    prose = ["The program is free software", "This module defines a class"]
+    prose += ["You should have received a copy", "the value of the argument"]
+    experts = [
+        {"source_model": "Code", "positive_prompts": code},
+        {"source_model": "Prose", "positive_prompts": prose},
+    ]
+    moe = {"base_model": "./m/base", "dtype": "bfloat16", "experts": experts}
+    models = {name: {"source": f"./m/{name.lower()}", **forms} for name in ("Code", "Prose")}
+    models["Mixed"] = {"moe": moe, **forms}
+    corpora = {name: {"path": f"m/text/heldout-{name}.txt"} for name in ("code", "prose")}
+    project = Project(tmp_path, {"corpora": corpora, "models": models})
+    project.build()
+
+    def perplexity(model: str, place: str = "") -> float:
+        file = project / f"results/{model}/evaluation/{place}Q4_K_M.json"
+        return json.loads(file.read_text())["perplexity"]["mean"]
+
+    assert perplexity("Code") < perplexity("Mixed") < 0.9 * perplexity("Prose")
+    assert perplexity("Prose", "prose/") < perplexity("Mixed", "prose/")
+    assert perplexity("Mixed", "prose/") < 0.9 * perplexity("Code", "prose/")

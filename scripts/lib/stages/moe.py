@@ -26,10 +26,7 @@ class MoeStage(MergeStage):
     # whole base model, which is at most half of what is read.
     memory = Memory(2500, 1.5, 10000, 0.5)
     time = Time(20, 50)
-
-    def threads(self, size: int, cores: int, jobs: int) -> int:
-        """As a merge's: scripts/moe.py too gives torch 4, whatever the machine."""
-        return super().threads(size, cores, jobs)
+    # scripts/moe.py gives torch 4 threads as scripts/merge.py does, so `threads` is a merge's.
 
     def weights(self, artifact: Artifact, sizes: Sizing) -> Weights | None:
         """The base model's tensors, with as many of its feed-forward parts as there are experts."""
