@@ -26,7 +26,7 @@ def describe(wanted: WantedRecipe) -> dict:
     mixed = about.get("moe") is not None
     merge = origins.record(options["weights"]) if about["merge"] or mixed else None
     about["commands"] = {"merge": []}
-    seed = ["--random-seed", str(about["random_seed"])]
+    seed = ["--random-seed", str(about.get("random_seed"))]
     if mixed:
         words = ["mergekit-moe", "moe.yaml", options["model"]]
         about["commands"]["merge"].append(command(*words, *seed))

@@ -86,7 +86,9 @@ def fault(moe: dict[str, Any], configs: list[dict[str, Any]], in_llama_cpp: bool
     moe: a configuration without mistakes of form. configs: the config.json of each of its models
     that is known, the base's first if that is. in_llama_cpp: whether a GGUF is made of it.
     """
-    kinds = [str(config.get("model_type")) for config in configs]
+    kinds = [config["model_type"] for config in configs if config.get("model_type")]
+    if not kinds:
+        return None
     try:
         output = moe_architectures.choose(moe, kinds)
     except ValueError as error:
