@@ -26,6 +26,7 @@ from lib.config.schema import LlamaCpp
 from lib.errors import UserError, program
 from lib.formats.merge_references import merge_references
 from lib.formats.model_files import model_files
+from lib.formats.moe_architectures import config_of
 from lib.formats.weights import layer_ranges
 from lib.hub import client as hub
 from lib.hub.hubref import parse
@@ -35,7 +36,7 @@ from lib.record.interpreter import installed_versions
 from lib.record.tools import CONVERTER, bundled_tree, own_tool
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
-from lib.stages import convert, similarity
+from lib.stages import convert, moe, similarity
 from lib.stages.checked import SHAPE, Inspector, Row
 from lib.stages.environments import FILES, deciding
 from lib.units import count
@@ -90,6 +91,8 @@ class Preflight(Inspector):
             rows = list(pool.map(lambda check: check(), checks))
         for name in self.names:
             rows += self.partners(name)
+            if name in self.models:
+                rows += moe.preflight(self, name, self.models[name])
         for name, model in self.chosen.items():
             for family in model.families():
                 rows += family.preflight(self, name, model)
@@ -199,6 +202,8 @@ class Preflight(Inspector):
         if reference in self.models:
             model = self.models[reference]
             base = self.config(model.parts()[0])
+            if base and model.moe:
+                return config_of(model.moe, base)
             if base and model.merge and (model.merge.get("slices") or model.merge.get("modules")):
                 return {key: value for key, value in base.items() if key not in LAYERS}
             return base

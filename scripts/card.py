@@ -30,6 +30,7 @@ required:
     model          the model's name
     families       [names of families], a section each; the card of a repository has one
     merge          the mergekit configuration as the user wrote it; null if the model is no merge
+    moe            as `merge`, of a mixture of experts that mergekit-moe made
     source         the model that is quantized, as the config names it; null for a merge
     bases          [{reference, hub: "org/name" or null, commit, license, license_name,
                    license_link, language}]: the models from outside that it is made from
@@ -84,7 +85,7 @@ from lib.report.looks import Look, Looks
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
 # What a template gets of --about as it is.
-ABOUT = ("merge", "source", "versions", "plot", "recipes", "accepted")
+ABOUT = ("merge", "moe", "source", "versions", "plot", "recipes", "accepted")
 ABOUT += tuple(key for lines in LINES.values() for key in lines.reads)
 # What --about may leave out, or have as null.
 LEFT_OUT = dict.fromkeys((*ABOUT, "form", "tokenizer", "template"))
@@ -96,7 +97,8 @@ SAMPLE = (("system", "{system_prompt}"), ("user", "{prompt}"))
 def front_matter(about: dict[str, Any], looks: Looks) -> dict[str, Any]:
     """The card's front matter, {key: value}: what the hub reads of a card."""
     families = [looks[name] for name in about["families"]]
-    publish, repos, merged = about["publish"], about["repos"], about["merge"] is not None
+    publish, repos, mixed = about["publish"], about["repos"], about["moe"] is not None
+    merged = about["merge"] is not None or mixed
     bases = [base["hub"] for base in about["bases"] if base.get("hub")]
     relation = "merge" if merged else "quantized"
     quantized = any(family.has_quants for family in families)
@@ -106,6 +108,7 @@ def front_matter(about: dict[str, Any], looks: Looks) -> dict[str, Any]:
     other = license.id == "other"
     tags = [tag for family in families for tag in family.tags]
     tags += ["mergekit", "merge"] if merged else []
+    tags += ["moe"] if mixed else []
     tags += [tag for name in about["families"] for tag in LINES[name].tags_of(about)]
     facts = {
         "base_model": list(dict.fromkeys(bases)),

@@ -23,13 +23,17 @@ def describe(wanted: WantedRecipe) -> dict:
     about = options["about"]
     found = {form: origins.record(said["file"]) for form, said in options["forms"].items()}
     records = {form: record for form, record in found.items() if record}
-    merge = origins.record(options["weights"]) if about["merge"] else None
+    mixed = about.get("moe") is not None
+    merge = origins.record(options["weights"]) if about["merge"] or mixed else None
     about["commands"] = {"merge": []}
+    seed = ["--random-seed", str(about.get("random_seed"))]
+    if mixed:
+        words = ["mergekit-moe", "moe.yaml", options["model"]]
+        about["commands"]["merge"].append(command(*words, *seed))
     if about["merge"]:
         words = ["mergekit-yaml", "merge.yaml", options["model"]]
-        words += ["--random-seed", str(about["random_seed"])]
-        about["commands"]["merge"].append(command(*words))
-    made = {"the merge": merge} if merge else {}
+        about["commands"]["merge"].append(command(*words, *seed))
+    made = {"the mixture" if mixed else "the merge": merge} if merge else {}
     told = {f: r for f, r in records.items() if about.get("form") in (None, f)}
     for name in about["families"]:
         own = {f: r for f, r in told.items() if options["forms"][f]["family"] == name}

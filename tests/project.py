@@ -123,6 +123,22 @@ EVERYTHING: dict[str, Any] = {
                 "safetensors": "a/All",
             },
         },
+        "Mixed": {
+            "moe": {
+                "base_model": "Base",
+                "gate_mode": "cheap_embed",
+                "dtype": "bfloat16",
+                "experts": [
+                    {"source_model": "Two", "positive_prompts": ["def"]},
+                    {"source_model": "./m/prose", "positive_prompts": ["The library"]},
+                ],
+            },
+            "gguf": {"quants": ["Q4_0"]},
+        },
+        "Told": {
+            "source": "./m/prose",
+            "extract_lora": {"base": "Base", "adapters": {"prose": {"rank": 16}}},
+        },
         "Seeing": {"source": "./m/seeing", "gguf": {"quants": ["Q8_0"], "mmproj": True}},
         "Guessing": {"source": "./m/guessing", "gguf": {"quants": ["Q8_0"], "mtp": True}},
     },

@@ -33,6 +33,7 @@ MADE_BY = {
     "similarity": ["similarity.py", "lib/flags/similarity.py"],
     "similarity_page": ["similarity_page.py", "templates/similarity.html.j2"],
     "merge": ["merge_config.py", "merge.py"],
+    "moe": ["moe_config.py", "moe.py"],
     "convert": ["convert.py"],
     "imatrix": ["imatrix_ranges.py", "lib/flags/imatrix.py"],
     "quantize": ["lib/flags/quantize.py"],
@@ -43,6 +44,7 @@ MADE_BY = {
     "mmproj": ["convert.py"],
     "mtp": ["convert.py"],
     "lora": ["lora_view.py"],
+    "extract_lora": ["extract_lora.py", "lib/flags/extract_lora.py"],
     "label": ["gguf_metadata.py"],
     "split": [],
     "exl2_measure": ["exl2_convert.py"],
@@ -73,7 +75,7 @@ MADE_BY = {
 }
 WEIGHTS = ("merge", "convert", "imatrix", "quantize", "label", "split", "mmproj", "mtp", "lora")
 WEIGHTS += ("quantize_mix", "exl2_measure", "exl2_quantize", "compressed_tensors")
-WEIGHTS += ("compressed_tensors_calibrate", "mlx_convert", "exl3_quantize")
+WEIGHTS += ("compressed_tensors_calibrate", "mlx_convert", "exl3_quantize", "moe", "extract_lora")
 # What these find is what others are made by.
 FOUND = ("sensitivity", "mix", "mix_by_kld")
 # How a program ends decides no bytes: whatever is loaded from there is not counted.

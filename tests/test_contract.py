@@ -1079,6 +1079,50 @@ def test_the_documents_of_mergekit_multi_are_stale_one_by_one(planned, tmp_path)
     assert p.plan() == ours | {f"results/first/{name}" for name in ("safetensors", *SHOWN)}
 
 
+MOE = {
+    "moe": {
+        "base_model": "./m/code",
+        "gate_mode": "cheap_embed",
+        "experts": [
+            {"source_model": f"./m/{name}", "positive_prompts": [name]}
+            for name in ("code", "prose")
+        ],
+    },
+    "random_seed": 7,
+    "gguf": {"quants": ["Q8_0"]},
+    "evaluate": {},
+}
+OF_MOE = (
+    *("safetensors", "gguf/M-BF16.gguf", "gguf/M-Q8_0.gguf", "evaluation/base.kld"),
+    *("evaluation/BF16.json", "evaluation/Q8_0.json", *SHOWN),
+)
+
+
+def test_moe_a_prompt_makes_the_mixture_stale_and_all_that_follows(planned):
+    p = planned(MOE)
+    assert p.plan() == NOTHING
+    p.config["models"]["M"]["moe"]["experts"][1]["positive_prompts"].append("another")
+    assert p.plan() == exl2(*OF_MOE)
+
+
+def test_moe_the_seed_counts_where_something_is_drawn_alone(planned):
+    p = planned(MOE)
+    p.config["models"]["M"]["random_seed"] = 8
+    assert p.plan() == exl2("README.md")  # the card says the seed
+    p.config["models"]["M"]["moe"]["experts"][0]["noise_scale"] = 0.01
+    assert p.plan() == exl2(*OF_MOE)
+
+
+def test_moe_a_comment_another_order_of_keys_or_the_place_of_the_file_concern_nothing(
+    planned, tmp_path
+):
+    p = planned(MOE)
+    moe = dict(reversed(MOE["moe"].items()))
+    (tmp_path / "moe.yml").write_text(f"# A comment\n{yaml.safe_dump(moe, sort_keys=False)}")
+    p.config["models"]["M"]["moe"] = "moe.yml"
+    assert p.plan() == NOTHING
+
+
 GGUF = {
     "source": "./m/code",
     "gguf": {"imatrix": {"chunks": 4}, "quants": ["Q8_0"], "split_max_size": "1M"},

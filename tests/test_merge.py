@@ -205,6 +205,15 @@ def test_union_tokenizer_has_the_tokens_of_all_models_and_rows_for_them(run, mod
     assert rows == json.loads((output / "config.json").read_text())["vocab_size"] == len(names)
 
 
+def test_models_of_other_tokenizers_merge_by_mergekits_own_key_without_tokensurgeon(run, models):
+    config = config_of("ties", METHODS["ties"] | {"models": ["code", "spm"]})
+    with pytest.raises(UserError, match="Tensor size mismatch for .*tokenizer: {source: base}"):
+        run(config)
+    for source, rows in (("base", 300), ("@spm", 512)):
+        merged = tensors(run(config | {"tokenizer_source": source}))
+        assert merged["model.embed_tokens.weight"].shape[0] == rows
+
+
 def test_chat_template_is_kept_and_so_is_the_sentencepiece_model(run, models):
     config = {
         "merge_method": "passthrough",

@@ -3,6 +3,7 @@
 from lib.cards.compressed_tensors import CompressedTensorsLines
 from lib.cards.exl2 import Exl2Lines
 from lib.cards.exl3 import Exl3Lines
+from lib.cards.extract_lora import ExtractLoraLines
 from lib.cards.gguf import GgufLines
 from lib.cards.lines import Lines
 from lib.cards.mlx import MlxLines
@@ -16,6 +17,7 @@ LINES: dict[str, Lines] = {
         Exl3Lines(),
         CompressedTensorsLines(),
         MlxLines(),
+        ExtractLoraLines(),
         SafetensorsLines(),
     )
 }

@@ -11,6 +11,7 @@ from typing import Any
 from lib.config import studies
 from lib.config.absent import absent
 from lib.config.merges import check_merge
+from lib.config.moes import check_moe, is_sound
 from lib.config.repositories import repositories
 from lib.config.schema import (
     BY_FORM,
@@ -22,11 +23,12 @@ from lib.config.schema import (
     Model,
 )
 from lib.errors import UserError
-from lib.formats import task_files
+from lib.formats import moe_architectures, task_files
 from lib.formats.corpora import fault
 from lib.formats.merge_references import (
     MODEL_NAME,
     TOKENIZER_WORDS,
+    Reference,
     as_mapping,
     merge_references,
     reference_kind,
@@ -38,7 +40,7 @@ from lib.record.contents import STORE, Contents
 from lib.record.interpreter import installed_versions
 from lib.record.layout import STUDIES
 from lib.record.tools import CONVERTER, LLAMA_TOOLS, own_tool
-from lib.stages import demo, evaluation, similarity
+from lib.stages import demo, evaluation, moe, similarity
 from lib.stages.environments import needed
 from lib.stages.family import Family
 from lib.stages.quantize import INVALID
@@ -234,24 +236,27 @@ class Checks:
             self.add(at, f"results/{STUDIES} has the studies; choose another name")
         if name in TOKENIZER_WORDS:
             self.add(at, f"{name} is a word of mergekit's tokenizer_source; choose another name")
-        given = [key for key in ("merge", "source") if raw.get(key) is not None]
+        given = [key for key in ("merge", "moe", "source") if raw.get(key) is not None]
         if len(given) != 1:
-            got = "both" if given else "neither"
-            self.add(at, f"exactly one of merge and source must be given, not {got}")
+            got = " and ".join(given) or "none of them"
+            self.add(at, f"exactly one of merge, moe and source must be given, not {got}")
         if model.source is not None and is_gguf_file(model.source):
             self._gguf_source(at, model)
         elif model.source is not None:
             self._source((*at, "source"), model.source)
         if model.merge is not None:
-            self._merge((*at, "merge"), model.merge)
+            self._merge((*at, "merge"), model)
+        if model.moe is not None:
+            self._moe((*at, "moe"), model)
         if model.similarity is not None:
             similarity.check(self, (*at, "similarity"), name, model)
         for family in model.families():
             family.check(self, (*at, family.name), name, model)
         self._forms(at, model)
         if model.evaluate is not None:
-            if not WITH_SECTIONS.keys() & raw.keys():
-                none = f"there is neither {' nor '.join(WITH_SECTIONS)} to evaluate"
+            measured = [key for key, family in WITH_SECTIONS.items() if family.makes_forms]
+            if not set(measured) & raw.keys():
+                none = f"there is neither {' nor '.join(measured)} to evaluate"
                 self.add((*at, "evaluate"), none)
             self.uses_corpus((*at, "evaluate", "corpus"), model.evaluate.corpus)
             evaluation.check(self, (*at, "evaluate"), model)
@@ -321,7 +326,7 @@ class Checks:
             self.add(at, f"{show(text)}: {TILDE}")
         else:
             near = suggestion(text, [name for name in self.models if isinstance(name, str)])
-            merges = at[2] in ("merge", "similarity")
+            merges = at[2] != "source"
             wanted = "a model of this config, " * merges + "a directory (./x or /x) nor a hub id "
             wanted += "(org/name or org/name@revision)"
             self.add(at, f"{show(text)} is neither {wanted}{near if merges else ''}")
@@ -331,29 +336,46 @@ class Checks:
     ) -> list[tuple[KeyPath, str]]:
         """(key path below `at`, message) of each reference of a merge that leads nowhere."""
         before = len(self.found)
-        self._references(at, merge)
+        self._references(at, merge_references(merge))
         self.found, mistakes = self.found[:before], self.found[before:]
         return [(where[len(at) :], message) for where, message in mistakes]
 
-    def _merge(self, at: KeyPath, merge: Mapping[str, Any]) -> None:
-        for where, message in check_merge(merge):
+    def _merge(self, at: KeyPath, model: Model) -> None:
+        for where, message in check_merge(model.merge):
             self.add((*at, *where), message)
-        self._references(at, merge)
+        self._references(at, model.made_from())
 
-    def _references(self, at: KeyPath, merge: Mapping[str, Any]) -> None:
-        for reference in merge_references(merge):
+    def _references(self, at: KeyPath, references: Iterable[Reference]) -> None:
+        for reference in references:
             here = (*at, *reference.where)
             if len(reference.parts) > 2:
                 self.add(here, "only one adapter can be added to a model: model+adapter")
             for index, part in enumerate(reference.parts):
                 self.reference(here, part, "adapter_config.json" if index else "config.json")
 
+    def _moe(self, at: KeyPath, model: Model) -> None:
+        for where, message in check_moe(model.moe):
+            self.add((*at, *where), message)
+        found = len(self.found)
+        for reference in model.made_from():
+            here = (*at, *reference.where)
+            if len(reference.parts) > 1:
+                text = "mergekit-moe takes no adapters; merge model+adapter first, and name that"
+                self.add(here, text)
+            self.reference(here, reference.parts[0], "config.json")
+        if len(self.found) > found or not is_sound(model.moe):
+            return
+        configs = [config for part in model.parts() if (config := self._config_of(part))]
+        wrong = moe.fault(model.moe, configs, model.conversion is not None) if configs else None
+        if wrong:
+            self.add(at, wrong)
+
     def _cycles(self) -> None:
         """Report merges that are made of themselves, directly or through other merges."""
         parents = {
             name: [part for part in model.parts() if part in self.models]
             for name, model in self.config.models.items()
-            if model.merge is not None
+            if model.is_made
         }
         done: set[str] = set()
 
@@ -362,7 +384,8 @@ class Checks:
                 if part in trail:
                     around = " -> ".join([*trail[trail.index(part) :], part])
                     message = f"the merges go round in a circle: {around}"
-                    self.add(("models", part, "merge"), message)
+                    key = "merge" if self.config.models[part].merge else "moe"
+                    self.add(("models", part, key), message)
                 elif part not in done:
                     follow([*trail, part])
             done.add(trail[-1])
@@ -414,21 +437,25 @@ class Checks:
         model = self.config.models.get(name)
         if model is None or name in seen:
             return None
-        configs = (
-            _read_config(self._place(f"{part}/config.json"))
-            if reference_kind(part) == "directory"
-            else self.model_config(part, seen | {name})
-            for part in filter(None, model.parts())
-        )
-        return next((config for config in configs if config is not None), None)
+        configs = (self._config_of(part, seen | {name}) for part in filter(None, model.parts()))
+        found = next((config for config in configs if config is not None), None)
+        mixed = found is not None and model.moe is not None and is_sound(model.moe)
+        return moe_architectures.config_of(model.moe, found) if mixed else found
+
+    def _config_of(self, part: str, seen: frozenset[str] = frozenset()) -> dict[str, Any] | None:
+        """As `model_config`, of a directory too."""
+        if reference_kind(part) == "directory":
+            return _read_config(self._place(f"{part}/config.json"))
+        return self.model_config(part, seen)
 
     def _publish(self, at: KeyPath, raw: Mapping[str, Any], model: Model) -> None:
         publish = model.publish
         for form in (name for name in PUBLISHED if name in WITH_SECTIONS):
             if getattr(publish, form) and form not in raw:
                 self.add((*at, form), f"the model has no {form} section: nothing to publish")
-        if publish.safetensors and raw.get("merge") is None:
-            self.add((*at, "safetensors"), "only a merge is published as safetensors")
+        if publish.safetensors and raw.get("merge") is None and raw.get("moe") is None:
+            text = "only a merge or a mixture of experts is published as safetensors"
+            self.add((*at, "safetensors"), text)
         for key in ("max_kld", "survivors"):
             if getattr(publish, key) and "evaluate" not in raw:
                 self.add((*at, key), "the model has no evaluate section: nothing measures it")

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lib.config.checks import Checks
-from lib.config.merge_files import ADDED, read_merge_files
+from lib.config.merge_files import ADDED, KEYS, read_merge_files
 from lib.config.schema import WITH_SECTIONS, Config, Options, section_at
 from lib.config.studies import all_waiting, read_lock, take_winners
 from lib.errors import UserError
@@ -85,9 +85,9 @@ class Problems:
         """The name of a place: its keys in the config, or a merge's file and the keys in it."""
         if path[:1] != ("models",) or len(path) < 2 or path[1] not in self.origins:
             return spelled
-        if path[2:3] != ("merge",) and not self._is_document(path):
+        if path[2:3] not in KEYS and not self._is_document(path):
             return spelled  # stands in the config, beside the file's name
-        origin, depth = self.origins[path[1]], 3 if path[2:3] == ("merge",) else 2
+        origin, depth = self.origins[path[1]], 3 if path[2:3] in KEYS else 2
         _, outside = self._locate(path[:depth])
         inside = spelled[len(outside) :].removeprefix(".")
         return f"{origin}: {inside}" if inside else origin

@@ -20,6 +20,8 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 ADDED = ": document "
 # Keys that such a model takes over: mergekit-multi, too, has one set of options for all.
 SHARED = ("random_seed", "allow_pickle")
+# The keys of a model that may name a file, as key paths below the model.
+KEYS = (("merge",), ("moe",))
 
 
 class MergeFileError(ValueError):
@@ -27,10 +29,10 @@ class MergeFileError(ValueError):
 
 
 def read_merge_files(models: Any, workdir: Path) -> tuple[Any, dict[str, str]]:
-    """Replace file names under `merge` in the config's `models` by the merges in the files.
+    """Replace file names under `merge` and `moe` in the config's `models` by what is in the files.
 
     workdir: the directory of relative paths. Returns the models, and {model: the place of its
-    merge, for messages} for the merges from files. If a file cannot be used, `merge` gets a
+    merge, for messages} for the merges from files. If a file cannot be used, the key gets a
     MergeFileError as its value.
     """
     if not isinstance(models, Mapping):
@@ -38,6 +40,11 @@ def read_merge_files(models: Any, workdir: Path) -> tuple[Any, dict[str, str]]:
     expanded: dict[Any, Any] = {}
     origins: dict[str, str] = {}
     for name, model in models.items():
+        if isinstance(model, Mapping) and isinstance(model.get("moe"), str):
+            found = _read_moe(model["moe"], workdir)
+            if not isinstance(found, MergeFileError):
+                origins[name] = f"models.{name}.moe: {model['moe']}"
+            model = {**model, "moe": found}
         file = model.get("merge") if isinstance(model, Mapping) else None
         if not isinstance(file, str):
             expanded[name] = model
@@ -58,6 +65,17 @@ def read_merge_files(models: Any, workdir: Path) -> tuple[Any, dict[str, str]]:
         expanded[name] = {**model, "merge": own}
         origins[name] = f"models.{name}.merge: {file}"
     return expanded, origins
+
+
+def _read_moe(file: str, workdir: Path) -> dict[Any, Any] | MergeFileError:
+    """The configuration of mergekit-moe in a file, or what is wrong with the file."""
+    try:
+        documents = _documents(file, workdir)
+    except MergeFileError as error:
+        return error
+    if len(documents) > 1:
+        return MergeFileError(f"{file}: it has {len(documents)} documents; a mixture is one")
+    return documents[0]
 
 
 def _documents(file: str, workdir: Path) -> list[dict[Any, Any]]:

@@ -60,13 +60,13 @@ def check_merge(merge: Mapping[str, Any]) -> Iterator[Mistake]:
 
     References to models are not checked here.
     """
-    yield from _check_keys(merge, (), MERGE_KEYS)
+    yield from check_keys(merge, (), MERGE_KEYS)
     method = merge.get("merge_method")
     if method is None:
         yield (), "merge_method is missing"
     elif not isinstance(method, str) or method not in METHODS:
         message = f"{method!r} is no merge method of mergekit"
-        yield ("merge_method",), _with_known(message, method, METHODS)
+        yield ("merge_method",), with_known(message, method, METHODS)
     elif METHODS[method] and not merge.get("base_model"):
         in_slices = [
             as_mapping(entry).get("base_model") for entry in as_sequence(merge.get("slices"))
@@ -82,20 +82,20 @@ def check_merge(merge: Mapping[str, Any]) -> Iterator[Mistake]:
     for key in ("dtype", "out_dtype"):
         name = merge.get(key)
         if name is not None and str(name).removeprefix("torch.") not in DTYPES:
-            yield (key,), _with_known(f"{name!r} is no data type of mergekit", name, DTYPES)
+            yield (key,), with_known(f"{name!r} is no data type of mergekit", name, DTYPES)
     template = merge.get("chat_template")
     if template is not None and template not in CHAT_TEMPLATES and "{" not in str(template):
         message = f"{template!r} is neither a jinja template nor the name of one"
-        yield ("chat_template",), _with_known(message, template, CHAT_TEMPLATES)
+        yield ("chat_template",), with_known(message, template, CHAT_TEMPLATES)
     yield from _check_inputs(merge, ())
     if merge.get("modules") and not isinstance(merge["modules"], Mapping):
         yield ("modules",), "must be a mapping of modules"
     for name, module in as_mapping(merge.get("modules")).items():
-        yield from _check_keys(module, ("modules", name), MODULE_KEYS)
+        yield from check_keys(module, ("modules", name), MODULE_KEYS)
         yield from _check_inputs(as_mapping(module), ("modules", name))
     if merge.get("tokenizer") is not None:
-        yield from _check_keys(merge["tokenizer"], ("tokenizer",), TOKENIZER_KEYS)
-    yield from _check_values(merge, ())
+        yield from check_keys(merge["tokenizer"], ("tokenizer",), TOKENIZER_KEYS)
+    yield from check_values(merge, ())
 
 
 def check_parameters(merge: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -129,51 +129,53 @@ def _parameters(part: Any, where: Where) -> Iterator[tuple[Where, Mapping[str, A
         yield from _parameters(entry, (*where, index))
 
 
-def _check_values(value: Any, where: Where) -> Iterator[Mistake]:
+def check_values(value: Any, where: Where) -> Iterator[Mistake]:
     """Report values that are no plain data: YAML's dates and infinite numbers are not."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             if not isinstance(key, str):
                 yield (*where, key), f"the key {key!r} is not text; write it in quotes"
-            yield from _check_values(entry, (*where, key))
+            yield from check_values(entry, (*where, key))
     elif isinstance(value, list | tuple):
         for index, entry in enumerate(value):
-            yield from _check_values(entry, (*where, index))
+            yield from check_values(entry, (*where, index))
     elif not isinstance(value, PLAIN) or (isinstance(value, float) and not math.isfinite(value)):
         yield where, f"{value!r} is not text, a finite number, true or false"
 
 
 def _check_inputs(part: Mapping[str, Any], where: Where) -> Iterator[Mistake]:
-    yield from _check_list(part.get("models"), (*where, "models"), MODEL_KEYS, "model")
-    yield from _check_list(part.get("slices"), (*where, "slices"), SLICE_KEYS, "sources")
+    yield from check_list(part.get("models"), (*where, "models"), MODEL_KEYS, "model")
+    yield from check_list(part.get("slices"), (*where, "slices"), SLICE_KEYS, "sources")
     for index, entry in enumerate(as_sequence(part.get("slices"))):
         here = (*where, "slices", index, "sources")
-        yield from _check_list(as_mapping(entry).get("sources"), here, SOURCE_KEYS, "model")
+        yield from check_list(as_mapping(entry).get("sources"), here, SOURCE_KEYS, "model")
 
 
-def _check_list(
+def check_list(
     value: Any, where: Where, known: tuple[str, ...], required: str
 ) -> Iterator[Mistake]:
+    """Report what is no list of mappings with these keys. required: a key that each must have."""
     if value is None:
         return
     if not isinstance(value, list | tuple):
         yield where, f"must be a list of mappings with {required}"
         return
     for index, entry in enumerate(value):
-        yield from _check_keys(entry, (*where, index), known)
+        yield from check_keys(entry, (*where, index), known)
         if isinstance(entry, Mapping) and not entry.get(required):
             yield (*where, index), f"{required} is missing"
 
 
-def _check_keys(value: Any, where: Where, known: tuple[str, ...]) -> Iterator[Mistake]:
+def check_keys(value: Any, where: Where, known: tuple[str, ...]) -> Iterator[Mistake]:
+    """Report what is no mapping, and its keys that mergekit does not have."""
     if not isinstance(value, Mapping):
         yield where, f"must be a mapping with keys of {', '.join(known)}"
         return
     for key in value:
         if key not in known:
-            yield (*where, key), _with_known(f"mergekit has no key {key!r} here", key, known)
+            yield (*where, key), with_known(f"mergekit has no key {key!r} here", key, known)
 
 
-def _with_known(message: str, got: Any, known: Iterable[str]) -> str:
+def with_known(message: str, got: Any, known: Iterable[str]) -> str:
     """The message with the known word that is near to `got`, if there is one, and all of them."""
     return f"{message}{suggestion(got, known)} (known: {', '.join(known)})"

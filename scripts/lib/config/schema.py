@@ -10,7 +10,8 @@ from typing import Any, Literal, get_origin
 from pydantic import Field, PrivateAttr, create_model
 
 from lib.formats.gguf_source import GgufSource
-from lib.formats.merge_references import merge_references
+from lib.formats.merge_references import Reference, merge_references
+from lib.formats.moe_references import moe_references
 from lib.keys import values
 from lib.keys.section import (
     Choice,
@@ -173,6 +174,11 @@ class _Origin(Section):
         "the named documents of a file of mergekit-multi become models of their own. "
         "`{study: NAME}`: the merge that a study has chosen.",
     )
+    moe: Read(dict[str, Any], values.to_merge, dict[str, Any] | str) | None = Field(
+        None,
+        description="A mixture of experts: a configuration of mergekit-moe, verbatim, or the name "
+        "of a file that holds one.",
+    )
     source: Text | None = Field(
         None,
         description="A finished model: a directory (`./x`, `/x`), a hub id (`org/name`, "
@@ -180,7 +186,9 @@ class _Origin(Section):
         "made.",
     )
     random_seed: Number(int, 0, 2**32 - 1) = Field(
-        0, description="Seed of the merge, for the methods that draw."
+        0,
+        description="Seed of the merge, for the methods that draw; of a mixture, for gates and "
+        "noise.",
     )
     allow_pickle: Flag = Field(
         False, description="Take .bin and .pt weights, which can run code when loaded."
@@ -198,7 +206,7 @@ _Forms = create_model(
 
 
 class Model(_Forms):
-    """One model: a `merge` or a `source`, and the forms that are made of it."""
+    """One model: a `merge`, a `moe` or a `source`, and the forms that are made of it."""
 
     sections = frozenset({*WITH_SECTIONS, "evaluate", "publish", "similarity"})
 
@@ -222,19 +230,30 @@ class Model(_Forms):
         return [] if self.merge is None else [self.merge]
 
     @property
+    def is_made(self) -> bool:
+        """Whether its weights are made here, by mergekit: a merge, or a mixture of experts."""
+        return self.merge is not None or self.moe is not None
+
+    def made_from(self) -> list[Reference]:
+        """The references in its merge or mixture; none if it is a source."""
+        if self.merge is not None:
+            return merge_references(self.merge)
+        return moe_references(self.moe) if self.moe is not None else []
+
+    @property
     def has_forms(self) -> bool:
-        """Whether it has the section of a family, so that forms are made of it."""
-        return bool(self.families())
+        """Whether it has the section of a family that makes forms of it."""
+        return any(family.makes_forms for family in self.families())
 
     def families(self) -> list[Family]:
         """The families whose section it has, in the order of the registry."""
         return [family for family in WITH_SECTIONS.values() if family.own(self) is not None]
 
     def parts(self) -> list[str]:
-        """The references that it is made from: its source, or all in its merge, each once."""
-        if self.merge is None:
+        """The references that it is made from: its source, or all that it names, each once."""
+        if not self.is_made:
             return [self.source]
-        named = (part for found in merge_references(self.merge) for part in found.parts)
+        named = (part for found in self.made_from() for part in found.parts)
         return list(dict.fromkeys(named))
 
     def references(self) -> list[str]:

@@ -28,8 +28,8 @@ def leaves(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
 def beside(config: Any, names: Iterable[str]) -> list[tuple[str, bool]]:
     """As `leaves`, of what these models' sections name besides (LoRA adapters, a base)."""
     named = [ref for name in names for ref in config.entries[name].references()]
-    outside = [(ref, False) for ref in named if ref not in config.models]
-    return [*leaves(config, (ref for ref in named if ref in config.models)), *outside]
+    of_models = leaves(config, [ref for ref in named if ref in config.models])
+    return [*of_models, *((ref, False) for ref in named if ref not in config.models)]
 
 
 def hub_sources(config: Any, names: Iterable[str] | None = None) -> list[HubSource]:

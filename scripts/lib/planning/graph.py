@@ -123,11 +123,11 @@ class Graph:
         return self.shared
 
     def _declare(self, name: str, model: Model) -> ModelArtifacts:
-        if model.merge is None and not model.has_forms:
+        if not model.is_made and not model.families():
             return ModelArtifacts({}, {})
         weights = None if model.own_gguf else self.shared.weights(name)
         families: dict[str, Forms] = {}
-        if model.merge is not None:
+        if model.is_made:
             families[FULL_WEIGHTS] = Forms([weights])
         for family in model.families():
             if family.name not in self._skip:
@@ -136,10 +136,12 @@ class Graph:
         if model.evaluate is not None and model.evaluate.harness:
             made.harness = harness.scores(self.shared, name, model.evaluate, weights)
             made.artifacts += made.harness.values()
-        report = self._report(name, weights or made.artifacts[0], made)
-        declared = [*made.artifacts, report, *self._cards(name, model, report, families)]
+        declared = made.artifacts
+        if model.is_made or model.has_forms:  # else there is nothing to tell of
+            report = self._report(name, weights or made.artifacts[0], made)
+            declared = [*declared, report, *self._cards(name, model, report, families)]
         if model.similarity is not None:
-            declared += similarity.declare(self.shared, name, model)
+            declared = [*declared, *similarity.declare(self.shared, name, model)]
         return ModelArtifacts({artifact.path: artifact for artifact in declared}, families)
 
     def _report(self, name: str, weights: Artifact, made: Forms) -> Artifact:

@@ -39,10 +39,11 @@ def card_options(
     forms = Forms.together(families.values()).forms
     facts = (*CARD_FACTS, "tags", "quantized_by")
     about = {
+        **({"moe": model.moe} if model.moe else {}),
         "families": told,
         "model": name,
         "merge": model.merge,
-        "random_seed": model.random_seed if model.merge else None,
+        "random_seed": model.random_seed if model.is_made else None,
         "source": model.source,
         "bases": bases(config, lock, name),
         "repos": repository_names(model, form),
@@ -127,10 +128,10 @@ def base(reference: str, lock: Lock) -> dict[str, Any]:
 def license_note(config: Any, lock: Lock, name: str) -> str:
     """A sentence for the plan if licenses in a model's tree differ or are missing; else empty.
 
-    It is also empty for a model that is neither a merge nor published, and for a study.
+    It is also empty for a model that is neither made by mergekit nor published, and for a study.
     """
     model = config.models.get(name)
-    if model is None or (model.merge is None and model.publish is None):
+    if model is None or not (model.is_made or model.publish):
         return ""
     facts = {key: getattr(model.publish, key, None) for key in CARD_FACTS[:3]}
     leaves = {leaf["reference"]: of_facts(leaf) for leaf in bases(config, lock, name)}

@@ -17,6 +17,7 @@ from lib.keys.section import Choice, Read
 from lib.keys.values import show
 from lib.record.artifact import Artifact
 from lib.record.tools import LORA_CONVERTER, own_tool
+from lib.stages import extract_lora
 from lib.stages.checked import Inspector, Row
 from lib.stages.convert import OUTTYPE_BITS, ConvertStage
 from lib.stages.sources import reference
@@ -109,6 +110,8 @@ class LoraStage(ConvertStage):
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:
         """Two bytes a weight, plus the header; of an adapter on the hub the size of its files."""
         adapter = artifact.inputs["adapter"]
+        if not adapter.sources:  # it is extracted here, as 16 bits a weight too
+            return sizes.of(adapter)
         file = Path(reference(adapter), lora_adapter.WEIGHTS)
         if not file.is_file():
             return locked_size(adapter, sizes)
@@ -141,7 +144,10 @@ def check(checks: Any, at: tuple, name: str, model: Any) -> None:
         here = (*at, "lora", adapter)
         if found := MISTAKEN.search(adapter):
             checks.add(here, f"llama.cpp's -hf reads {show(found[0])} as another kind of file")
-        if reference_kind(source) not in ("directory", "hub"):
+        if extracted := _extracted(checks.config, source):
+            if wrong := extract_lora.fault(checks.config, *extracted):
+                checks.add(here, f"{show(source)} {wrong}")
+        elif reference_kind(source) not in ("directory", "hub"):
             text = "is neither a directory (./x or /x) nor a hub id (org/name or org/name@revision)"
             checks.add(here, f"{show(source)} {text}")
         elif reference_kind(source) == "hub" or not (place := checks.place(source)).is_dir():
@@ -150,10 +156,16 @@ def check(checks: Any, at: tuple, name: str, model: Any) -> None:
             checks.add(here, f"{show(source)} {wrong}")
 
 
+def _extracted(config: Any, source: str) -> tuple[str, str] | None:
+    """(model, adapter) of an adapter that a model of the config extracts; None for another."""
+    found = extract_lora.named_by(source)
+    return found if found and found[0] in config.models else None
+
+
 def _misfit(checks: Any, adapter: Path, model: Any) -> str | None:
     """Why an adapter is for another model; None if it fits, or the model is not on this machine."""
     place = checks.place(model.source or "")
-    if model.merge is not None or not (place / "config.json").is_file():
+    if model.is_made or not (place / "config.json").is_file():
         return None
     try:
         return lora_adapter.misfit(adapter, read_weights(place).tensors)
@@ -241,12 +253,14 @@ def declare(
             **by,
         )
     for adapter, source in model.gguf.lora.items():
+        extracted = _extracted(shared.config, source)
+        made = extract_lora.declare(shared, *extracted) if extracted else shared.weights(source)
         found[f"lora {adapter}"] = Artifact(
             f"results/{name}/gguf/{name}.lora-{adapter}.gguf",
             "lora",
             name,
             {"name": adapter},
-            inputs={"model": weights, "adapter": shared.weights(source)},
+            inputs={"model": weights, "adapter": made},
             **by,
         )
     return found

@@ -124,6 +124,8 @@ class Family:
     """Whether it can be built and used on CUDA GPUs only."""
     by_base_logits = False
     """Whether its forms are measured against base logits, which llama.cpp makes of a conversion."""
+    makes_forms = True
+    """Whether what it makes are forms of the model, which are measured and compared."""
     needs_safetensors = True
     """Whether it needs a model directory, so that it cannot be made from a GGUF file."""
 

@@ -15,6 +15,7 @@ from lib.record.artifact import Artifact
 from lib.record.tools import own_tool
 from lib.stages import companions, convert, evaluation, imatrix, mixes, quantize
 from lib.stages.checked import Inspector, Row
+from lib.stages.extract_lora import named_by
 from lib.stages.family import Family, Forms, Speedometer, entry, file_entry
 from lib.stages.imatrix import Imatrix
 from lib.stages.mixes import Mixes, Quant
@@ -59,8 +60,8 @@ class Gguf(Section):
     )
     lora: Read(dict[str, Text], values.to_mapping) = Field(
         {},
-        description="LoRA adapters for this model, by name: directories as peft saves them, or hub "
-        "ids.",
+        description="LoRA adapters for this model, by name: directories as peft saves them, hub "
+        "ids, or `./results/MODEL/lora/NAME`, which another model extracts.",
     )
     split_max_size: FileSize | None = Field(
         None,
@@ -109,8 +110,8 @@ class GgufFamily(Family):
         return own | mixes.corpora(model.gguf)
 
     def references(self, model: Any) -> list[str]:
-        """The LoRA adapters."""
-        return list(model.gguf.lora.values())
+        """The LoRA adapters from outside."""
+        return [source for source in model.gguf.lora.values() if not named_by(source)]
 
     def names(self, model: Any) -> list[str]:
         """The quants' names, and the conversion's."""

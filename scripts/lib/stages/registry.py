@@ -8,6 +8,7 @@ from lib.stages import (
     environments,
     harness,
     merge,
+    moe,
     report,
     similarity,
     sources,
@@ -22,7 +23,7 @@ FULL_WEIGHTS = "safetensors"
 FAMILIES: dict[str, Family] = {name: import_module(f"lib.stages.{name}").FAMILY for name in LINES}
 
 _STAGES: list[Stage] = [*toolchain.STAGES, *environments.STAGES, *demo.STAGES]
-_STAGES += [*sources.STAGES, *similarity.STAGES, *merge.STAGES]
+_STAGES += [*sources.STAGES, *similarity.STAGES, *merge.STAGES, *moe.STAGES]
 _OWN = [stage for family in FAMILIES.values() for stage in family.stages]
 # In the order in which `snakemake status` shows their columns.
 _STAGES += sorted([*_OWN, *harness.STAGES, *studies.STAGES], key=lambda stage: stage.measures)

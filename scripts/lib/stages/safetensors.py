@@ -1,4 +1,4 @@
-"""The family of full weights: a merge, published as it is."""
+"""The family of full weights: a merge or a mixture of experts, published as it is."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from lib.stages.family import Family, Forms, entry
 
 
 class Safetensors(Family):
-    """The full weights of a merge. They follow from `merge`, so there is no section."""
+    """The full weights of what mergekit makes. They follow from `merge` or `moe`: no section."""
 
     name, title, phrase = "safetensors", "Full weights", ": full weights"
     library = "transformers"
     colours = ("#59636e", "#9ba6b2")
-    repository_says = "Repository for the merge."
-    quantized = {"merge": False}
+    repository_says = "Repository for the merge, or the mixture of experts."
+    quantized = {"merge": False, "moe": False}
 
     def corpora(self, model: Any) -> set[str]:
         """No texts."""

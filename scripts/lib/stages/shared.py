@@ -14,6 +14,7 @@ from lib.record.contents import Contents
 from lib.record.tools import llama_version
 from lib.stages import demo, sources, studies
 from lib.stages.merge import of_model
+from lib.stages.moe import moe
 from lib.studies.lock import Chosen
 
 
@@ -81,6 +82,8 @@ class Shared:
             model = self.config.models[reference]
             if model.merge is not None:
                 return of_model(self, reference, model)
+            if model.moe is not None:
+                return moe(self, reference, model)
             return self.weights(model.source, model.allow_pickle)
         plain = str(PurePosixPath(reference))
         if plain.startswith(f"{demo.PLACE}/"):
