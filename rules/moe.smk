@@ -4,7 +4,7 @@ needs: the model directories that the mixture names, merges among them
 makes: results/MODEL/safetensors/, in the place of a merge
 """
 
-from lib.run.wildcards import model_name, models_where, reclaimed
+from lib.run.wildcards import models_where, owner, reclaimed
 
 MOE = pattern("results/{model}/safetensors")
 
@@ -64,4 +64,4 @@ use rule moe as moe_reclaimed with:
         model=temp(directory(MOE.path)),
         recipe=MOE.record,
     wildcard_constraints:
-        model=reclaimed(session.graph, "moe", model_name),
+        model=reclaimed(session.graph, "moe", owner),

@@ -49,9 +49,9 @@ def stem(artifact: Any) -> str:
     return Path(artifact.path).stem
 
 
-def owner(merge: Any) -> str:
-    """The wildcard `model` of a merge: the model's name, or the place of a study's candidate."""
-    return merge.path.removeprefix("results/").removesuffix("/safetensors")
+def owner(made: Any) -> str:
+    """The wildcard `model` of a merge or mixture: a model, or the place of a candidate."""
+    return made.path.removeprefix("results/").removesuffix("/safetensors")
 
 
 def _any(names: Iterable[str]) -> str:
