@@ -134,7 +134,7 @@ def test_what_changes_makes_its_own_stale_and_what_is_skipped_is_left_out(guest)
     left = guest.plan("--config", "skip=copies")
     assert not any("copies/" in path or "evaluation/" in path for path in left)
     said = guest.run("plan", "--config", "skip=copie", check=False)
-    listed = "gguf, exl2, exl3, compressed_tensors, mlx, copies"
+    listed = "gguf, exl2, exl3, compressed_tensors, mlx, extract_lora, copies"
     assert f"skip: 'copie' is not one of {listed}; did you mean copies?" in said
 
 

@@ -26,8 +26,8 @@ _STAGES: list[Stage] = [*toolchain.STAGES, *environments.STAGES, *demo.STAGES]
 _STAGES += [*sources.STAGES, *similarity.STAGES, *merge.STAGES, *moe.STAGES]
 _OWN = [stage for family in FAMILIES.values() for stage in family.stages]
 # In the order in which `snakemake status` shows their columns.
-_STAGES += sorted([*_OWN, *harness.STAGES, *studies.STAGES], key=lambda stage: stage.measures)
-_STAGES += report.STAGES
+_STAGES += sorted([*_OWN, *harness.STAGES], key=lambda stage: stage.measures)
+_STAGES += [*report.STAGES, *studies.STAGES]
 STAGES: dict[str, Stage] = {stage.rule: stage for stage in _STAGES}
 
 
