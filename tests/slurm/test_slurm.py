@@ -1,5 +1,6 @@
 """Builds on a real Slurm: as good as local ones, through every death that a cluster has."""
 
+import copy
 import hashlib
 import os
 import re
@@ -227,7 +228,11 @@ def test_twenty_models_of_twenty_quants_do_not_flood_the_queue(run, tmp_path, cl
     config = yaml.safe_load((tmp_path / "config/config.yaml").read_text())
     model = config["models"]["M"]
     model["gguf"] = {"quants": quants, "imatrix": False}
-    config["models"] = {f"M{i}": model for i in range(20)}
+    # Of other weights each, or one would be merged and the others linked to it.
+    config["models"] = {}
+    for number in range(20):
+        config["models"][f"M{number}"] = one = copy.deepcopy(model)
+        one["merge"]["models"][0]["parameters"]["weight"] = (number + 1) / 20
     (tmp_path / "config/config.yaml").write_text(yaml.safe_dump(config))
     cluster.call("scontrol", "update", "PartitionName=cpu", "State=DOWN")
     try:

@@ -15,7 +15,7 @@ from lib.keys.section import Choice, Flag, Number, Read, Section, TextList
 from lib.record.artifact import Artifact
 from lib.stages.evaluation import EvaluateStage, TaskFile, to_tasks
 from lib.stages.merge import merge
-from lib.stages.stage import Stage, Time
+from lib.stages.stage import Stage
 from lib.studies import grid
 from lib.studies.grid import Candidate
 from lib.studies.lock import Chosen
@@ -218,7 +218,6 @@ class StudyStage(Stage):
 
     rule = "study"
     column = "report"
-    time = Time(5, 1000)
     typical = 300_000
 
 
