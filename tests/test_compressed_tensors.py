@@ -10,8 +10,10 @@ from lib.formats.compressed_tensors import fault, kept, quantized
 from project import ROOT, Project, sha256
 from tiny_models import make_llama, make_models, make_texts
 
-FORMS = ("FP8_DYNAMIC", "NVFP4A16", "W4A16-GPTQ")
-GPTQ = {"scheme": "W4A16", "method": "gptq", "rows": 4, "length": 128}
+FORMS = ("FP8_DYNAMIC", "NVFP4A16", "W4A16-GPTQ", "W4A16-AWQ")
+BY_TEXT = [
+    {"scheme": "W4A16", "method": method, "rows": 4, "length": 128} for method in ("gptq", "awq")
+]
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,7 @@ def quantized_model(tmp_path_factory) -> Project:
     here = tmp_path_factory.mktemp("compressed")
     make_models(here / "m")
     make_texts(here / "data", 40)
-    model = {"source": "./m/base", "compressed_tensors": {"schemes": [*FORMS[:2], GPTQ]}}
+    model = {"source": "./m/base", "compressed_tensors": {"schemes": [*FORMS[:2], *BY_TEXT]}}
     model |= {"evaluate": {"context": 128, "chunks": 4}}
     model["publish"] = {"compressed_tensors": "acme/Base-{form}", "license": "mit"}
     corpora = {name: {"path": f"data/{name}.txt"} for name in ("calibration", "evaluation")}

@@ -38,7 +38,7 @@ SCHEMES = {
 # Rounds activations to 4 bits with a scale for the whole tensor, which a text must tell.
 CALIBRATED = ("NVFP4",)
 # {method that finds better roundings with a text: its schemes}
-METHODS = {"gptq": ("W4A16", "W8A16")}
+METHODS = {"gptq": ("W4A16", "W8A16"), "awq": ("W4A16",)}
 # What stays as it is, as `ignore` in config.json says it: modules, or `re:` and how they begin.
 # llmcompressor knows tensors by their names alone, and would quantize embeddings and routers too.
 KEPT = (

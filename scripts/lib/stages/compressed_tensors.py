@@ -48,8 +48,8 @@ class Quantization(Section):
     )
     method: Choice(Literal[tuple(METHODS)]) | None = Field(
         None,
-        description="How weights are rounded, if not to the nearest: by a text, for W4A16 and "
-        "W8A16.",
+        description="How weights are rounded, if not to the nearest: by a text; `gptq` for W4A16 "
+        "and W8A16, `awq` for W4A16.",
     )
     corpus: Text = Field("calibration", description="Name of that text in `corpora`.")
     rows: Number(int, 1) = Field(128, description="Rows of the text to use, at most.")
