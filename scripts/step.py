@@ -37,14 +37,14 @@ SAME = ".same"  # the sha256 of the artifact whose bytes are taken
 RETRY = 75  # the exit status that asks step.sh to open the hold's file again
 
 
-def main() -> None:
+def main() -> int | None:
     verb, wanted_path, *rest = sys.argv[1:]
     wanted = WantedRecipe.read(Path(wanted_path))
     here = building_directory(wanted.artifact)
     if verb == "begin":
         begin(wanted, here, wanted_path)
     elif verb == "same":
-        sys.exit(0 if take(wanted, Path(rest[0])) else 1)
+        return 0 if take(wanted, Path(rest[0])) else 1
     elif verb == "measure" and not wanted.links:
         attempt = Path(os.environ["STAGE"])
         files = [file for path in wanted.outputs for file in files_of(attempt / Path(path).name)]
@@ -53,6 +53,7 @@ def main() -> None:
     elif verb == "commit":
         commit(wanted, float(rest[0]))
         handoff.set_back(wanted_path)
+    return None
 
 
 def begin(wanted: WantedRecipe, here: Path, wanted_path: str) -> None:

@@ -33,7 +33,7 @@ MISTAKES = {
     "ask_why.py": QUESTION,
     "choose.py": QUESTION,
     "perplexity.py": ("--text empty.txt --corpus NAME --output out -- ./nowhere", "nowhere"),
-    "study.py": ("nowhere.json --page p --csv c --svg s --html h", "nowhere.json"),
+    "study.py": ("nowhere.json --page p --page-script s --csv c --svg s --html h", "nowhere.json"),
     "card.py": ("--forms broken.json --output out", "broken.json"),
     "check_base_logits.py": ("nowhere --context 512", "nowhere"),
     "check_corpus.py": ("empty.txt --corpus NAME", "corpora.NAME"),
