@@ -119,7 +119,7 @@ def test_a_merge_has_the_base_of_its_configuration(made):
 
 def test_llama_cpp_applies_it_to_the_gguf_of_the_base(made):
     """scripts/check_lora.py compares the logits with it and without."""
-    path = "results/Base/gguf/Base-lora-merged-F16.gguf"
+    path = "results/Base/gguf/Base.lora-merged.gguf"
     assert record(made, path)["notes"]["tensors"] == 2 * (2 * 7 + 2)
     names = {tensor.name for tensor in read_gguf(made / path).tensors}
     assert {"token_embd.weight.lora_a", "blk.1.ffn_down.weight.lora_b"} < names
@@ -250,7 +250,7 @@ def test_a_further_adapter_is_built_alone(made, monkeypatch, tmp_path):
     }
     del adapters["more"]
     adapters["small"]["rank"] = 5
-    follows = {"gguf/Base-lora-merged-F16.gguf", "report/quality.csv", "README.md"}
+    follows = {"gguf/Base.lora-merged.gguf", "report/quality.csv", "README.md"}
     assert planned.plan() == {"results/Merged/lora/small"} | {
         f"results/Base/{name}" for name in follows
     }
