@@ -97,6 +97,7 @@ def undeclared(session: Session, artifact: str, accesses: set[Access]) -> list[s
         f"resources/work/mixes/{made.model}",  # with what an interrupted measurement goes on
     }
     single = {recipes.path_of(path) for up in [made, *_ancestors(made)] for path in up.outputs}
+    single |= {recipes.path_of(up.path) for up in made.uses.values()}
     above = {str(parent) for path in whole | single for parent in Path(path).parents}
     wrong = []
     for access in sorted(accesses, key=lambda access: (access.path, access.listed)):
