@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from lib.config.checks import Checks
 from lib.config.merge_files import ADDED, KEYS, read_merge_files
 from lib.config.schema import WITH_SECTIONS, Config, Options, section_at
-from lib.config.studies import all_waiting, read_lock, take_winners
+from lib.config.studies import all_waiting, take_winners
 from lib.errors import UserError
 from lib.keys.section import Section
 from lib.keys.values import show, suggestion
 from lib.stages.quantize import INVALID
+from lib.studies import lock
 
 KeyPath = tuple[Any, ...]
 # Entries of pydantic's paths that are no keys: the tags of discriminated unions (lib/stages/gguf).
@@ -31,7 +32,7 @@ def load(raw: Mapping[str, Any], workdir: Path) -> tuple[Config, Options]:
     UserError with every problem found, in the order of the config.
     """
     models, origins = read_merge_files(raw.get("models"), Path(workdir))
-    chosen = read_lock(workdir)
+    chosen = lock.read(workdir)
     models, taken, waiting = take_winners(models, raw.get("studies"), chosen)
     origins |= taken
     if "models" in raw:

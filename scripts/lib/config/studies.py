@@ -1,7 +1,6 @@
 """Studies in the config: checks of them, and the merges that models take from them."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lib.config.merges import check_merge, check_parameters
@@ -9,7 +8,7 @@ from lib.formats.merge_references import as_mapping, as_sequence
 from lib.keys.values import show, suggestion
 from lib.stages import evaluation
 from lib.stages.studies import Study, known_figures
-from lib.studies import grid, lock
+from lib.studies import grid
 from lib.studies.lock import LOCK_FILE, Chosen
 
 Origins = dict[str, str]
@@ -78,11 +77,6 @@ def all_waiting(models: Mapping[str, Any], studies: Mapping[str, Study], waiting
         }
         found |= more
     return found
-
-
-def read_lock(workdir: Path) -> dict[str, Chosen]:
-    """The lock of a working directory. Raises UserError."""
-    return lock.read(workdir)
 
 
 def check(checks: Any, name: str, study: Study) -> None:

@@ -5,7 +5,7 @@ unless the study keeps them.
 """
 
 from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field
@@ -299,9 +299,12 @@ class Declared:
             artifact = shared.once(f"results/{place}/{path}", rule, options, **details)
             self.artifacts.append(artifact)
             if role:
-                self.measured[f"{role} {name}"] = artifact
-                made.append(artifact)
+                counts(role, artifact)
             return artifact
+
+        def counts(role: str, artifact: Artifact) -> None:
+            self.measured[f"{role} {name}"] = artifact
+            made.append(artifact)
 
         for number in sorted(rounds):
             chunks = self.study.each_round[number].chunks or measure.chunks
@@ -321,7 +324,17 @@ class Declared:
             for text in measure.kld:
                 self._kld(add, text, name, gguf, options)
             for task, asked in measure.tasks.items():
-                self._task(add, last, task, asked, gguf)
+                score = shared.own_file(
+                    f"results/{place}/evaluation/tasks/{task}/{CONVERSION}.json",
+                    "evaluate_task",
+                    self.name,
+                    asked.file,
+                    options=asked.model_dump(include={"kind", "count", "context"}),
+                    inputs={"gguf": gguf},
+                    **llama_cpp,
+                )
+                self.artifacts.append(score)
+                counts(f"round {last + 1} tasks.{task}", score)
         self._each.append(made)
 
     def _kld(self, add: Any, text: str, name: str, gguf: Artifact, options: dict) -> None:
@@ -342,19 +355,6 @@ class Declared:
                 inputs=inputs,
                 intermediate=False,
             )
-
-    def _task(self, add: Any, number: int, task: str, asked: TaskFile, gguf: Artifact) -> None:
-        identity = {"file": partial(_sha256, self.shared.contents, asked.file)}
-        add(
-            f"round {number + 1} tasks.{task}",
-            f"evaluation/tasks/{task}/{CONVERSION}.json",
-            "evaluate_task",
-            asked.model_dump(include={"kind", "count", "context"}),
-            inputs={"gguf": gguf},
-            sources=identity,
-            file=asked.file,
-            intermediate=False,
-        )
 
     def _table(self) -> Artifact:
         study, here = self.study, f"results/{self.top}/study"
@@ -381,10 +381,6 @@ class Declared:
             outputs=tuple(f"{here}.{kind}" for kind in REPORT),
             describes=True,
         )
-
-
-def _sha256(contents: Any, file: str) -> dict[str, str]:
-    return {"sha256": contents.file(file)}
 
 
 def known_figures(study: Study) -> Iterator[str]:

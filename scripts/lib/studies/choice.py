@@ -9,7 +9,7 @@ winner wins again tells how sure the choice is.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -180,15 +180,3 @@ def values_of(figure: Figure) -> tuple[np.ndarray, np.ndarray]:
     if figure.is_logarithm:
         return np.exp(mean), np.exp(mean) * error
     return mean, error
-
-
-def facts(decision: Decision, ids: Sequence[str]) -> dict[str, Any]:
-    """A decision in plain JSON types, with the candidates' ids."""
-    return {
-        "winner": ids[decision.winner],
-        "second": None if decision.second is None else ids[decision.second],
-        "share": decision.share,
-        "is_sure": decision.is_sure,
-        "only_seed": decision.only_seed,
-        "lead": {name: list(lead) for name, lead in decision.lead.items()},
-    }
