@@ -7,7 +7,6 @@ with it and the text model. It is none of the tools that make files: it is compi
 with llama-bench; a llama.cpp of the user's own may lack it, which is noted.
 """
 
-import argparse
 import json
 import re
 import struct
@@ -17,11 +16,11 @@ import wave
 import zlib
 from pathlib import Path
 
-from gguf_speed import extra_tool
+from gguf_speed import tool_to_try
 from lib.errors import UserError, program
+from lib.flags.trial import trial_parser
 from lib.formats.gguf_file import GgufFile, read_gguf
 from lib.formats.gguf_values import check_finite
-from lib.record.tools import bundled_version, own_tool
 
 TOOL = "llama-mtmd-cli"
 TOWERS = {"vision": "v", "audio": "a"}
@@ -102,28 +101,15 @@ def write_sound(path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("mmproj", type=Path, help="the projector, GGUF")
-    parser.add_argument("--model", type=Path, required=True, help="GGUF of the text model")
-    parser.add_argument(
-        "--llama-cpp",
-        type=json.loads,
-        required=True,
-        help="JSON {path: directory of the user's own build or null, cuda: on, off or auto, "
-        "portable: true or false}",
-    )
-    parser.add_argument("--threads", type=int, default=1, help="also files to compile at once")
-    parser.add_argument("--json", type=Path, help="file to write: {towers, parameters, read}")
-    args = parser.parse_args()
+    words = "mmproj", "projector", "text model", "towers, parameters, read"
+    args = trial_parser(__doc__, *words).parse_args()
     file = read_gguf(args.mmproj)
     towers = check_tensors(file)
     check_finite(file)
-    own = args.llama_cpp["path"]
-    is_read = own is None or own_tool(own, TOOL) is not None
-    if is_read:
-        built = args.llama_cpp | ({} if own else {"version": bundled_version()})
-        tool = extra_tool(TOOL, built, args.threads)
-        is_read = all(read_media(file, t, tool, args.model, args.threads) for t in towers)
+    tool = tool_to_try(TOOL, args.llama_cpp, args.threads)
+    is_read = tool is not None and all(
+        read_media(file, tower, tool, args.model, args.threads) for tower in towers
+    )
     parameters = sum(tensor.elements for tensor in file.tensors)
     found = {"towers": towers, "parameters": parameters, "read": is_read}
     print(f"{args.mmproj}: {found}")

@@ -7,7 +7,6 @@ none of the tools that make files: it is compiled once a machine, with llama-ben
 the user's own may lack it, which is noted.
 """
 
-import argparse
 import json
 import re
 import socket
@@ -17,11 +16,11 @@ import time
 from http.client import HTTPConnection
 from pathlib import Path
 
-from gguf_speed import extra_tool
+from gguf_speed import tool_to_try
 from lib.errors import UserError, program
+from lib.flags.trial import trial_parser
 from lib.formats.gguf_file import GgufFile, read_gguf
 from lib.formats.gguf_values import check_finite
-from lib.record.tools import bundled_version, own_tool
 
 TOOL = "llama-server"
 GUESSED = re.compile(r"draft acceptance = .*?(\d+) accepted / +(\d+) generated")
@@ -91,28 +90,13 @@ def answers(port: int, method: str, path: str, body: str | None = None) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("draft", type=Path, help="the draft, GGUF")
-    parser.add_argument("--model", type=Path, required=True, help="GGUF of the model")
-    parser.add_argument(
-        "--llama-cpp",
-        type=json.loads,
-        required=True,
-        help="JSON {path: directory of the user's own build or null, cuda: on, off or auto, "
-        "portable: true or false}",
-    )
-    parser.add_argument("--threads", type=int, default=1, help="also files to compile at once")
-    parser.add_argument(
-        "--json", type=Path, help="file to write: {layers, parameters, guessed, right}"
-    )
-    args = parser.parse_args()
+    words = "draft", "draft", "model", "layers, parameters, guessed, right"
+    args = trial_parser(__doc__, *words).parse_args()
     file = read_gguf(args.draft)
     layers = check_tensors(file)
     check_finite(file)
-    own, tokens = args.llama_cpp["path"], (None, None)
-    if own is None or own_tool(own, TOOL) is not None:
-        built = args.llama_cpp | ({} if own else {"version": bundled_version()})
-        tool = extra_tool(TOOL, built, args.threads)
+    tokens = None, None
+    if tool := tool_to_try(TOOL, args.llama_cpp, args.threads):
         tokens = guessed(args.draft, tool, args.model, args.threads)
     found = {"layers": layers, "parameters": sum(tensor.elements for tensor in file.tensors)}
     found |= dict(zip(("guessed", "right"), tokens, strict=True))

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lib.errors import UserError, program
-from lib.flags.speed import rates, speed_parser
+from lib.flags.speed import cuda_figures, speed_parser
 from lib.formats.exllamav2 import ENVIRONMENT, readable
 
 LOADED = 256  # tokens that loading sends through the model, at least
@@ -45,19 +45,14 @@ class Engine:
 def main() -> None:
     arguments = speed_parser(__doc__).parse_args()
     os.environ.update(ENVIRONMENT)
-    prompt, text, times = arguments.prompt_tokens, arguments.text_tokens, arguments.repetitions
     with tempfile.TemporaryDirectory() as scratch:
         model = readable(arguments.form, Path(scratch) / "model")
         if find_spec("exllamav2") is None:
             raise UserError(
                 "this Python has no exllamav2; run it by resources/environments/exllamav2"
             )
-        engine = Engine(model, max(prompt, text))
-        found = {
-            "backend": "CUDA",
-            "prompt": rates(prompt, times, lambda: engine.run(1, prompt)),
-            "text": rates(text, times, lambda: engine.run(text, 1)),
-        }
+        engine = Engine(model, max(arguments.prompt_tokens, arguments.text_tokens))
+        found = cuda_figures(engine.run, arguments)
     print(json.dumps(found))
 
 

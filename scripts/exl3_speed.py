@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lib.errors import UserError, program
-from lib.flags.speed import rates, speed_parser
+from lib.flags.speed import cuda_figures, speed_parser
 from lib.formats.exllamav3 import check_quantized
 
 PAGE = 256  # a cache has whole pages of tokens
@@ -46,17 +46,11 @@ class Engine:
 
 def main() -> None:
     arguments = speed_parser(__doc__).parse_args()
-    prompt, text, times = arguments.prompt_tokens, arguments.text_tokens, arguments.repetitions
     check_quantized(arguments.form)
     if find_spec("exllamav3") is None:
         raise UserError("this Python has no exllamav3; run it by resources/environments/exllamav3")
-    engine = Engine(arguments.form, max(prompt, text))
-    found = {
-        "backend": "CUDA",
-        "prompt": rates(prompt, times, lambda: engine.run(1, prompt)),
-        "text": rates(text, times, lambda: engine.run(text, 1)),
-    }
-    print(json.dumps(found))
+    engine = Engine(arguments.form, max(arguments.prompt_tokens, arguments.text_tokens))
+    print(json.dumps(cuda_figures(engine.run, arguments)))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from install_llama_cpp import (
 from lib.errors import UserError, program
 from lib.flags.speed import speed_parser
 from lib.record.shared_cache import made_once
-from lib.record.tools import bundled_tree, own_tool
+from lib.record.tools import bundled_tree, bundled_version, own_tool
 
 TOOL = "llama-bench"
 # What is compiled together, because most of it is the same.
@@ -50,6 +50,13 @@ def extra_tool(name: str, llama_cpp: dict, jobs: int) -> Path:
     machine = platform.machine() if portable else processor()
     facts = json.dumps([version, flags, COMPILER_FLAGS, machine]).encode()
     return made_once(f"llama-extra-{version}", facts, partial(compile_tools, flags, jobs)) / name
+
+
+def tool_to_try(name: str, llama_cpp: dict, jobs: int) -> Path | None:
+    """As `extra_tool`, of the bundled version; None if the user's own llama.cpp lacks it."""
+    if own := llama_cpp["path"]:
+        return own_tool(own, name)
+    return extra_tool(name, llama_cpp | {"version": bundled_version()}, jobs)
 
 
 def compile_tools(flags: list[str], jobs: int, home: Path) -> None:

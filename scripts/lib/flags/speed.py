@@ -22,6 +22,22 @@ def speed_parser(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
+def cuda_figures(
+    run: Callable[[int, int], None], arguments: argparse.Namespace
+) -> dict[str, object]:
+    """The JSON of a program that measures an engine for CUDA (Speedometer).
+
+    run(parts, length): sends so many times so many tokens through the model, from an empty cache.
+    arguments: of `speed_parser`.
+    """
+    prompt, text, times = arguments.prompt_tokens, arguments.text_tokens, arguments.repetitions
+    return {
+        "backend": "CUDA",
+        "prompt": rates(prompt, times, lambda: run(1, prompt)),
+        "text": rates(text, times, lambda: run(text, 1)),
+    }
+
+
 def rates(tokens: int, repetitions: int, run: Callable[[], None]) -> list[float]:
     """Tokens a second in each repetition of a run of so many tokens, after one without a clock."""
     run()

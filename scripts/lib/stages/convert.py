@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lib.formats.mixture import Dims
@@ -96,15 +96,38 @@ def conversion(shared: Any, name: str, model: Any, weights: Artifact | None) -> 
             intermediate=intermediate,
             links=True,
         )
-    return shared.once(
-        path,
-        "convert",
-        {"outtype": model.conversion.lower(), "model_name": name},
+    return convert(
+        shared,
+        name,
+        model.conversion,
+        weights,
         model=name,
-        inputs={"model": weights},
-        **shared.by_llama_cpp(),
         intermediate=intermediate,
         temporary="bf16" in shared.config.reclaim and intermediate,
+    )
+
+
+def convert(
+    shared: Any,
+    place: str,
+    form: str,
+    weights: Artifact,
+    uses: dict[str, Artifact] | None = None,
+    **details: Any,
+) -> Artifact:
+    """Declare the conversion results/PLACE/gguf/NAME-FORM.gguf; NAME is the end of PLACE.
+
+    form: the type, such as BF16. weights: the model directory. uses, details: fields of Artifact.
+    """
+    by = shared.by_llama_cpp()
+    return shared.once(
+        f"results/{place}/gguf/{PurePosixPath(place).name}-{form}.gguf",
+        "convert",
+        {"outtype": form.lower(), "model_name": place},
+        inputs={"model": weights},
+        tools=by["tools"],
+        uses=by["uses"] | (uses or {}),
+        **details,
     )
 
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from lib.keys import values
 from lib.keys.section import Choice, Flag, Number, Read, Section, TextList
 from lib.record.artifact import Artifact
+from lib.stages.convert import convert
 from lib.stages.evaluation import EvaluateStage, TaskFile, to_tasks
 from lib.stages.merge import merge
 from lib.stages.stage import Stage
@@ -281,14 +282,13 @@ class Declared:
         """Declare a model's conversion and all that is measured of it. rounds: from 0."""
         shared, measure, place = self.shared, self.study.measure, f"{self.top}/{place}"
         llama_cpp = shared.by_llama_cpp()
-        gguf = shared.once(
-            f"results/{place}/gguf/{name}-{CONVERSION}.gguf",
-            "convert",
-            {"outtype": CONVERSION.lower(), "model_name": place},
+        gguf = convert(
+            shared,
+            place,
+            CONVERSION,
+            weights,
+            uses=waits,
             model=self.name,
-            inputs={"model": weights},
-            tools=llama_cpp["tools"],
-            uses=llama_cpp["uses"] | waits,
             temporary=not self.study.keep,
         )
         self.artifacts.append(gguf)
