@@ -18,10 +18,12 @@ localrules:
     live,
     verify,
     verify_rebuild,
+    audit,
     orphans,
     clean_orphans,
     choose,
     speed,
+    store,
 
 
 rule why:
@@ -118,6 +120,25 @@ rule verify_rebuild:
         """
 
 
+rule audit:
+    """Check what is published (--config repo=org/name or dir=PATH, key=FILE), as a stranger would."""
+    log:
+        "logs/audit.log",
+    conda:
+        "../envs/quantmill.yaml"
+    params:
+        config=lambda wildcards: config_file(session),
+        cores=workflow.cores or 1,
+        snakefile=f"{workflow.basedir}/Snakefile",
+    shell:
+        r"""
+        script ask_audit.py \
+            --config {params.config:q} \
+            --snakefile {params.snakefile:q} \
+            --cores {params.cores} | tee {log:q}
+        """
+
+
 rule accept:
     """Accept artifacts that differ in code or tools alone (--config target=FILE/RULE/MODEL/all)."""
     log:
@@ -159,6 +180,18 @@ rule clean_orphans:
         config=lambda wildcards: config_file(session),
     shell:
         "script ask_orphans.py --config {params.config:q} --delete | tee {log:q}"
+
+
+rule store:
+    """What the store has; check=true, put=true; keep=30d, size=500G, unasked=true prune it."""
+    log:
+        "logs/store.log",
+    conda:
+        "../envs/quantmill.yaml"
+    params:
+        config=lambda wildcards: config_file(session),
+    shell:
+        "script ask_store.py --config {params.config:q} | tee {log:q}"
 
 
 rule choose:

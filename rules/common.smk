@@ -61,7 +61,11 @@ for handler in logger.handlers:
         handler.addFilter(is_news)
 
 session = Session(
-    config, lambda: workflow.dag_settings, workflow.is_main_process, machine
+    config,
+    lambda: workflow.dag_settings,
+    workflow.is_main_process,
+    machine,
+    builds=lambda: not workflow.dryrun,
 )
 
 pattern = partial(Pattern, session)

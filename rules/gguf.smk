@@ -10,7 +10,7 @@ CONVERSION = pattern("results/{model}/gguf/{conversion}.gguf")
 
 
 rule convert:
-    """Convert to GGUF; check that it loads and writes words, and has no NaN or infinity."""
+    """Convert to GGUF; check that it is of this source, loads, writes words, and has no NaN."""
     input:
         recipe=CONVERSION.wanted,
         tools=made_from(CONVERSION, "llama.cpp"),
@@ -41,6 +41,7 @@ rule convert:
             --model-name {wildcards.model:q} \
             --outfile "$OUT"
         check check_gguf.py "$OUT" \
+            --source {input.model:q} \
             --completion-tool {input.tools:q}/bin/llama-completion \
             --threads {resources.tool_threads} \
             --json "$STAGE/notes.json"

@@ -145,6 +145,7 @@ rule quantize_mix:
     """Quantize the unquantized GGUF by a mix; check that each tensor has its type."""
     input:
         recipe=QUANT_OF_MIX.wanted,
+        after=QUANT_OF_MIX.after,
         tools=made_from(QUANT_OF_MIX, "llama.cpp"),
         gguf=made_from(QUANT_OF_MIX, "gguf"),
         imatrix=made_from(QUANT_OF_MIX, "imatrix"),
@@ -172,6 +173,7 @@ rule quantize_mix:
             --imatrix {input.imatrix:q} \
             --tensor-type-file {input.mix:q} \
             {input.gguf:q} "$OUT" "$type" {resources.tool_threads}
+        check check_quant.py "$OUT" --of {input.gguf:q}
         check check_mix.py "$OUT" --mix {input.mix:q} --record {input.mix:q}.recipe.json
         commit
         """

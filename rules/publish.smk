@@ -8,6 +8,7 @@ makes: config/sources.lock.yaml; results/MODEL/README.FAMILY.md, the cards of re
 from lib.run.requests import (
     config_file,
     manifest_file,
+    notes_of_uploads,
     references_file,
     repository_cards,
 )
@@ -70,6 +71,7 @@ rule publish_plan:
 rule publish:
     """Upload the files that `publish_plan` lists, and no others."""
     input:
+        notes=lambda wildcards: notes_of_uploads(session),
         cards=lambda wildcards: repository_cards(session),
     log:
         "logs/publish.log",

@@ -1,8 +1,9 @@
-"""Quants and their shards.
+"""Quants and their shards; and notes of those that are deleted here, because another place has them.
 
 needs: the unquantized GGUF; the imatrix, for quants that use it
 makes: results/MODEL/gguf/MODEL-NAME.gguf, results/MODEL/shards/NAME/
        results/MODEL/labelled/MODEL-NAME.gguf, if the config sets header fields (gguf.metadata)
+       ….cold.json beside each, with `reclaim: [quants]` (docs/cold.md)
 """
 
 import json
@@ -12,6 +13,7 @@ from lib.flags.quantize import quantize_flags
 QUANT = pattern("results/{model}/gguf/{model}-{quant}.gguf")
 LABELLED = pattern("results/{model}/labelled/{gguf}.gguf")
 SHARDS = pattern("results/{model}/shards/{quant}")
+COLD = pattern("results/{model}/{finished}.cold.json")
 
 
 ruleorder: convert_reclaimed > convert > quantize
@@ -22,6 +24,7 @@ rule quantize:
     """Quantize the unquantized GGUF to one type, with the overrides that the config gives."""
     input:
         recipe=QUANT.wanted,
+        after=QUANT.after,
         tools=made_from(QUANT, "llama.cpp"),
         gguf=made_from(QUANT, "gguf"),
         imatrix=made_from(QUANT, "imatrix"),
@@ -43,6 +46,7 @@ rule quantize:
             word for path in input.imatrix for word in ("--imatrix", path)
         ],
         type=QUANT.option("type"),
+        pruned=lambda wildcards: QUANT.made(wildcards).options.get("prune_layers", []),
     shell:
         r"""
         begin {input.recipe:q} {log:q}
@@ -51,6 +55,7 @@ rule quantize:
             {params.imatrix:q} \
             {params.flags:q} \
             {input.gguf:q} "$OUT" {params.type:q} {resources.tool_threads}
+        check check_quant.py "$OUT" --of {input.gguf:q} --pruned {params.pruned}
         commit
         """
 
@@ -98,6 +103,8 @@ rule split:
         SHARDS.log,
     benchmark:
         SHARDS.benchmark
+    wildcard_constraints:
+        quant=r"(?!.*\.cold\.json)[^/]+",
     conda:
         "../envs/quantmill.yaml"
     resources:
@@ -119,4 +126,36 @@ rule split:
             check check_shards.py --whole {input.gguf:q} --shards "$OUT"
         fi
         commit
+        """
+
+
+rule cool:
+    """See that another place has a file, note what it was, and delete it here."""
+    input:
+        recipe=COLD.wanted,
+        made=made_from(COLD, "made"),
+        after=made_from(COLD, "after"),
+    output:
+        note=COLD.path,
+        recipe=COLD.record,
+    log:
+        COLD.log,
+    benchmark:
+        COLD.benchmark
+    wildcard_constraints:
+        finished="(gguf|labelled|shards)/[^/]+",
+    priority: COLD.priority
+    conda:
+        "../envs/quantmill.yaml"
+    resources:
+        **needs(COLD),
+    shell:
+        r"""
+        begin {input.recipe:q} {log:q}
+        fetch cool.py note {input.made:q} \
+            --wanted {input.recipe:q} \
+            --output "$OUT" \
+            --notes "$STAGE/notes.json" 2>&8
+        commit
+        fetch cool.py delete {input.made:q} --after {input.after:q} 2>&8
         """

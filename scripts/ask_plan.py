@@ -13,6 +13,7 @@ from lib.record.artifact import Artifact
 from lib.record.layout import home
 from lib.run.answers import chosen, columns, open_session, parser, short, wrapped
 from lib.run.session import Session
+from lib.stages.cold import nowhere
 from lib.stages.registry import STAGES
 from lib.units import count, duration, human
 
@@ -29,7 +30,7 @@ def main() -> None:
     )
     arguments = options.parse_args()
     session = open_session(arguments.config)
-    building = session.plan.builds(chosen(session))
+    building = session.taking.builds(chosen(session))
     session.contents.save()
     if not building:
         print(
@@ -37,8 +38,17 @@ def main() -> None:
         )
         return
     machine = Machine.read(arguments.machine)
-    outlook = forecast(session.graph, building, machine)
-    said = [*table(outlook), "", *totals(outlook), *times(outlook, machine), *fallbacks(outlook)]
+    taken = session.taking.sizes(building)
+    outlook = forecast(session.graph, building, machine, taken, session.cooling)
+    said = [
+        *table(outlook),
+        "",
+        *totals(outlook),
+        *store(session, outlook),
+        *nowhere(session.config),
+        *times(outlook, machine),
+        *fallbacks(outlook),
+    ]
     said += licenses(session, outlook)
     print("\n".join(said))
     if not outlook.fits:
@@ -68,7 +78,8 @@ def row(outlook: Outlook, artifact: Artifact) -> tuple[str, ...]:
     if not size.bytes and STAGES[artifact.rule].links(artifact):
         text = "links" if artifact.directory and artifact.links else "link"
     name = f"  {short(artifact)}" + ("  *" if artifact.temporary else "")
-    return name, artifact.rule, text, spent(outlook, [artifact])
+    step = "from the store" if artifact.path in outlook.taken else artifact.rule
+    return name, step, text, spent(outlook, [artifact])
 
 
 def totals(outlook: Outlook) -> list[str]:
@@ -88,6 +99,15 @@ def totals(outlook: Outlook) -> list[str]:
     lines += [f"disk  {human(peak.bytes)} more than now at the fullest, while {peak.at} is made;"]
     lines += [f"      {end}; {human(outlook.free)} are free: {fits}"]
     return lines
+
+
+def store(session: Session, outlook: Outlook) -> list[str]:
+    """The line on what is taken from the store; no line if that is nothing."""
+    if not outlook.taken:
+        return []
+    what = f"{count(len(outlook.taken), 'artifact')}, {human(sum(outlook.taken.values()))}"
+    places = {session.taking.where(a): None for a in outlook.artifacts if a.path in outlook.taken}
+    return [f"store {what}: taken from {' and '.join(places)} and not built"]
 
 
 def times(outlook: Outlook, machine: Machine) -> list[str]:
@@ -116,6 +136,8 @@ def fallbacks(outlook: Outlook) -> list[str]:
     """A sentence for each model whose quants will have tensors of other types than asked for."""
     models: dict[str, dict[str, Fallbacks | None]] = {}
     for artifact in outlook.artifacts:
+        if artifact.path in outlook.taken:
+            continue
         if found := STAGES[artifact.rule].fallbacks(artifact, outlook.predicted):
             name = PurePosixPath(artifact.path).stem.removeprefix(f"{artifact.model}-")
             models.setdefault(artifact.model, {})[name] = found

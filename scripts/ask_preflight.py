@@ -8,7 +8,6 @@ and a sentence; problems come last. Exit status 1 if there is a problem.
 """
 
 import ast
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,8 @@ from huggingface_hub.utils import hf_raise_for_status
 from lib.config.checks import is_demo, is_gguf_file
 from lib.config.repositories import repositories
 from lib.config.schema import LlamaCpp
-from lib.errors import UserError, program
+from lib.errors import UserError, program, shown
+from lib.formats import soundness
 from lib.formats.merge_references import merge_references
 from lib.formats.model_files import model_files
 from lib.formats.moe_architectures import config_of
@@ -36,7 +36,7 @@ from lib.record.interpreter import installed_versions
 from lib.record.tools import CONVERTER, bundled_tree, own_tool
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
-from lib.stages import convert, moe, similarity
+from lib.stages import cold, convert, moe, similarity
 from lib.stages.checked import SHAPE, Inspector, Row
 from lib.stages.environments import FILES, deciding
 from lib.units import count
@@ -100,6 +100,7 @@ class Preflight(Inspector):
                 rows += (row for parent in model.parents for row in convert.preflight(self, parent))
             elif model.similarity is not None:
                 rows += similarity.preflight(self, name, model)
+        rows += [Row("config", "note", text) for text in cold.nowhere(self.whole)]
         return rows + [self.interpreter(*named) for named in self.whole.environments.items()]
 
     def targets(self) -> list[str]:
@@ -208,15 +209,18 @@ class Preflight(Inspector):
                 return {key: value for key, value in base.items() if key not in LAYERS}
             return base
         found = self.document(reference, "config.json")
-        return None if found is None else {**found.get("text_config", {}), **found}
+        if found is None or soundness.config_fault(found):
+            return None
+        return {**(found.get("text_config") or {}), **found}
 
     def document(self, reference: str, name: str) -> dict | None:
         """A JSON file of a source; None if it cannot be had or is not JSON."""
         path = self.file(reference, name)
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path else None
-        except ValueError:
+            found = soundness.document(path) if path else None
+        except (UserError, OSError):
             return None  # the step that reads it says so
+        return found if isinstance(found, dict) else None
 
     def file(self, reference: str, name: str) -> Path | None:
         """The path of a small file of a source, fetched if it is not cached, or None."""
@@ -295,12 +299,15 @@ class Preflight(Inspector):
         document = self.document(reference, "tokenizer.json")
         if document is None:
             return None
-        vocabulary = (document.get("model") or {}).get("vocab") or {}
-        if isinstance(vocabulary, dict):
-            found = {number: token for token, number in vocabulary.items()}
-        else:
-            found = dict(enumerate(token for token, *_ in vocabulary))
-        return found | {t["id"]: t["content"] for t in document.get("added_tokens") or []}
+        try:
+            vocabulary = (document.get("model") or {}).get("vocab") or {}
+            if isinstance(vocabulary, dict):
+                found = {number: token for token, number in vocabulary.items()}
+            else:
+                found = dict(enumerate(token for token, *_ in vocabulary))
+            return found | {t["id"]: t["content"] for t in document.get("added_tokens") or []}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None  # no tokenizer that is known here
 
     def fits(
         self, name: str, subject: str, text: str, layers: int | None, columns: int | None
@@ -397,7 +404,7 @@ def main() -> None:
     rows = Preflight(session, names, cuda, not arguments.no_publish).run()
     order = ("ok", "note", "problem")  # problems last, where they are seen
     rows.sort(key=lambda row: order.index(row.state))
-    cells = ((row.state, row.subject, " ".join(row.text.split())) for row in rows)
+    cells = ((row.state, row.subject, shown(" ".join(row.text.split()))) for row in rows)
     print("\n".join(columns(cells, indent="")))
     if problems := sum(row.state == "problem" for row in rows):
         raise UserError(count(problems, "problem"))

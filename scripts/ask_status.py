@@ -58,7 +58,7 @@ def table(session: Session) -> list[str]:
     text = f"as the config wants them: {there} of {count(declared, 'artifact')}, {human(size)}"
     lines += ["", text]
     if any(cell.endswith("*") for cells in used for cell in cells):
-        lines.append("* made, and deleted since: an intermediate that nothing needs now")
+        lines.append("* made, and deleted since: what nothing needs now, or lies elsewhere (cold)")
     return lines
 
 

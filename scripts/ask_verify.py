@@ -11,14 +11,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lib.errors import program
+from lib.record import cold
 from lib.record import recipe as recipes
 from lib.record.digests import sha256_of
 from lib.record.layout import SNAKEMAKE_MARK, home
 from lib.record.unrecorded import recorded, unrecorded
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
+from lib.store.entry import Refused
+from lib.store.places import Unreachable
+from lib.store.store import Settings, Store
+from lib.store.visit import sees
 from lib.units import count, human
 
 UNRECORDED = "unrecorded: no record says how it was made"
@@ -162,7 +168,10 @@ def look_into(session: Session, record: recipes.Record) -> tuple[list[Member], l
         fault(path, "record edited: its digest does not fit its recipe", FORCE)
     if not os.path.lexists(path):
         made = session.graph.find(record.artifact)
-        if made is None or not made.intermediate:
+        if place := cold.place_of(record.artifact, record):
+            if why := lost(record, place):
+                fault(path, f"cold, and {why}")
+        elif made is None or not made.intermediate:
             fault(path, "missing")
         return found, faults
     links = [path] if path.is_symlink() and record.is_link else []
@@ -195,6 +204,21 @@ def look_into(session: Session, record: recipes.Record) -> tuple[list[Member], l
         else:
             found.append(Member(name, size, sha, record.artifact))
     return found, faults
+
+
+def lost(record: recipes.Record, place: dict[str, Any]) -> str | None:
+    """Why the place of a cold artifact no longer has its bytes, in words; None: it has them."""
+    if "hub" in place:
+        from lib.hub.cold import lost as lost_on_hub  # takes a second
+
+        if (why := lost_on_hub(place["hub"], record)) is None or "store" not in place:
+            return why
+    settings = Settings.of_environment() or Settings(place["store"])  # from where it is taken
+    where = settings.location
+    try:
+        return None if sees(Store(settings), record) else f"{where} has it no longer"
+    except (Unreachable, Refused) as error:
+        return f"in {where}: {error}"
 
 
 def hashed(members: list[Member], records: list[recipes.Record]) -> Iterator[Fault]:

@@ -3,7 +3,9 @@
 `snakemake verify_rebuild --config model=NAME` names the model. It is built in
 .snakemake/quantmill/verify/NAME, which is deleted if nothing differs. Sources, texts and tools are
 the same: everything in the working directory but the results is linked there. Quants that never
-come out the same twice are compared by their mean KLD. Exit status 1 if anything differs.
+come out the same twice are compared by their mean KLD. What is bound to the kind of machine and was
+built on another kind is no fault if it differs, nor is what is made from it. Exit status 1 if
+anything else differs.
 """
 
 import argparse
@@ -17,21 +19,26 @@ from lib.errors import UserError, program
 from lib.formats.gguf_file import read_gguf
 from lib.formats.safetensors import read_header
 from lib.formats.same_bytes import same_bytes
+from lib.record import cold
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
+from lib.record.bound import Bound, words
 from lib.record.digests import sha256_of
-from lib.record.layout import RUN_STATE
 from lib.run.answers import build, columns, open_session, parser
+from lib.run.scratch import BUILT, new_directory
 from lib.run.session import Session
 from lib.stages.registry import STAGES
 from lib.units import count
 
 # Not linked: what is built, and resources/work, where a tool would find its interrupted job and
 # resume it.
-OURS = {"results", "resources", "logs", "benchmarks", ".snakemake", "work"}
+OURS = {*BUILT, "work"}
 # Two builds that are never the same may differ by this share of the mean KLD, or by three standard
 # errors.
 TOLERANCE = 0.1
+# How verdicts begin: of what is as it was, and of what may differ here.
+SAME = ("identical", "within")
+ELSEWHERE = ("bound to", "not comparable here")
 
 
 def main() -> int | None:
@@ -49,26 +56,26 @@ def main() -> int | None:
     rebuild(scratch, arguments, skip)
     rows = compare(session, name, scratch, skip)
     print("\n".join(columns(rows)))
-    different = [row for row in rows if not row[1].startswith(("identical", "within"))]
+    different = [row for row in rows if not row[1].startswith((*SAME, *ELSEWHERE))]
+    others = [row for row in rows if row[1].startswith(ELSEWHERE)]
+    if others:
+        print(f"\n{count(len(others), 'artifact')} may differ here, and so cannot be compared.")
+        print("\n".join(machines(session, name, scratch)))
     if different:
         print(
             f"\nDifferent: {len(different)} of {len(rows)}. What was built again is in {scratch}."
         )
         return 1
     shutil.rmtree(scratch)
-    print(f"\nAll {count(len(rows), 'artifact')} of {name} came out the same again.")
+    compared = count(len(rows) - len(others), "artifact")
+    print(f"\n{'The other' if others else 'All'} {compared} of {name} came out the same again.")
     return None
 
 
 def prepare(name: str) -> Path:
     """A new directory with links to everything in the working directory but what is built."""
-    scratch = RUN_STATE / "verify" / name
-    shutil.rmtree(scratch, ignore_errors=True)
-    (scratch / "resources").mkdir(parents=True)
-    for path in [*Path.cwd().iterdir(), *Path.cwd().glob("resources/*")]:
-        if path.name not in OURS:
-            (scratch / path.relative_to(Path.cwd())).symlink_to(path)
-    return scratch
+    found = [*Path.cwd().iterdir(), *Path.cwd().glob("resources/*")]
+    return new_directory(f"verify/{name}", (path for path in found if path.name not in OURS))
 
 
 def rebuild(scratch: Path, arguments: argparse.Namespace, skip: set[str]) -> None:
@@ -79,7 +86,7 @@ def rebuild(scratch: Path, arguments: argparse.Namespace, skip: set[str]) -> Non
     raw = json.loads(arguments.config.read_text()) | {"reclaim": [], "skip": sorted(skip)}
     config = Path.cwd() / scratch / "verify.json"
     config.write_text(json.dumps(raw))
-    if not build(arguments, config, "--directory", scratch, "--notemp"):
+    if not build(arguments, config, "--directory", scratch, "--notemp", takes=False):
         raise UserError(f"the build in {scratch} failed; see above")
 
 
@@ -92,7 +99,8 @@ def compare(session: Session, name: str, scratch: Path, skip: set[str]) -> list[
     families = session.graph.model(name).families.items()
     skipped = [one for key, made in families if key in skip for one in made.artifacts]
     for artifact in session.graph.artifacts(name).values():
-        for path in () if artifact in skipped else artifact.outputs:
+        noted = artifact.rule == cold.RULE  # nothing is deleted there
+        for path in () if noted or artifact in skipped else artifact.outputs:
             record = recipes.read(path)
             if record is None:
                 continue
@@ -120,12 +128,15 @@ def verdict(artifact: Artifact, path: str, record: recipes.Record, scratch: Path
     if not artifact.reproducible:
         return "within tolerance if its evaluation is (it never comes out the same twice)"
     varies = not all(up.reproducible for up in artifact.inputs.values())
-    if varies and STAGES[artifact.rule].measures:
-        return by_quality(path, scratch)
+    excuse = elsewhere(artifact, scratch)
+    if (varies or excuse) and STAGES[artifact.rule].measures and os.path.lexists(path):
+        return by_quality(path, scratch) or excuse
     if not os.path.lexists(path):
         if again.sha256 == record.sha256:
             return "identical to its record"
-        return "different from its record; the file itself is gone"
+        return excuse or "different from its record; the file itself is gone"
+    if excuse and is_recorded(path, record):
+        return excuse
     if artifact.directory:
         return directory_difference(Path(path), scratch / path, again)
     if sha256_of(path) == again.sha256:
@@ -133,9 +144,47 @@ def verdict(artifact: Artifact, path: str, record: recipes.Record, scratch: Path
     return difference(Path(path), scratch / path)
 
 
-def by_quality(path: str, scratch: Path) -> str:
-    """The verdict on an evaluation of an artifact that never comes out the same twice."""
-    before, now = (json.loads((top / path).read_text())["kld"] for top in (Path(), scratch))
+def elsewhere(artifact: Artifact, scratch: Path) -> str | None:
+    """Why an artifact may have other bytes here than it had, as a verdict; None: it may not.
+
+    It was built on another kind of machine, to which it is bound, or is made from such a one.
+    """
+    ours, again = recipes.read(artifact.path), recipes.read(artifact.path, scratch)
+    if ours is None or again is None or ours.sha256 == again.sha256:
+        return None
+    if artifact.bound is Bound.MACHINE and ours.machine and ours.machine != again.machine:
+        return f"bound to {artifact.bound.value}; it was built on another"
+    for role, up in artifact.read.items():
+        if ours.inputs.get(role) != again.inputs.get(role) and elsewhere(up, scratch):
+            return f"not comparable here: {Path(up.path).name} has other bytes"
+    return None
+
+
+def machines(session: Session, name: str, scratch: Path) -> list[str]:
+    """A line for each other kind of machine that built the model's artifacts, and for this one."""
+    records = [
+        [recipes.read(path, top) for path in session.graph.artifacts(name)] for top in ("", scratch)
+    ]
+    there, here = (
+        dict.fromkeys(words(record.machine) for record in found if record and record.machine)
+        for found in records
+    )
+    others = [f"  built on {kind}" for kind in there if kind not in here]
+    return others + [f"  this is  {kind}" for kind in here]
+
+
+def is_recorded(path: str, record: recipes.Record) -> bool:
+    """Whether a file, or each file of a directory, has the sha256 that its record says."""
+    files = {Path(path, name): sha for name, (_, sha) in record.files.items()}
+    wanted = files or {Path(path): record.sha256}
+    return all(file.exists() and sha256_of(file) == sha for file, sha in wanted.items())
+
+
+def by_quality(path: str, scratch: Path) -> str | None:
+    """The verdict on an evaluation of what may have other bytes, by its KLD; None: it has none."""
+    before, now = (json.loads((top / path).read_text()).get("kld") for top in (Path(), scratch))
+    if before is None or now is None:
+        return None
     allowed = max(TOLERANCE * before["mean"], 3 * (before.get("error") or 0.0))
     text = f"mean KLD {before['mean']:.5f}, again {now['mean']:.5f}"
     is_within = abs(before["mean"] - now["mean"]) <= allowed

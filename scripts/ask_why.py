@@ -38,7 +38,7 @@ def main() -> None:
 def report(session: Session) -> list[str]:
     """The lines on everything that is stale, by reason."""
     plan, asked = session.plan, chosen(session)
-    built = plan.builds(asked)
+    built = session.taking.builds(asked)
     stale = [artifact for artifact in built if plan.state(artifact) is State.STALE]
     on_the_way = [artifact for artifact in built if plan.state(artifact) is State.ABSENT]
     if not stale:
@@ -58,9 +58,14 @@ def report(session: Session) -> list[str]:
         texts = [follower(artifact, origins(plan, artifact)) for artifact in following]
         lines += ["", "made from these:", *first(texts, SHOWN, "    ")]
     if on_the_way:
-        users = users_of(stale + on_the_way)
+        users = users_of([a for a in stale + on_the_way if session.taken(a) is None])
         texts = [f"    {artifact.path}{users.get(artifact, '')}" for artifact in on_the_way]
         lines += ["", "not there, and needed on the way:", *first(texts, SHOWN, "    ")]
+    if taken := session.taking.sizes(built):
+        size = human(sum(taken.values()))
+        found = [artifact for artifact in built if artifact.path in taken]
+        places = " and ".join({session.taking.where(artifact): None for artifact in found})
+        lines += ["", f"taken from {places} and not built, {size}:", *listed(found)]
     lines += [
         "",
         "`snakemake --cores all` builds this; `snakemake plan` says how large and how long.",
@@ -113,6 +118,9 @@ def each(session: Session) -> list[str]:
                 lines.append(
                     "    what was made from it is stale too; the next run replaces all of it"
                 )
+        if taken := session.taken(artifact):
+            where = session.taking.where(artifact)
+            lines.append(f"    {where} has it, {human(taken)}: taken, not built")
         if verdict.state is not State.FRESH:
             lines.append(f"    again: snakemake --cores all {shlex.quote(artifact.path)}")
     return lines

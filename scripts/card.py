@@ -22,7 +22,9 @@ and of each form `form`, `family`, `file` and `bytes`:
                    is a projector, "mtp Q8_0" a draft, "lora NAME" an adapter
 
 --families is a JSON list, which a build leaves as .snakemake/quantmill/families.json: [{name,
-title, order, phrase, library, tags, note, tag, colours, diamond, has_quants}].
+title, order, phrase, library, tags, note, tag, colours, diamond, has_quants, bounds}]. `bounds` is
+{rule: "anywhere", "this kind of machine" or "not reproducible"}: where what it makes has the same
+bytes again.
 
 --about is a JSON object, which scripts/describe_card.py prints. `model` and `families` are
 required:
@@ -48,6 +50,7 @@ required:
     sharded        [forms that have shards], where the card does not list these
     too_large      [forms that are published as shards alone]
     commands       {"merge" and each family: [command lines, in the order in which they were run]}
+    steps          {form, "the merge" or "the importance matrix": the rule that made it}
     versions       {tool: version}
     accepted       [{names, by, at, differs: [lines]}]: forms that were accepted as they are
                    although code or tools had changed (`snakemake accept`)
@@ -62,22 +65,23 @@ The same input gives the same bytes.
 """
 
 import argparse
-import json
 import re
+from dataclasses import astuple
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jinja2
 import yaml
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lib.cards.lines import Lines
+from lib.cards.prompt import prompt_format
 from lib.cards.registry import LINES
 from lib.errors import UserError, program
 from lib.formats import chat, fallbacks
 from lib.formats.json_file import read_json
 from lib.hub import license as licenses
 from lib.hub.license import License
+from lib.record import cold
 from lib.report import judge, mixes
 from lib.report.figures import decimal, places, scaled, size_text
 from lib.report.judge import Figure, Form, ModelForms
@@ -90,8 +94,13 @@ ABOUT += tuple(key for lines in LINES.values() for key in lines.reads)
 # What --about may leave out, or have as null.
 LEFT_OUT = dict.fromkeys((*ABOUT, "form", "tokenizer", "template"))
 LEFT_OUT |= {"publish": {}, "repos": {}, "shards": {}, "commands": {}, "bases": [], "accepted": []}
-LEFT_OUT |= {"hidden": [], "sharded": [], "too_large": [], "survivors": False}
-SAMPLE = (("system", "{system_prompt}"), ("user", "{prompt}"))
+LEFT_OUT |= {"hidden": [], "sharded": [], "too_large": [], "survivors": False, "steps": {}}
+# Where what is made again by its recipe has the same bytes, by lib/record/bound.Bound.
+AGAIN = {
+    "anywhere": "on every machine",
+    "this kind of machine": "on the kind of machine that its recipe names",
+    "not reproducible": "nowhere: no two builds are alike",
+}
 
 
 def front_matter(about: dict[str, Any], looks: Looks) -> dict[str, Any]:
@@ -140,34 +149,29 @@ def languages_of(about: dict[str, Any]) -> list[str]:
     return sorted(found)
 
 
-def prompt_format(source: str | None, tokens: dict[str, str]) -> str | None:
-    """The chat template `source` applied to a system and a user message.
+def again(model: ModelForms, about: dict[str, Any], looks: Looks) -> str:
+    """A sentence on where what is made again has the same bytes; "" if nothing is known of it."""
+    bounds = {rule: bound for look in looks.values() for rule, bound in look.bounds.items()}
+    hidden, family_of = about["hidden"], {form.name: form.family for form in model.forms}
+    told = {
+        name: bounds[rule]
+        for name, rule in about["steps"].items()
+        if rule in bounds and name not in hidden
+    }
 
-    tokens: {name: special token}. A template that refuses a system message gets the user message
-    alone. None if there is no template, or it cannot be applied.
-    """
-    if source is None:
-        return None
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = _raise
-    # Some templates print the date; the card must be the same every day.
-    environment.globals["strftime_now"] = lambda _: "{date}"
-    environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
-    for first in (0, 1):
-        messages = [{"role": role, "content": text} for role, text in SAMPLE[first:]]
-        try:
-            return environment.from_string(source).render(
-                messages=messages, add_generation_prompt=True, **tokens
-            )
-        except jinja2.TemplateError:
-            continue
-    return None
+    def label(name: str) -> str:
+        """The family's title for a form whose family has one bound; else the name."""
+        family = family_of.get(name)
+        own = {bound for other, bound in told.items() if family_of.get(other) == family}
+        return looks[family].title if family and len(own) == 1 else name
 
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
+    parts = []
+    for bound, place in AGAIN.items():
+        labels = list(dict.fromkeys(label(name) for name, found in told.items() if found == bound))
+        if labels:
+            parts.append(f"{', '.join(labels)} {place}")
+    same = "Made again from the same inputs by its recipe, a file has the same bytes"
+    return f"{same}: {'; '.join(parts)}." if parts else ""
 
 
 def rows(model: ModelForms, family: Lines, about: dict[str, Any]) -> list[dict[str, Any]]:
@@ -295,6 +299,12 @@ def render(model: ModelForms, about: dict[str, Any], template: Path, looks: Look
         if repos[name] and name not in about["families"]
         for place in ([repos[name]] if isinstance(repos[name], str) else repos[name])
     ]
+    verdict = license_of(about)
+    prompt = (
+        prompt_format(*chat.read(cold.readable(Path(about["tokenizer"]))))
+        if about["tokenizer"]
+        else None
+    )
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True, autoescape=False,
@@ -314,12 +324,14 @@ def render(model: ModelForms, about: dict[str, Any], template: Path, looks: Look
         **{key: first[key] for key in ("rows", "by_memory", "conditions")},
         reference=model.reference,
         harness=model.harness,
-        verdict=license_of(about),
-        prompt=prompt_format(*chat.read(Path(about["tokenizer"]))) if about["tokenizer"] else None,
+        verdict=verdict._replace(license=inert(verdict.license)),
+        prompt=prompt,
+        fence="`" * max(3, 1 + max(map(len, re.findall("`+", prompt or "")), default=0)),
         commands=[
             *about["commands"].get("merge", []),
             *(line for section in sections for line in section["commands"]),
         ],
+        again=again(model, about, looks),
         bases=[described(base) for base in about["bases"]],
         **{key: about[key] for key in ABOUT},
     )
@@ -328,15 +340,19 @@ def render(model: ModelForms, about: dict[str, Any], template: Path, looks: Look
 
 def tidy(text: str) -> str:
     """The text with at most one empty line in a row; code blocks stay as they are."""
-    parts = text.split("```")
-    parts[::2] = [re.sub(r"\n{3,}", "\n\n", part) for part in parts[::2]]
-    return "```".join(parts)
+    block = r"(^(`{3,})[^`\n]*\n.*?^\2$)"
+    return re.sub(rf"(?ms){block}|\n{{3,}}", lambda found: found[1] or "\n\n", text)
 
 
 def described(base: dict[str, Any]) -> dict[str, Any]:
     """An entry of `bases` with the defaults and the license's words that the template needs."""
-    found = licenses.of_facts(base) or License(licenses.UNKNOWN)
+    found = inert(licenses.of_facts(base) or License(licenses.UNKNOWN))
     return {"hub": None, "commit": None, **base, "license": found.label, "link": found.link}
+
+
+def inert(found: License) -> License:
+    """A license whose words, from the card of another model, are no Markdown and no HTML."""
+    return License(*(re.sub(r"[<>`|\\\[\]]", r"\\\g<0>", text) for text in astuple(found)))
 
 
 def main() -> None:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def loaded(base: Path, adapter: Path) -> Any:
     """The adapter in peft, around a base model without weights.
 
-    Raises UserError if peft cannot load it, or lacks or ignores a tensor of it.
+    A module that the adapter says nothing of stays without weights, on torch's device `meta`.
+    Raises UserError if peft cannot load it, or ignores a tensor of it.
     """
     import peft
     import torch
@@ -33,8 +34,12 @@ def loaded(base: Path, adapter: Path) -> Any:
     from peft.utils import load_peft_weights
 
     config = transformers.AutoConfig.from_pretrained(base)
+    name = next(iter(config.architectures or []), None)
+    kind = getattr(transformers, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise UserError(f"{base}: transformers has no model that is called {name} (config.json)")
     with torch.device("meta"):
-        empty = getattr(transformers, config.architectures[0])(config)
+        empty = kind(config)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -62,13 +67,19 @@ def loaded(base: Path, adapter: Path) -> Any:
 
 
 def changes(model: Any) -> Iterator[tuple[str, bool, "torch.Tensor"]]:
-    """Yield (tensor's name, whether it takes the tensor's place, values) of all that it changes."""
+    """Yield (tensor's name, whether it takes the tensor's place, values) of all that it changes.
+
+    Where a module of a layer is extracted, peft makes pairs in the modules of this name of all
+    layers. Those without weights change nothing.
+    """
     from peft.tuners.lora import LoraLayer
     from peft.utils import ModulesToSaveWrapper
 
     for name, module in model.base_model.model.named_modules():
         if isinstance(module, LoraLayer):
-            yield f"{name}.weight", False, module.get_delta_weight("default")
+            change = module.get_delta_weight("default")
+            if not change.is_meta:
+                yield f"{name}.weight", False, change
             if module.lora_bias.get("default"):
                 yield f"{name}.bias", False, module.lora_B["default"].bias
         elif isinstance(module, ModulesToSaveWrapper):

@@ -1,5 +1,7 @@
 """Load a GGUF file, check its tensors for NaN and Inf, and generate a few greedy tokens.
 
+Of a conversion, that it holds the weights of its source (lib/formats/of_source.py).
+
 llama-completion does it, with --check-tensors: without that option a NaN that was planted in a
 tensor passes generation and even perplexity with exit status 0 (seen in llama.cpp b10605).
 """
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from lib.errors import UserError, program
 from lib.formats.gguf_file import read_gguf
+from lib.formats.of_source import check_source
 
 # Enough for prompt and answer. Without it the tool allocates the context that the model was
 # trained for, gigabytes for a model of 128k tokens.
@@ -103,8 +106,12 @@ def main() -> None:
     parser.add_argument(
         "--json", type=Path, help="file to write: {parameters, name, architecture, prompt, text}"
     )
+    parser.add_argument("--source", type=Path, help="the model directory that it was made from")
     args = parser.parse_args()
     file = read_gguf(args.model)
+    if args.source:
+        found, compared = check_source(file, args.source)
+        print(f"{args.model}: {found} of {compared} matrices are as in {args.source}")
     text = complete(args.model, args.completion_tool, args.prompt, args.tokens, args.threads)
     found = {
         "parameters": sum(t.elements for t in file.tensors),

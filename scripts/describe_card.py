@@ -39,6 +39,10 @@ def describe(wanted: WantedRecipe) -> dict:
         own = {f: r for f, r in told.items() if options["forms"][f]["family"] == name}
         LINES[name].describe(about, own, origins)
         made |= own
+    steps = {name: record.recipe["step"] for name, record in made.items()}
+    if about.get("imatrix"):
+        steps |= {"the importance matrix": "imatrix" if "corpus" in about["imatrix"] else ""}
+    about["steps"] = steps
     about["versions"] = versions(made.values())
     about["accepted"] = accepted(made, origins)
     about["tokenizer"] = with_tokenizer(origins, options["forms"])

@@ -16,6 +16,7 @@ from lib.formats import fallbacks
 from lib.formats.gguf_file import read_gguf
 from lib.formats.memory import CONTEXTS, Shape, shape_of
 from lib.mixes.files import read_mix
+from lib.record import cold
 from lib.record.origins import Origins
 from lib.record.recipe import Record
 from lib.record.wanted import WantedRecipe
@@ -101,7 +102,7 @@ def shapes_of(forms: dict[str, dict]) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {}
     for about in forms.values():
         path = Path(about["file"])
-        if about["family"] not in shapes and (shape := shape_of(path)):
+        if about["family"] not in shapes and (shape := shape_of(cold.readable(path))):
             shapes[about["family"]] = shape
     return shapes
 
@@ -140,7 +141,7 @@ def fallbacks_of(record: Record) -> dict | None:
     options, with_imatrix = record.recipe["options"], "imatrix" in record.recipe["inputs"]
     if "type" not in options:
         return None
-    found = fallbacks.found(read_gguf(Path(record.artifact)), options, with_imatrix)
+    found = fallbacks.found(read_gguf(cold.readable(Path(record.artifact))), options, with_imatrix)
     return found and asdict(found)
 
 

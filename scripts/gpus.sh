@@ -74,7 +74,7 @@ _has_free() {
 # Lines of "DEVICE ID MB". DEVICE: as CUDA_VISIBLE_DEVICES names it. ID: the GPU's UUID if it is
 # known. MB: MiB of its memory; nothing if it is not known.
 _visible_gpus() {
-    local all device found
+    local all device found index uuid mb
     all=$(nvidia-smi --query-gpu=index,uuid,memory.total --format=csv,noheader,nounits \
         2>/dev/null | tr -d ,) || all=
     if [ -z "${CUDA_VISIBLE_DEVICES+set}" ]; then
@@ -82,7 +82,10 @@ _visible_gpus() {
         return
     fi
     for device in ${CUDA_VISIBLE_DEVICES//,/ }; do
-        found=$(awk -v device="$device" '$1 == device || $2 == device { print $2, $3 }' <<<"$all")
+        found=
+        while read -r index uuid mb; do
+            case $device in "$index" | "$uuid") found="$uuid $mb" ;; esac
+        done <<<"$all"
         echo "$device ${found:-$device}"
     done
 }

@@ -18,11 +18,12 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import HfApi, hf_hub_download
 
 from lib.errors import UserError, program
+from lib.formats import soundness
 from lib.formats.json_file import read_json
-from lib.formats.model_files import model_files
 from lib.hub import client as hub
 from lib.hub import lock
 from lib.hub.hubref import parse
+from lib.hub.license import card_facts
 from lib.hub.lock import File, HubSource, Lock, Locked
 from lib.record.digests import git_hash
 
@@ -43,7 +44,7 @@ def needed_files(
         for name in top:
             Path(place, name).write_bytes(read(name) if name in indexes else b"")
         try:
-            return {file.name for file in model_files(Path(place), allow_pickle)}
+            return {file.name for file in soundness.files(Path(place), allow_pickle)}
         except UserError as error:
             text = str(error).replace(f"{place}/", "").removeprefix(f"{place}: ")
             raise UserError(text) from None
@@ -85,14 +86,8 @@ def lock_reference(source: HubSource, old: Locked | None, api: HfApi) -> Locked:
         files = dict(zip(sorted(names), pool.map(describe, sorted(names)), strict=True))
     if old:
         files = {**old.files, **files}
-    return Locked(source.ref, source.kind, info.sha, files, card_facts(info.card_data))
-
-
-def card_facts(card: object) -> dict[str, object]:
-    """The license and the language of a repository's card, which cards of its derivatives name."""
-    facts = card.to_dict() if card else {}
-    keys = ("license", "license_name", "license_link", "language")
-    return {key: facts[key] for key in keys if facts.get(key)}
+    card = info.card_data.to_dict() if info.card_data else {}
+    return Locked(source.ref, source.kind, info.sha, files, card_facts(card))
 
 
 def lock_all(

@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from lib.errors import UserError, program
@@ -46,6 +47,10 @@ FLAGS = (
 # away; llama.cpp issue 20824, pull request 26954). Not needed once tests/test_toolchain.py's
 # evaluation passes without it on such a CPU.
 COMPILER_FLAGS = "-U__AMX_INT8__"
+# ggml-base makes quants (ggml-quants.c). A compiler that fuses a product and a sum there rounds
+# once where others round twice, and most types get other bytes: gcc and clang do on Arm, and on
+# x86-64 with -mfma. project(ggml) includes a file with this line.
+NOT_FUSED = "cmake_language(DEFER CALL target_compile_options ggml-base PRIVATE -ffp-contract=off)"
 # What must be there to compile, and how to get it.
 PREREQUISITES = {
     "cmake": "pip install -r requirements.txt brings it",
@@ -106,7 +111,7 @@ def compiled(options: dict, version: str, jobs: int) -> Path:
     flags = build_flags(cuda, options["portable"], version)
     machine = platform.machine() if options["portable"] else processor()
     key = hashlib.sha256(
-        json.dumps([version, flags, COMPILER_FLAGS, machine]).encode()
+        json.dumps([version, flags, COMPILER_FLAGS, NOT_FUSED, machine]).encode()
     ).hexdigest()[:12]
     home = cache_directory() / f"llama.cpp-{version}-{'cuda' if cuda else 'cpu'}-{key}"
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -130,27 +135,34 @@ def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
             )
     shutil.rmtree(home, ignore_errors=True)
     work = home / "build"
-    generator = ["-G", "Ninja"] if program_there("ninja") else []
-    configure = [
-        "cmake",
-        "-S",
-        bundled_tree(),
-        "-B",
-        work,
-        *generator,
-        *(f"-D{flag}" for flag in flags),
-    ]
-    build = ["cmake", "--build", work, "--parallel", jobs, "--target", *LLAMA_TOOLS]
-    for command in (configure, build):
-        done = subprocess.run([str(word) for word in command], env=environment())
-        if status := done.returncode:
-            ended = f"{command[0]} ended with status {status}; see above"
-            raise UserError(f"llama.cpp could not be compiled: {ended}")
+    cmake(work, flags, LLAMA_TOOLS, jobs)
     (home / "bin").mkdir()
     for tool in LLAMA_TOOLS:
         shutil.copy2(work / "bin" / tool, home / "bin" / tool)
     shutil.rmtree(work)
     (home / "complete").touch()
+
+
+def cmake(
+    work: Path, flags: list[str], tools: Iterable[str], jobs: int, included: str = NOT_FUSED
+) -> None:
+    """Compile some of the tools into `work`/bin.
+
+    flags: CMake's definitions, NAME=VALUE. included: CMake code that project(ggml) includes. Raises
+    UserError if a program fails.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    include = work / "ggml.cmake"
+    include.write_text(f"{included}\n")
+    generator = ["-G", "Ninja"] if program_there("ninja") else []
+    definitions = [f"-D{flag}" for flag in (*flags, f"CMAKE_PROJECT_ggml_INCLUDE={include}")]
+    configure = ["cmake", "-S", bundled_tree(), "-B", work, *generator, *definitions]
+    build = ["cmake", "--build", work, "--parallel", jobs, "--target", *tools]
+    for command in (configure, build):
+        done = subprocess.run([str(word) for word in command], env=environment())
+        if status := done.returncode:
+            ended = f"{command[0]} ended with status {status}; see above"
+            raise UserError(f"llama.cpp could not be compiled: {ended}")
 
 
 def environment() -> dict[str, str]:

@@ -3,11 +3,15 @@
 The manifest is a JSON object, which the planner writes:
 
     repos    [{repo: "org/name-GGUF", private: true or false, max_file_size: bytes,
-             branches: {"main" and others: [FILE]}, recipes: {name: path of an artifact}}]
+             branches: {"main" and others: [FILE]}, recipes: {name: path of an artifact},
+             sign: file of a private key or null, texts: {name: content of a small file}}]
     forms    [{model, family, form, artifact: path, evaluation: path or null,
              max_kld: nats per token or null, survivors, quantized: true or false}]: what must hold
              before anything is published; with `survivors` a form that one of its family, no
              larger, beats is left out
+    made_from {path: {role: path of the input}} of all that is published and of all behind it
+    bounds    {path: what its bytes are bound to (lib/record/bound)} of the same
+    uploads   [paths of files that `snakemake publish` takes and uploads itself if they are cold]
 
     FILE     {artifact: path of a file or directory,
              name: its name in the repository; for a directory a prefix of its files' names,
@@ -17,13 +21,15 @@ The manifest is a JSON object, which the planner writes:
 
 Sizes and hashes are taken from the artifacts' records. A file over max_file_size is published as
 its shards alone. Records are published as recipes/NAME.recipe.json; those of `recipes` on main.
+Beside them lie in-toto statements of how each file was made and of which files a branch has
+(lib/trust/attest), signed where there is a key.
 
 Each file is compared with the hub's by hash: `add`, `replace` or `keep`. Other files in the
-repository are left as they are; nothing is ever deleted. A push makes a commit for each large file
-and one for all small files of a branch; `main` comes last. After an interruption the same command
-uploads what is missing. Nothing is uploaded before every check holds: measured, KLD at most
-max_kld, hashes as recorded, a card with license, library and tags. Exit status 1 if a push is
-refused or fails; a plan lists the reasons and ends with 0.
+repository are left as they are; only statements of what is no longer published are deleted. A push
+makes a commit for each large file and one for all small files of a branch; `main` comes last. After
+an interruption the same command uploads what is missing. Nothing is uploaded before every check
+holds: measured, KLD at most max_kld, hashes as recorded, a card with license, library and tags.
+Exit status 1 if a push is refused or fails; a plan lists the reasons and ends with 0.
 """
 
 import argparse
@@ -37,7 +43,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
@@ -45,10 +51,12 @@ from lib.errors import UserError, program
 from lib.formats.json_file import read_json
 from lib.hub import client as hub
 from lib.hub.license import front_matter
+from lib.record import cold
 from lib.record import recipe as recipes
 from lib.record.digests import git_hash, sha256_of
 from lib.report import judge
 from lib.report.looks import Looks
+from lib.trust import attest
 from lib.units import count, human, is_are
 
 CARD = "README.md"
@@ -72,12 +80,18 @@ class Item:
 
 @dataclass
 class Branch:
-    """A branch: the files to publish on it, and the names of other files that are there."""
+    """A branch: the files to publish on it, and the names of other files that are there.
+
+    artifacts: the paths of those that are attested. outdated: names of statements on the hub of
+    what is not published any more.
+    """
 
     name: str
     items: list[Item]
+    artifacts: list[str] = field(default_factory=list)
     exists: bool = False
     others: list[str] = field(default_factory=list)
+    outdated: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -129,13 +143,42 @@ def read(manifest: dict, left_out: Collection[str] = ()) -> tuple[list[Target], 
             if not files:
                 continue
             found = [item for file in files for item in items(file, limit, problems)]
+            paths = [file["artifact"] for file in files if file.get("recipe", True)]
+            shards = [file["shards"] for file in files if file.get("shards")]
+            folders = {str(item.path.parent) for item in found}
+            paths += [path for path in shards if path in folders]
             if name == "main":
-                wanted = repo["recipes"].items()
-                found += [recipe_item(path, label) for label, path in wanted if recipes.read(path)]
+                wanted = [each for each in repo["recipes"].items() if recipes.read(each[1])]
+                found += [recipe_item(path, label) for label, path in wanted]
+                paths += [path for _, path in wanted]
+                found += [small_item(attest.text(t), label) for label, t in repo["texts"].items()]
             first = {item.name: item for item in reversed(found)}
-            branches.append(Branch(name, [first[key] for key in sorted(first)]))
+            branches.append(Branch(name, [first[key] for key in sorted(first)], paths))
         targets.append(Target(repo["repo"], repo["private"], branches))
     return targets, problems
+
+
+def add_attestations(target: Target, manifest: dict, key: Path | None) -> set[str]:
+    """Add to each branch the statements of its files, its release and its signature.
+
+    Returns the paths of what has no record. Raises UserError if the key is none.
+    """
+    releases: dict[str, str] = {}
+    gaps: set[str] = set()
+    for branch in target.branches:  # main comes last, and names the releases of the others
+        said, missing = attest.provenances(
+            branch.artifacts, manifest["made_from"], manifest["bounds"], key
+        )
+        gaps.update(missing)
+        branch.items += [small_item(path, name) for name, path in said.items()]
+        files = {item.name: item.sha256 or sha256_of(item.path) for item in branch.items}
+        others = releases if branch.name == "main" else {}
+        path, releases[branch.name] = attest.release(target.repo, branch.name, files, others, key)
+        branch.items.append(small_item(path, attest.RELEASE))
+        if key:
+            path = attest.signature(target.repo, files | {attest.RELEASE: sha256_of(path)}, key)
+            branch.items.append(small_item(path, attest.SIGNATURE))
+    return gaps
 
 
 def items(file: dict, limit: int, problems: list[str]) -> Iterator[Item]:
@@ -165,8 +208,13 @@ def items(file: dict, limit: int, problems: list[str]) -> Iterator[Item]:
         folder = name.removesuffix(".gguf") + "/"
         yield from items({"artifact": shards, "name": folder}, limit, problems)
     for member, (path, size, sha) in members.items():
-        if not Path(path).is_file():
+        here = Path(path).is_file()
+        if not here and not cold.place_of(artifact, record):
             problems.append(f"{path}: not there; build it first")
+        elif not here and size <= limit:
+            yield Item(Path(path), member, size, sha)
+        elif not here:
+            continue
         elif Path(path).stat().st_size != size:
             found = Path(path).stat().st_size
             problems.append(f"{path}: {found} bytes, but its recipe says {size}")
@@ -181,8 +229,12 @@ def items(file: dict, limit: int, problems: list[str]) -> Iterator[Item]:
 
 def recipe_item(artifact: str, name: str) -> Item:
     """The item of an artifact's record. name: the artifact's in the repository."""
-    path = Path(recipes.path_of(artifact))
-    return Item(path, f"recipes/{name}{recipes.SUFFIX}", path.stat().st_size, None)
+    return small_item(Path(recipes.path_of(artifact)), f"recipes/{name}{recipes.SUFFIX}")
+
+
+def small_item(path: Path, name: str) -> Item:
+    """The item of a file that has no record."""
+    return Item(path, name, path.stat().st_size, None)
 
 
 def compare(target: Target, api: HfApi) -> None:
@@ -205,7 +257,9 @@ def compare(target: Target, api: HfApi) -> None:
             if item.name in there:
                 item.action = "keep" if is_same(item, there[item.name]) else "replace"
         ours = {item.name for item in branch.items} | {".gitattributes"}
-        branch.others = sorted(set(there) - ours)
+        others = sorted(set(there) - ours)
+        branch.outdated = [name for name in others if attest.artifact_of(name)]
+        branch.others = [name for name in others if name not in branch.outdated]
 
 
 def is_same(item: Item, remote: RepoFile) -> bool:
@@ -213,17 +267,25 @@ def is_same(item: Item, remote: RepoFile) -> bool:
     if remote.lfs:
         sha256 = item.sha256 or sha256_of(item.path)
         return remote.lfs.size == item.size and remote.lfs.sha256 == sha256
+    if not item.path.exists():  # cold: only its sha256 is known
+        return False
     return remote.size == item.size and remote.blob_id == git_hash(item.path.read_bytes())
 
 
-def gates(manifest: dict, targets: list[Target]) -> list[str]:
+def gates(manifest: dict, targets: list[Target], pushes: bool = True) -> list[str]:
     """The reasons why nothing may be published, a line each.
 
-    Hashes every file that would be uploaded.
+    Hashes every file that would be uploaded. pushes: what is cold was to be uploaded before.
     """
     problems = [line for form in manifest["forms"] for line in form_problems(form)]
     problems += [line for target in targets for line in card_problems(target)]
     changed = [item for target in targets for item in target.changes if item.sha256]
+    away = [item for item in changed if not item.path.exists()]
+    hint = "is cold, and not on the hub; this brings it back: snakemake --cores all"
+    later = () if pushes else manifest.get("uploads", ())
+    missing = [item.path for item in away if str(item.path) not in later]
+    problems += [f"{path}: {hint} {path}" for path in missing]
+    changed = [item for item in changed if item not in away]
     with ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda item: sha256_of(item.path), changed)
         for item, sha in zip(changed, found, strict=True):
@@ -313,13 +375,27 @@ def table(targets: list[Target]) -> list[str]:
         for branch in target.branches:
             new = "" if branch.exists or target.is_private is None else " (new branch)"
             lines.append(f"  {branch.name}{new}")
-            rows = [(item.action, human(item.size), item.name) for item in branch.items]
+            folder = f"{attest.FOLDER}/"
+            shown = [item for item in branch.items if not item.name.startswith(folder)]
+            rows = [(item.action, human(item.size), item.name) for item in shown]
+            for action in ("add", "replace", "keep"):
+                said = [i for i in branch.items if i not in shown and i.action == action]
+                if said:
+                    size = human(sum(item.size for item in said))
+                    rows.append((action, size, f"{folder} ({count(len(said), 'statement')})"))
+            if branch.outdated:
+                said = f"{folder} ({count(len(branch.outdated), 'statement')} of what is gone)"
+                rows.append(("delete", "", said))
             rows += [("left", "", name) for name in branch.others]
             lines += [f"    {action:8}{size:>10}  {name}" for action, size, name in rows]
     items = [item for target in targets for item in target.changes]
     kept = sum(len(b.items) for t in targets for b in t.branches) - len(items)
     total = human(sum(item.size for item in items))
     there = f"{kept} {is_are(kept)} there already"
+    if left := sum(len(b.others) for t in targets for b in t.branches):
+        lines.append(
+            f"{count(left, 'file')} left: not of this release, as `snakemake audit` will say"
+        )
     lines.append(f"{count(len(items), 'file')} to upload, {total}; {there}")
     return lines
 
@@ -339,10 +415,11 @@ def push(target: Target, api: HfApi, large: int) -> None:
             first = api.list_repo_commits(target.repo)[-1].commit_id
             api.create_branch(target.repo, branch=branch.name, revision=first, exist_ok=True)
         for batch in batches(branch, large):
+            gone = branch.outdated if batch[-1].size < large else []
             names = ", ".join(item.name for item in batch[:3])
             more = f" and {len(batch) - 3} more" if len(batch) > 3 else ""
             title = f"Quantmill: {names}{more}"
-            info = hub.persist(partial(commit, target.repo, branch.name, batch, title, api))
+            info = hub.persist(partial(commit, target.repo, branch.name, batch, gone, title, api))
             print(f"{target.repo} {branch.name}: {names}{more} ({info.oid[:12]})", flush=True)
 
 
@@ -356,9 +433,14 @@ def batches(branch: Branch, large: int) -> list[list[Item]]:
     return [[item] for item in changed if item.size >= large] + ([small] if small else [])
 
 
-def commit(repo: str, branch: str, batch: list[Item], title: str, api: HfApi) -> CommitInfo:
-    """Make one commit. Called again after a fault, it skips the files that the hub has already."""
-    operations = []
+def commit(
+    repo: str, branch: str, batch: list[Item], gone: list[str], title: str, api: HfApi
+) -> CommitInfo:
+    """Make one commit. Called again after a fault, it skips the files that the hub has already.
+
+    gone: names of files that it deletes.
+    """
+    operations = [CommitOperationDelete(name) for name in gone]
     for item in batch:
         operation = CommitOperationAdd(item.name, item.path)
         if item.sha256:  # the gates have just computed it: spare the client a second reading
@@ -381,12 +463,20 @@ def main() -> int | None:
     api, left_out = HfApi(), beaten(manifest)
     manifest["forms"] = [form for form in manifest["forms"] if form.get("artifact") not in left_out]
     targets, problems = read(manifest, left_out)
+    keys = {repo["repo"]: repo["sign"] for repo in manifest["repos"]}
+    for target in targets if not problems else ():
+        key = keys[target.repo]
+        try:
+            for path in sorted(add_attestations(target, manifest, Path(key) if key else None)):
+                print(f"{path}: no recipe beside it, so nobody can check what was made from it")
+        except UserError as error:
+            problems.append(str(error))
     for target in targets:
         try:
             compare(target, api)
         except Exception as error:  # noqa: BLE001 - told in one line, whatever it is
             raise UserError(hub.explain(error, target.repo, "model", api)) from None
-    problems += gates(manifest, targets)
+    problems += gates(manifest, targets, args.action == "push")
     print("\n".join(table(targets)), flush=True)
     for path, by in left_out.items():
         print(f"left out: {path} is beaten by {by}", flush=True)

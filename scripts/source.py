@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from lib.errors import UserError, program
+from lib.formats import soundness
 from lib.formats.merge_references import reference_kind
 from lib.hub.lock import LOCK_FILE
 from lib.record.wanted import WantedRecipe
@@ -32,6 +33,7 @@ def main() -> None:
     allow_pickle = bool(recipe["options"].get("allow_pickle"))
     if reference_kind(reference) == "directory":
         try:
+            soundness.check(Path(reference), allow_pickle)
             make_view(Path(reference), arguments.output, allow_pickle)
         except OSError as error:  # the recipe names it, not the command line
             raise UserError(f"{reference}: {error.strerror}") from None
@@ -39,6 +41,7 @@ def main() -> None:
         from hub_fetch import link_model  # huggingface_hub takes a second
 
         link_model(reference, arguments.output, LOCK_FILE, allow_pickle)
+        soundness.check(arguments.output, allow_pickle)
 
 
 if __name__ == "__main__":

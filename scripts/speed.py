@@ -45,13 +45,17 @@ LENGTHS = {"prompt_tokens": 512, "text_tokens": 128, "repetitions": 5}
 
 @dataclass(frozen=True)
 class Form:
-    """A form of a model. record: of what is there now; None: nothing is, or it is stale."""
+    """A form of a model. record: of what is there now; None: nothing is, or it is stale.
+
+    is_cold: it lies elsewhere (docs/cold.md).
+    """
 
     model: str
     name: str
     family: Family
     artifact: Artifact
     record: Record | None
+    is_cold: bool = False
 
     @property
     def bytes(self) -> float:
@@ -128,7 +132,8 @@ def forms(session: Session) -> Iterator[Form]:
         if artifact.path in files or (within and (words > files or not words)):
             fresh = session.plan.state(artifact) is State.FRESH
             record = session.plan.record(artifact) if fresh else None
-            yield Form(model, name, FAMILIES[family], artifact, record)
+            is_cold = session.plan.place(artifact) is not None
+            yield Form(model, name, FAMILIES[family], artifact, record, is_cold)
 
 
 def measure_all(session: Session, here: Host, own: list[Form], threads: int, again: bool) -> int:
@@ -177,6 +182,8 @@ def obstacle(form: Form, meter: Speedometer | None, here: Host) -> str | None:
     for tool in meter.uses.values():
         if not Path(tool.path).exists():
             return f"its engine is not there; build it first: {tool.path}"
+    if form.is_cold:
+        return f"is cold; `snakemake {form.artifact.path}` brings it back"
     if form.record is None:
         return f"is not there, or stale; build it first: {form.artifact.path}"
     return None

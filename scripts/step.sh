@@ -34,6 +34,8 @@ begin() {
     # The artifact, by handoff.path_of; where it is built and what is held, by layout.hold_file.
     artifact=${1#.snakemake/quantmill/wanted/} artifact=${artifact%/*/*}
     here=${artifact%/*}/.${artifact##*/}.building
+    QM_HERE=$here QM_WANTED=
+    trap _ended EXIT
     exec 8>&2
     while [ $status = 75 ]; do # the file was removed by its last holder: take the new one
         mkdir -p "$here"
@@ -45,7 +47,6 @@ begin() {
     eval "$answer" # OUT=… STAGE=…, or exit 0 where another run has just built it
     export OUT STAGE
     QM_WANTED=$1 QM_LOG=$2
-    trap _ended EXIT
     mkdir -p "$(dirname "$2")"
     exec >"$2" 2>&1
 }
@@ -59,7 +60,7 @@ commit() {
     fi
     [ -z "${QM_MEASURING:-}" ] || wait "$QM_MEASURING" || true # then commit hashes it itself
     times >"$STAGE/.times"
-    "$QM_PYTHON" -I "$QM_SCRIPTS/step.py" commit "$QM_WANTED" "$SECONDS" 2>&8
+    "$QM_PYTHON" -I "$QM_SCRIPTS/step.py" commit "$QM_WANTED" 2>&8
     QM_WANTED=
 }
 
@@ -104,14 +105,19 @@ fetch() {
 
 _ended() {
     local status=$?
-    [ -n "$QM_WANTED" ] || exit $status
-    kill ${QM_MEASURING:-} ${QM_BESIDE:-} 2>/dev/null || true
-    rm -rf "$(dirname "$STAGE")" # the file in it is still held
-    {
-        printf 'FAILED  %s, after %s s. The end of %s:\n' "$OUT_NAME" "$SECONDS" "$QM_LOG"
-        # Progress bars would move the cursor: a line for each state, and no escape sequences.
-        tr '\r' '\n' <"$QM_LOG" | sed -e $'s/\033\\[[0-9;]*[A-Za-z]//g' -e '/^ *$/d' |
-            tail -n 15 | sed 's/^/    /'
-    } >&8
+    [ -z "$QM_WANTED" ] || _failed || true
+    exec 9>&-
+    rmdir "$QM_HERE" 2>/dev/null || true # where layout.clear has left it
     exit $status
 }
+
+_failed() {
+    kill ${QM_MEASURING:-} ${QM_BESIDE:-} 2>/dev/null || true
+    rm -rf "$STAGE" "$QM_HERE/hold" # which is still held
+    printf 'FAILED  %s, after %s s. The end of %s:\n' "$OUT_NAME" "$SECONDS" "$QM_LOG"
+    # Progress bars would move the cursor: a line for each state, and no escape sequences. Nor
+    # other control characters, C1 in UTF-8 too: a model may have written them.
+    tr '\r' '\n' <"$QM_LOG" | LC_ALL=C sed -e $'s/\033\\[[0-9;]*[A-Za-z]//g' \
+        -e $'s/\302[\200-\237]//g' -e '/^ *$/d' | LC_ALL=C tr -d '\000-\010\013-\037\177' |
+        tail -n 15 | sed 's/^/    /'
+} >&8

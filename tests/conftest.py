@@ -3,11 +3,14 @@
 Tests work on copies of the project.
 """
 
+import copy
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +20,38 @@ for place in (ROOT / "scripts", ROOT / "tests"):
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
 
-from project import Project, command_line, snakemake  # noqa: E402
+from project import CONFIG, Project, command_line, copy_workflow, snakemake  # noqa: E402
 from traces import STRACE, traced  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell lets its background jobs ignore Ctrl-C, and their children inherit that: Ctrl-C could
     # not be tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The files that take minutes, the longest first: else one worker has nothing to do at the end.
+# The first trains the demo; others that need it come when it is there.
+LONGEST = (
+    *("test_companions", "test_moe", "test_slurm", "test_study_build", "test_cold"),
+    *("test_compressed_tensors", "test_inputs", "test_campaign", "test_cold_on_hub"),
+    *("test_speed", "test_accept"),
+    *("test_own_files", "test_interrupted", "test_code", "test_extract_lora", "test_harness"),
+    *("test_steps", "test_answers", "test_mlx", "test_bytes", "test_audit", "test_contract"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_environment() -> Iterator[None]:
+    """What a file's tests leave in the environment (HF_HUB_OFFLINE) does not reach another's."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +71,26 @@ def llama_bin(request: pytest.FixtureRequest) -> Path:
     return request.getfixturevalue("toolchain") / "bin"
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A directory that `make` makes, once for all workers of pytest-xdist."""
+    top = factory.getbasetemp()
+    top = top.parent if "PYTEST_XDIST_WORKER" in os.environ else top
+    here, done = top / name, top / f"{name}.done"
+    with open(top / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(here, ignore_errors=True)
+            here.mkdir()
+            make(here)
+            done.touch()
+    return here
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The small project of project.py, built from nothing. Tests work on copies of it."""
-    project = Project.create(tmp_path_factory.mktemp("project"))
-    project.build()
-    return project
+    here = once(tmp_path_factory, "project", lambda here: Project.create(here).build())
+    return Project(here, copy.deepcopy(CONFIG))
 
 
 @pytest.fixture
@@ -60,12 +102,7 @@ def project(built: Project, tmp_path: Path) -> Project:
 @pytest.fixture
 def edited(project, tmp_path) -> Project:
     """The built project with a copy of the workflow of its own, to edit."""
-    project.repository = tmp_path / "workflow"
-    for name in ("scripts", "rules", "profiles", "config", "envs", "report"):
-        shutil.copytree(
-            ROOT / name, project.repository / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    shutil.copy(ROOT / "Snakefile", project.repository)
+    project.repository = copy_workflow(tmp_path / "workflow")
     return project
 
 
@@ -77,14 +114,16 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     if own := os.environ.get("QUANTMILL_DEMO"):
         return Path(own)
-    here = tmp_path_factory.mktemp("default") / "work"
-    here.mkdir()
-    models = [f"resources/demo/{name}" for name in ("base", "code", "prose")]
-    command = [*command_line(here), *models]
-    command = traced(command, here.parent / "trace") if STRACE else command
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, done.stdout
-    return here / "resources/demo"
+
+    def train(here: Path) -> None:
+        (here / "work").mkdir()
+        models = [f"resources/demo/{name}" for name in ("base", "code", "prose")]
+        command = [*command_line(here / "work"), *models]
+        command = traced(command, here / "trace") if STRACE else command
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert done.returncode == 0, done.stdout
+
+    return once(tmp_path_factory, "default", train) / "work/resources/demo"
 
 
 @pytest.fixture

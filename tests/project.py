@@ -4,10 +4,12 @@ Its models are random Llamas of 1.4 million parameters, so that no step takes mo
 start.
 """
 
+import contextlib
 import copy
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -201,6 +203,14 @@ def everything(model: str) -> set[str]:
     return made
 
 
+def copy_workflow(to: Path) -> Path:
+    """A copy of the workflow, to edit."""
+    for name in ("scripts", "rules", "profiles", "config", "envs", "report"):
+        shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", to)
+    return to
+
+
 def snakemake(
     directory: Path, *arguments: str, repository: Path = ROOT, timeout: float = 900
 ) -> subprocess.CompletedProcess:
@@ -366,31 +376,50 @@ def run(command: list[str]) -> tuple[int, str]:
 
 
 def forked(arguments: list[str]) -> tuple[int, str]:
-    """Run Snakemake in a fork of this process, which has imported it.
-
-    The import is half of a dry run's time.
-    """
-    import snakemake.cli
-
+    """Run Snakemake in a fork of this process; its status and what it writes."""
     with tempfile.TemporaryFile("w+") as file:
-        child = os.fork()
-        if child == 0:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-            sys.stdout = sys.stderr = os.fdopen(1, "w", closefd=False)
-            status = 1
-            try:
-                snakemake.cli.main(arguments)
-            except SystemExit as end:
-                status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                os._exit(status)
+        child = fork(arguments, file.fileno())
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         file.seek(0)
         return status, file.read()
+
+
+def fork(arguments: list[str], output: int, directory: Path | None = None) -> int:
+    """Start Snakemake in a fork of this process, which has imported it; its process number.
+
+    The import is half of a dry run's time. output: the descriptor that it writes to. directory: in
+    which it runs, in a process group of its own.
+    """
+    import snakemake.cli
+
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        if directory:
+            os.setsid()
+            os.chdir(directory)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", closefd=False)
+        snakemake.cli.main(arguments)
+    except SystemExit as end:
+        status = status_of(end)
+        if isinstance(end.code, str):
+            print(end.code)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # Nothing of the parent's may be unwound here, also if the disk is full.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(status)
+
+
+def status_of(end: SystemExit) -> int:
+    """The status with which Python ends a process for this."""
+    return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
 
 
 def owner(path: str, artifacts: set[str]) -> str | None:

@@ -28,6 +28,7 @@ from lib.stages.gguf import Gguf
 ROOT = Path(__file__).parent.parent
 EXAMPLES = [ROOT / "config/config.yaml", *sorted((ROOT / "config/examples").glob("*.yaml"))]
 
+NO_TENSORS = b"\x02\0\0\0\0\0\0\0{}"  # of a safetensors file
 ROOTED = {"peft_type": "LORA", "use_rslora": True, "lora_alpha": 8}
 ONE = b"merge_method: linear\nmodels: [{model: a/b}]\n"
 MERGE_FILES = {
@@ -119,7 +120,7 @@ def workdir(tmp_path) -> Path:
         for file, document in files.items():
             (tmp_path / name / file).write_text(json.dumps(document))
             weights = "adapter_model" if "adapter" in file else "model"
-            (tmp_path / name / f"{weights}.safetensors").touch()
+            (tmp_path / name / f"{weights}.safetensors").write_bytes(NO_TENSORS)
     for name, data in gguf_files().items():
         (tmp_path / "own" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "own" / name).write_bytes(data)
@@ -200,6 +201,51 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_file(workdir):
         "models.C.evaluate.corpus",
         "unknown",
     ]
+
+
+@pytest.mark.parametrize("nobody", ["", "[]", "{}", "null"])
+def test_a_model_without_a_name_is_a_mistake_whatever_asks_for_it(workdir, nobody):
+    """`similarity` and mixtures looked for the first part of nothing."""
+    merge = f"{{merge_method: linear, models: [{{model: {nobody}}}, {{model: ./dense}}]}}"
+    expert = f"{{source_model: {nobody}, positive_prompts: [x]}}"
+    moe = f"{{base_model: {nobody}, gate_mode: hidden, experts: [{expert}]}}"
+    text = f"models: {{M: {{merge: {merge}, similarity: {{base: ./dense}}}}, N: {{moe: {moe}}}}}"
+    found = problems(text, workdir)
+    assert found[0] == "models.M.merge.models[0]: model is missing"
+    assert "models.N.moe: base_model is missing" in found
+
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+TOO_MUCH = {
+    f"{BOMB}models: {{M: {{source: *i}}}}": ": more than 200000 values",
+    f"models: {'[' * 60}{']' * 60}": "models: lists and mappings within one another, 40 deep",
+    "models: &m {M: *m}": "models: lists and mappings within one another, 40 deep",
+    'models: {M: {source: "a\\0b"}}': r"models: no text of a config can have the character '\x00'",
+    'models: {"M\\0": {source: a/b}}': r"models: no text of a config can have the character '\x00'",
+}
+
+
+@pytest.mark.parametrize("text", TOO_MUCH)
+def test_what_no_config_holds_is_told_before_it_takes_all_memory(workdir, text):
+    (line,) = problems(text, workdir)
+    assert TOO_MUCH[text] in line
+    with pytest.raises(UserError, match=r"character '\\ud800'"):
+        load({"models": {"M": {"source": "\ud800"}}}, workdir)
+    (workdir / "merges/bomb.yaml").write_text(f"{BOMB}merge_method: linear\nmodels: *i\n")
+    (line,) = problems("models: {M: {merge: merges/bomb.yaml}}", workdir)
+    assert "models: more than 200000 values" in line
+
+
+def test_a_study_of_what_is_no_merge_is_a_mistake_whatever_it_is(workdir):
+    entry = "{model: %s, parameters: {weight: $w}}"
+    study = f"{TEXTS}studies: {{S: {{merge: {{merge_method: %s, models: [{entry}]}}, "
+    study += "vary: {w: [1]}, measure: {perplexity: [evaluation]}}}"
+    for given, words in ((("{x: 1}", "a/b"), "no merge method"), (("linear", "{}"), "is missing")):
+        assert any(words in line for line in problems(study % given, workdir))
+    text = "models: {M: {merge: {study: [x]}}}"
+    assert "is no study of this config" in problems(text, workdir)[0]
 
 
 def test_merges_that_go_round_in_a_circle_are_named(workdir):
@@ -539,7 +585,7 @@ def test_every_example_is_accepted_and_fits_the_schema(path, workdir):
 def test_every_config_in_the_readme_is_accepted(workdir):
     (workdir / "my-finetune").mkdir()
     (workdir / "my-finetune" / "config.json").write_text("{}")
-    (workdir / "my-finetune" / "model.safetensors").touch()
+    (workdir / "my-finetune" / "model.safetensors").write_bytes(NO_TENSORS)
     for name in ("my-code", "my-prose", "code-8b"):
         (workdir / name).symlink_to(workdir / "my-finetune")
     (workdir / "Prose-8B-BF16.gguf").write_bytes(gguf_files()["x.gguf"])

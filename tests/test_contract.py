@@ -23,7 +23,9 @@ import lib.stages.shared
 import lib.stages.similarity
 from lib.record.tools import CONVERTER, LLAMA_TOOLS
 from lib.stages import environments
+from lib.studies import grid, lock
 from project import (
+    EVERYTHING,
     FORMS,
     ROOT,
     Planned,
@@ -816,6 +818,42 @@ def test_texts_that_git_checks_out_again(project, git):
     assert project.plan() == evaluations() | {"resources/corpora/evaluation.txt"}
 
 
+# Cold forms
+
+
+def notes(*artifacts: str) -> set[str]:
+    """The notes with which these are deleted here."""
+    return {f"{path}.cold.json" for path in artifacts}
+
+
+def test_cold_reclaiming_quants_deletes_them_and_they_come_back_for_what_is_stale_alone(
+    project, tmp_path, monkeypatch
+):
+    (tmp_path / "store").mkdir()
+    monkeypatch.setenv("QUANTMILL_STORE", str(tmp_path / "store"))
+    project.config["reclaim"] = ["quants"]
+    said = {path: json.loads(record(project, path).read_text()) for path in shards()}
+    links = {path for path in said if said[path].get("notes", {}).get("link")}
+    mix = of("Mix", *FORMS["Mix"])
+    assert project.plan() == notes(*quantized(), *(shards() - links))
+    project.build()
+    assert project.plan() == NOTHING
+    assert not [path for path in quantized() if (project / path).exists()]
+    text = (project / "data/evaluation.txt").read_text()
+    append(project / "data/evaluation.txt", "Another line.\n")
+    again = evaluations() | {"resources/corpora/evaluation.txt"}
+    assert project.plan() == again | mix | notes(*mix)
+    (project / "data/evaluation.txt").write_text(text)
+    assert project.plan() == NOTHING
+    project.quants.append("Q5_K_M")
+    new = of("Mix", "Q5_K_M", "Q5_K_M/shards")
+    told = of("Mix", "base", "Q5_K_M/evaluation", "report", "card")
+    assert project.plan() == new | notes(*new) | told
+    assert project.plan("quants") == of("Mix", "Q5_K_M") | quantized()
+    project.config["reclaim"] = []
+    assert project.plan() == new | told
+
+
 # The code
 
 
@@ -907,7 +945,9 @@ def planned(built: Project, tmp_path, monkeypatch) -> Callable[[dict], Planned]:
     for name in ("m", "data"):
         (tmp_path / name).symlink_to(built / name)
     corpora = copy.deepcopy(built.config["corpora"])
-    return lambda model: Planned({"corpora": corpora, "models": {"M": copy.deepcopy(model)}})
+    return lambda model, **more: Planned(
+        copy.deepcopy({"corpora": corpora, "models": {"M": model}, **more})
+    )
 
 
 def exl2(*names: str) -> set[str]:
@@ -1345,6 +1385,82 @@ def test_exl2_another_torch_in_its_environment_makes_nothing_stale(planned, repi
     p = planned(EXL2)
     repinned("exllamav2", "torch==")
     assert p.plan() == NOTHING
+
+
+STUDY = {
+    **EVERYTHING["studies"]["Grid"],
+    "measure": {"perplexity": ["calibration", "evaluation"], "chunks": 2},
+}
+TABLE = "results/studies/Which/study.csv"
+
+
+def candidate(name: str, *texts: str) -> set[str]:
+    """A candidate's merge and conversion, and its perplexities on texts."""
+    here = f"results/studies/Which/candidates/{name}"
+    measured = {f"{here}/perplexity/1/{text}.json" for text in texts}
+    return {f"{here}/safetensors", f"{here}/gguf/{name}-BF16.gguf", *measured}
+
+
+@pytest.fixture
+def studied(planned) -> Planned:
+    """A study with all measured and nothing kept, and a model that has taken its winner."""
+    merge = json.loads(json.dumps(STUDY["merge"]).replace('"$w"', "0.3"))
+    lock.write({"Which": lock.Chosen([], lock.Winner("0.3", {"w": 0.3}, 0, merge))})
+    p = planned(
+        {"merge": {"study": "Which"}, "gguf": {"quants": ["Q8_0"]}}, studies={"Which": STUDY}
+    )
+    for made in p.session().graph:
+        if made.temporary:
+            path = Path(made.path)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert p.plan() == NOTHING
+    return p
+
+
+def test_a_candidate_is_added_to_a_study_alone_and_the_model_keeps_the_winner(studied):
+    study = studied.config["studies"]["Which"]
+    study["vary"]["w"].append(0.7)
+    assert studied.plan() == candidate("0.7", "calibration", "evaluation") | {TABLE}
+    study["vary"]["w"] = [0.5, 0.7]  # the winner is none of it any more
+    assert studied.plan() == candidate("0.7", "calibration", "evaluation") | {TABLE}
+
+
+def test_candidates_that_were_deleted_come_back_for_another_text_and_measure_no_other(studied):
+    text = Path("other.txt")
+    text.write_text(Path("data/evaluation.txt").read_text() + " More.")
+    studied.config["corpora"]["evaluation"]["path"] = str(text)
+    parents = {
+        f"results/studies/Which/parents/{name}/{file}"
+        for name in (grid.word("./m/code"), grid.word("./m/prose"))
+        for file in (f"gguf/{name}-BF16.gguf", "perplexity/1/evaluation.json")
+    }
+    candidates = candidate("0.3", "evaluation") | candidate("0.5", "evaluation")
+    texts = {"resources/corpora/evaluation.txt"}
+    assert studied.plan() == candidates | parents | texts | {TABLE}
+
+
+def test_a_parameter_of_a_study_is_called_otherwise_and_its_table_alone_is_made_again(studied):
+    study = studied.config["studies"]["Which"]
+    study["merge"] = json.loads(json.dumps(study["merge"]).replace("$w", "$share"))
+    study["vary"] = {"share": study["vary"]["w"]}
+    assert studied.plan() == {TABLE}
+
+
+def test_another_rule_to_choose_by_and_fewer_on_the_disk_measure_nothing(studied):
+    study = studied.config["studies"]["Which"]
+    study["choose"] = {"minimise": ["perplexity.evaluation"], "by": "pareto"}
+    assert studied.plan() == {TABLE}
+    study["at_once"] = 1
+    del study["choose"]
+    assert studied.plan() == NOTHING
+
+
+def test_another_winner_in_the_lock_makes_stale_the_model_that_takes_it_and_not_the_study(studied):
+    chosen = lock.read()
+    chosen["Which"].winner.merge["models"][0]["parameters"]["weight"] = 0.5
+    lock.write(chosen)
+    made = ("safetensors", "gguf/M-BF16.gguf", "gguf/M-Q8_0.gguf", *SHOWN)
+    assert studied.plan() == exl2(*made)
 
 
 COMPARED = {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.errors import plainly
 from lib.record.wanted import WantedRecipe
 
 ROOT = Path(__file__).parent.parent
@@ -23,11 +24,13 @@ LENGTHS = "--prompt-tokens 1 --text-tokens 1 --repetitions 1 --threads 1 --gpus 
 # {program: a mistake on its command line, what the one line must name}
 MISTAKES = {
     "accept.py": OWN_BUILD,
+    "ask_audit.py": OWN_BUILD,
     "ask_live.py": None,  # there is nothing to say on its command line
     "ask_orphans.py": QUESTION,
     "ask_plan.py": ("--config nowhere.json --machine [1,[]]", "nowhere.json"),
     "ask_preflight.py": QUESTION,
     "ask_status.py": QUESTION,
+    "ask_store.py": QUESTION,
     "ask_verify.py": QUESTION,
     "ask_verify_rebuild.py": OWN_BUILD,
     "ask_why.py": QUESTION,
@@ -50,6 +53,7 @@ MISTAKES = {
     "check_mmproj.py": ("broken.json --model model --llama-cpp {}", "broken.json"),
     "check_mtp.py": ("nowhere --model model --llama-cpp {}", "nowhere"),
     "check_mlx.py": ("nowhere", "nowhere"),
+    "check_quant.py": ("broken.json --of model", "broken.json"),
     "check_shards.py": ("--whole nowhere --shards model", "nowhere"),
     "compile_extension.py": ("exllamav2 --output out", "no exllamav2"),
     "compressed_tensors_calibrate.py": (
@@ -58,6 +62,7 @@ MISTAKES = {
     ),
     "compressed_tensors_quantize.py": ("nowhere --scheme FP8_DYNAMIC --output out", "nowhere"),
     "convert.py": ("--threads 1 nowhere model", "nowhere"),
+    "cool.py": ("delete nowhere", "nowhere"),
     "copy_file.py": ("broken.json " + RECIPE[0], "nowhere.json"),
     "corpus.py": ("nowhere --type .txt --output out", "nowhere"),
     "count_parameters.py": ("nowhere", "nowhere"),
@@ -203,6 +208,18 @@ def test_what_a_user_can_mend_ends_a_program_with_its_name_and_the_message(tmp_p
     assert (done.returncode, done.stdout, done.stderr) == (1, "before\n", said)
 
 
+def test_a_disk_that_is_full_when_the_plan_is_made_ends_snakemake_in_a_line(tmp_path, monkeypatch):
+    """Its input functions write wanted recipes: their traceback was shown."""
+    monkeypatch.chdir(tmp_path)
+
+    @plainly
+    def ask() -> None:
+        os.write(os.open("/dev/full", os.O_WRONLY), b"x")
+
+    with pytest.raises(SystemExit, match=f"^{tmp_path}: No space left on device$"):
+        ask()
+
+
 @pytest.mark.parametrize(
     ("body", "error"),
     [
@@ -262,6 +279,7 @@ def test_whatever_we_raise_ourselves_is_a_users_mistake_or_is_told_here():
     others = {
         "CodeError": "a rule whose code cannot be followed: ours to mend, seen by the tests",
         "MergeFileError": "pydantic wants a ValueError, and makes of it a line of the config's",
+        "NoLocks": "what a file system lacks: both who lock catch it",
         "UserError": "the base class itself",
     }
     found = set()

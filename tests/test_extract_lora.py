@@ -61,7 +61,14 @@ def made(tmp_path_factory, toolchain) -> Project:
         },
         "Tuned": {
             "source": "./m/tuned",
-            "extract_lora": {"base": "Base", "adapters": {"two": {"rank": 2}, "six": {"rank": 6}}},
+            "extract_lora": {
+                "base": "Base",
+                "adapters": {
+                    "two": {"rank": 2},
+                    "six": {"rank": 6},
+                    "first": {**FOR_GGUF, "include_regex": ["layers.0."]},
+                },
+            },
         },
     }
     project = Project(path, {"models": models})
@@ -104,6 +111,22 @@ def test_the_record_says_how_near_it_comes(made):
     assert 0.5 < left["two"]["left"] < 0.9 and left["two"]["worst"][1] >= left["two"]["left"]
     pairs = load_file(made / "results/Tuned/lora/two/adapter_model.safetensors")
     assert left["two"]["parameters"] == sum(tensor.numel() for tensor in pairs.values())
+
+
+def test_an_adapter_of_some_layers_is_told_how_much_is_left_in_the_others(made):
+    notes = record(made, "results/Tuned/lora/first")["notes"]
+    assert 0.5 < notes["left"] < 0.9 and notes["worst"][1] == 1
+    assert "layers.1." in notes["worst"][0]
+
+
+def test_a_base_of_an_unknown_architecture_is_named_and_nothing_of_it_is_called(made, tmp_path):
+    shutil.copytree(made / "m/base", tmp_path / "base")
+    config = json.loads((tmp_path / "base/config.json").read_text())
+    (tmp_path / "base/config.json").write_text(json.dumps(config | {"architectures": ["pipeline"]}))
+    adapter, model = made / "results/Tuned/lora/two", made / "m/tuned"
+    done = run("check_extract_lora.py", adapter, "--base", tmp_path / "base", "--model", model)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "has no model that is called pipeline (config.json)" in done.stderr
 
 
 def test_a_merge_has_the_base_of_its_configuration(made):

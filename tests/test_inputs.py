@@ -16,10 +16,10 @@ pytestmark = pytest.mark.skipif(
     STRACE is None, reason="strace is not installed (apt install strace)"
 )
 
-# Rules that need a GPU, gigabytes of packages, a tokenizer that the converter knows, or minutes of
-# training. The demo's are traced where it is trained (conftest.py).
+# Rules that need a GPU, gigabytes of packages, a tokenizer that the converter knows, a store, or
+# minutes of training. The demo's are traced where it is trained (conftest.py).
 ELSEWHERE = {"extension", "exl2_measure", "exl2_quantize", "exl2_evaluate", "exl3_quantize"}
-ELSEWHERE |= {"exl3_evaluate", "evaluate_harness", "mtp"}
+ELSEWHERE |= {"exl3_evaluate", "evaluate_harness", "mtp", "cool"}
 DEMO = {"demo_text", "demo_base", "demo_finetune"}
 
 

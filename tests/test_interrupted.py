@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from campaign.clocks import YEAR, Clock
 from lib.record import recipe as recipes
+from lib.record.layout import times_file
 from project import Project, of, sha256
 
 STATIC = "results/Mix/gguf/Mix-static.gguf"
@@ -243,6 +246,29 @@ def test_a_step_refuses_an_input_that_was_changed_under_it(project, start, gate)
     assert litter(project) == []
 
 
+def test_a_source_that_is_replaced_while_it_is_read_is_told_and_nothing_is_made_of_it(
+    built, edited
+):
+    """Put back afterwards, with the old date even, it would have the recipe of what was made."""
+    made = [f"results/Plain/gguf/Plain-{form}.gguf" for form in ("BF16", "Q4_0")]
+    for path in made:
+        (edited / path).unlink()
+    shutil.rmtree(edited / "resources/models")  # links into the project that this is a copy of
+    frame = edited.repository / "scripts/step.sh"
+    source, other = (edited / f"m/{name}/model.safetensors" for name in ("prose", "code"))
+    replace = f'    [ "$1" != convert.py ] || cp "{other}" "{source}"\n'
+    text = frame.read_text()
+    frame.write_text(text.replace("script() {\n", f"script() {{\n{replace}"))
+    content, stat = source.read_bytes(), source.stat()
+    assert f"{source} was changed since this run was planned" in edited.run(check=False)
+    assert not any((edited / path).exists() for path in made)
+    frame.write_text(text)
+    source.write_bytes(content)
+    os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    edited.build()
+    assert [sha256(edited / path) for path in made] == [sha256(built / path) for path in made]
+
+
 def test_a_failing_tool_shows_its_last_lines_and_leaves_nothing(built, project, gate):
     gate.replace(
         'for word; do case "$word" in *building*) echo half > "$word";; esac; done\n'
@@ -264,19 +290,112 @@ def test_a_failing_tool_shows_its_last_lines_and_leaves_nothing(built, project, 
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("exit 0", "no such file"),
-        ('for word; do case "$word" in *building*) : > "$word";; esac; done', "an empty file"),
+        ("exit 0", "No such file"),
+        ('for word; do case "$word" in *building*) : > "$word";; esac; done', "not a GGUF file"),
+        ('"$REAL" "$@" && truncate --size=-9000 "$OUT"', "it ends before the data of its tensor"),
     ],
-    ids=["no file", "an empty file"],
+    ids=["no file", "an empty file", "a part of the file"],
 )
-def test_a_tool_that_says_it_went_well_but_made_nothing_is_not_believed(
-    project, gate, script, words
-):
-    gate.replace(script)
+def test_a_tool_that_says_it_went_well_is_not_believed(project, gate, script, words):
+    gate.replace(f"REAL={gate.real}\n{script}")
     output = project.run(STATIC, check=False)
-    assert f"FAILED  {STATIC}: the step ended well but made {words}" in output
+    assert f"FAILED  {STATIC}, after" in output and words in output
     assert not (project / STATIC).exists()
     assert project.plan() == {STATIC}
+
+
+def test_after_a_crash_of_the_machine_a_wanted_recipe_may_be_empty(built, project):
+    """Its date reached the disk, its content did not (ext4). Every later run was refused."""
+    (project / STATIC).unlink()
+    assert project.plan() == {STATIC}
+    (left,) = (project / f".snakemake/quantmill/wanted/{STATIC}").glob("*/recipe.json")
+    date = left.stat().st_mtime
+    left.write_text("")
+    os.utime(left, (date, date))
+    project.build()
+    assert sha256(project / STATIC) == sha256(built / STATIC)
+
+
+def test_base_logits_that_a_killed_run_has_left_are_removed_by_the_next(project):
+    """Snakemake deletes them after their last use, and may be killed before."""
+    logits = project / "results/Mix/evaluation/base.kld"
+    size = recipes.read("results/Mix/evaluation/base.kld", project.path).bytes
+    logits.write_bytes(bytes(size))
+    (project / "results/Plain/README.md").unlink()
+    said = project.build()
+    assert "removed results/Mix/evaluation/base.kld: nothing needs it any more" in said
+    assert not logits.exists()
+    assert project.plan() == set()
+
+
+def test_a_file_that_a_tool_still_writes_to_when_it_has_ended_is_not_taken(project, gate):
+    gate.replace(f'"{gate.real}" "$@"; status=$?\n(sleep 20; :) >> "$OUT" &\nexit $status')
+    output = project.run(STATIC, check=False)
+    words = "the step ended well, but Mix-static.gguf is still being written"
+    assert f"FAILED  {STATIC}: {words}" in output
+    assert not (project / STATIC).exists()
+
+
+def test_a_step_that_makes_no_progress_is_told_of_and_ended_if_that_is_asked_for(
+    built, project, start, gate
+):
+    gate.replace("exec sleep 1000")
+    run = start(STATIC, "--config", "end_hung=0.05")
+    assert run.until(lambda: "ended " in run.text, 60), run.text
+    assert run.end() != 0
+    assert f"ended   {STATIC}: no progress for" in run.text
+    assert f"FAILED  {STATIC}, after" in run.text
+    assert litter(project) == []
+    gate.tool.unlink()
+    gate.tool.symlink_to(gate.real)
+    project.build()
+    assert sha256(project / STATIC) == sha256(built / STATIC)
+
+
+def test_where_a_file_system_has_no_locks_that_is_said_and_it_is_built(
+    built, project, gate, tmp_path
+):
+    """As on Lustre without -o flock."""
+    source, library = tmp_path / "no_locks.c", tmp_path / "no_locks.so"
+    source.write_text(
+        "#include <errno.h>\nint flock(int file, int how) { errno = ENOSYS; return -1; }\n"
+    )
+    subprocess.run(["c++", "-xc", "-shared", "-fPIC", source, "-o", library], check=True)
+    gate.open()
+    done = subprocess.run(
+        project.command(STATIC),
+        env={**os.environ, "LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "this file system has no locks" in done.stdout + done.stderr
+    assert sha256(project / STATIC) == sha256(built / STATIC)
+
+
+def test_what_was_made_while_a_clock_was_ahead_can_be_built_from(project):
+    """Snakemake fails a job whose output is older than an input, and deletes what it has made."""
+    ahead = time.time() + 3600
+    for path in (project / "results").rglob("*"):
+        os.utime(path, (ahead, ahead), follow_symlinks=False)
+    (project / STATIC).unlink()
+    project.build()
+    assert project.plan() == set()
+
+
+def test_a_clock_that_is_set_while_a_step_runs_does_not_reach_the_forecasts(
+    project, start, gate, tmp_path, monkeypatch
+):
+    clock = Clock(tmp_path)
+    for name, value in clock.variables.items():
+        monkeypatch.setenv(name, value)
+    run = start(STATIC)
+    assert run.until(lambda: gate.starts)
+    clock.set(YEAR)
+    gate.open()
+    assert run.end() == 0, run.text
+    _, seconds = map(float, (project / times_file(STATIC)).read_text().split())
+    assert 0 < seconds < 120
 
 
 def test_what_killed_runs_left_is_removed_but_not_what_still_runs(project):
@@ -286,9 +405,13 @@ def test_what_killed_runs_left_is_removed_but_not_what_still_runs(project):
     for place in (gone, kept):
         (place / "host-1").mkdir(parents=True)
         (place / "host-1/half.gguf").write_text("half")
+    parts = [project / f"results/{place}/.x.recipe.json.7.part" for place in ("Mix", "Mix/gguf")]
+    for part in parts:
+        part.write_text("half")
     (project / "results/Plain/README.md").unlink()
     with (kept / "hold").open("w") as hold:
         fcntl.flock(hold, fcntl.LOCK_EX)
         project.build()
     assert not gone.exists()
+    assert [part.exists() for part in parts] == [False, True]
     assert (kept / "host-1/half.gguf").exists()

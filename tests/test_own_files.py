@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-import card
 import gguf_metadata
 import publish
+from lib.cards.prompt import prompt_format
 from lib.formats import chat
 from project import CONFIG, ROOT, Project, sha256
 
@@ -156,10 +156,9 @@ def test_the_card_of_a_gguf_source_shows_its_prompt_format(p):
     template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
     gguf_metadata.apply(p / "own/x.gguf", p / "own/y.gguf", {"tokenizer.chat_template": template})
     assert (
-        card.prompt_format(*chat.read(p / "own/y.gguf"))
-        == "<s>[system] {system_prompt}[user] {prompt}"
+        prompt_format(*chat.read(p / "own/y.gguf")) == "<s>[system] {system_prompt}[user] {prompt}"
     )
-    assert card.prompt_format(*chat.read(p / "own/x.gguf")) is None
+    assert prompt_format(*chat.read(p / "own/x.gguf")) is None
 
 
 def test_a_gguf_source_is_predicted_as_its_quants_come_out(p):

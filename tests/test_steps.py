@@ -8,14 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from gguf.constants import GGML_QUANT_SIZES
 
 import check_base_logits
 import check_gguf
 import check_imatrix
+import check_quant
 import check_shards
 from lib.errors import UserError
 from lib.formats.gguf_file import read_gguf
 from lib.formats.model_files import model_files
+from lib.formats.of_source import check_source
 from model_view import make_view
 from tiny_models import TEXT, make_llama, make_sentencepiece
 
@@ -286,6 +289,84 @@ def test_more_chunks_than_asked_for_are_refused(made):
     assert "computed on 3 chunks" in fails("check_imatrix.py", *arguments)
 
 
+# Quants
+
+
+def checked(made: Path, quant: Path, *arguments: object) -> str:
+    return fails("check_quant.py", quant, "--of", made / "model.gguf", *arguments)
+
+
+def test_every_type_is_near_to_what_it_was_made_from(made, tools, tmp_path):
+    from lib.formats.quants import QUANT_TYPES
+    from lib.stages.quantize import UNREAD
+
+    whole, read = read_gguf(made / "model.gguf"), 0
+    for name in QUANT_TYPES.keys() - {UNREAD}:
+        command = [tools / "llama-quantize", "--imatrix", made / "im.dat", made / "model.gguf"]
+        subprocess.run([*command, tmp_path / "q.gguf", name, "1"], check=True, capture_output=True)
+        check_quant.check(read_gguf(tmp_path / "q.gguf"), whole, ())
+        read += 1
+    assert read == len(QUANT_TYPES) - 1 > 30
+
+
+def test_a_quant_without_a_layer_is_compared_with_the_layers_that_are_left(made, tools, tmp_path):
+    command = [tools / "llama-quantize", "--prune-layers", "1", made / "model.gguf"]
+    subprocess.run([*command, tmp_path / "q.gguf", "Q8_0", "1"], check=True, capture_output=True)
+    check_quant.check(read_gguf(tmp_path / "q.gguf"), read_gguf(made / "model.gguf"), [1])
+    assert "it has no tensor blk.1." in checked(made, tmp_path / "q.gguf")
+    # Of a layer before the last b10605 keeps the data, and drops the last one's.
+    assert "is not that of" in checked(made, tmp_path / "q.gguf", "--pruned", 0)
+
+
+def test_that_the_tool_would_keep_the_wrong_layers_is_said_before_anything_is_built(project):
+    project.quants.append({"name": "Less", "type": "Q8_0", "prune_layers": [0]})
+    before = project.files()
+    said = project.run(check=False)
+    assert "prune_layers: [0], and llama-quantize b10605 can leave out only the last layers" in said
+    assert project.files() == before
+    project.quants[-1]["prune_layers"] = [1]
+    project.build("results/Mix/gguf/Mix-Less.gguf")
+
+
+def test_half_a_quant_or_one_with_more_at_its_end_is_refused(made, tmp_path):
+    data = (made / "q4.gguf").read_bytes()
+    (tmp_path / "half.gguf").write_bytes(data[: len(data) // 2])
+    assert "it ends before the data of its tensor" in checked(made, tmp_path / "half.gguf")
+    (tmp_path / "long.gguf").write_bytes(data + bytes(64))
+    assert "its last tensor ends at" in checked(made, tmp_path / "long.gguf")
+
+
+def test_a_quant_with_a_hole_is_refused(made, tmp_path):
+    """As a file system leaves it that has lost what was written last."""
+    data = bytearray((made / "q4.gguf").read_bytes())
+    data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    (tmp_path / "q.gguf").write_bytes(data)
+    assert "is not that of" in checked(made, tmp_path / "q.gguf")
+
+
+def test_the_quant_of_another_model_of_the_same_shape_is_refused(made, tools, tmp_path):
+    from lib.record.tools import bundled_tree
+
+    make_sentencepiece(make_llama(tmp_path / "model", seed=7))
+    convert = [sys.executable, bundled_tree() / "convert_hf_to_gguf.py", "model"]
+    name = ["--outfile", "other.gguf", "--outtype", "bf16", "--model-name", "Tiny"]
+    subprocess.run([*convert, *name], cwd=tmp_path, check=True, capture_output=True)
+    command = [tools / "llama-quantize", tmp_path / "other.gguf", tmp_path / "q.gguf", "Q4_K_M"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert "is not that of" in checked(made, tmp_path / "q.gguf")
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "F32"])
+def test_a_nan_in_one_block_of_a_quant_is_found(made, tmp_path, name):
+    tensor = next(t for t in read_gguf(made / "q4.gguf").tensors if t.type_name == name)
+    elements, size = GGML_QUANT_SIZES[tensor.type]
+    nan = b"\x00\x00\xc0\x7f" if name == "F32" else b"\x00\x7e"
+    last = (tensor.elements // elements - 1) * size  # of the block, and in it:
+    at = {"Q4_K": 2, "Q6_K": 208, "F32": 0}[name]
+    path = damaged(made / "q4.gguf", tmp_path / "q.gguf", tensor.name, last + at, nan)
+    assert f"NaN or Inf in its tensor {tensor.name}" in checked(made, path)
+
+
 # Shards
 
 
@@ -493,3 +574,41 @@ def test_what_is_checked_beside_a_step_decides_whether_it_is_done(tmp_path, gpus
         assert ("measured" in (tmp_path / "log").read_text()) == bool(gpus or done)
         assert ("what it names" in ran.stderr.splitlines()[-1]) != done
         assert list(tmp_path.glob("results/M/.*")) == []
+
+
+def test_a_conversion_that_is_of_another_model_or_was_not_written_to_its_end_is_found(
+    built, tmp_path
+):
+    made, source = built / "results/Mix/gguf/Mix-BF16.gguf", built / "results/Mix/safetensors"
+    found, compared = check_source(read_gguf(made), source)
+    assert 0 < found <= compared
+    with pytest.raises(UserError, match="the converter has made another model's file"):
+        check_source(read_gguf(made), built / "m/prose")
+    half = tmp_path / "half.gguf"
+    half.write_bytes(made.read_bytes()[: made.stat().st_size // 2])
+    os.truncate(half, made.stat().st_size)
+    with pytest.raises(UserError, match="half.gguf: its tensor blk.* is zeros"):
+        check_source(read_gguf(half), source)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda made: None, "made no such file"),
+        (lambda made: made.touch(), "made an empty file"),
+        (lambda made: made.mkdir(), "made an empty directory"),
+    ],
+    ids=["nothing", "an empty file", "an empty directory"],
+)
+def test_a_step_that_made_nothing_is_not_done(tmp_path, monkeypatch, make, words):
+    import step
+    from lib.record.wanted import WantedRecipe
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STAGE", str(tmp_path))
+    (tmp_path / ".inputs.json").write_text("{}")
+    make(tmp_path / "x")
+    wanted = WantedRecipe("results/x", ("results/x",), False, False, "rule", "0" * 64, {}, {})
+    with pytest.raises(UserError, match=words):
+        step.commit(wanted, False, None)
+    assert not (tmp_path / "results").exists()

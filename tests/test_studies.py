@@ -11,8 +11,11 @@ import yaml
 from lib.config.load import load
 from lib.config.merges import METHODS, PARAMETERS, REQUIRED
 from lib.errors import UserError
+from lib.forecast.machine import Machine
+from lib.forecast.outlook import forecast
 from lib.hub.lock import Lock
 from lib.planning.graph import Graph
+from lib.record.artifact import in_order as in_build_order
 from lib.record.contents import Contents
 from lib.studies import grid, lock
 from lib.studies.choice import Figure, Rule, decide, in_order, survivors
@@ -329,6 +332,20 @@ def test_not_more_candidates_lie_on_the_disk_than_the_study_allows(place):
         not merge.uses and not merge.temporary
         for merge in kept.shared.study("Which").merges.values()
     )
+
+
+@pytest.mark.parametrize("cores", [2, 64])
+def test_the_plan_says_the_disk_of_the_candidates_that_lie_there_at_once(place, monkeypatch, cores):
+    """Forty candidates are said to need no more than five, on a large machine too."""
+    monkeypatch.chdir(place)
+    peaks = []
+    for count in (5, 40):
+        raw = config(vary={"method": ["ties"], "w": [n / 50 for n in range(1, count + 1)]})
+        graph = graph_of(raw, place)
+        building = in_build_order(graph.artifacts("Which").values())
+        peaks.append(forecast(graph, building, Machine(cores)).course.bytes)
+    small = 5_000 * 40  # what was measured stays
+    assert peaks[1] < peaks[0] + small, peaks
 
 
 # the choice

@@ -154,23 +154,6 @@ def test_candidates_are_gone_once_they_are_measured(measured):
     assert measured.plan() == set()
 
 
-def added(name: str) -> set[str]:
-    here = f"{TOP}/candidates/{name}"
-    return {
-        f"{here}/safetensors",
-        f"{here}/gguf/{name}-BF16.gguf",
-        f"{here}/perplexity/1/{CODE}.json",
-        f"{here}/perplexity/1/{PROSE}.json",
-        f"{TOP}/study.csv",
-    }
-
-
-def test_a_candidate_that_is_added_is_measured_and_no_other(studied):
-    studied.config["studies"]["Damage"]["vary"]["partner"].append("base")
-    new = {path for path in studied.plan() if "/parents/" not in path}  # it is a parent too
-    assert new == added("base")
-
-
 def test_a_model_keeps_the_winner_until_choose_is_asked(chosen, tmp_path):
     project = chosen.copy(tmp_path / "project")
     project.build()
@@ -184,31 +167,6 @@ def test_a_model_keeps_the_winner_until_choose_is_asked(chosen, tmp_path):
     said = project.run("choose")
     assert "noisy as the winner of Damage, in place of prose" in said
     assert "results/Best/safetensors" in project.plan()
-
-
-def test_another_text_measures_again_and_merges_only_what_it_needs(studied):
-    path = studied / f"data/{PROSE}.txt"
-    path.write_text(path.read_text().replace("the", "teh"))
-    made = studied.plan()
-    assert f"{TOP}/candidates/prose/perplexity/1/{PROSE}.json" in made
-    assert f"{TOP}/candidates/prose/perplexity/1/{CODE}.json" not in made
-    assert f"{TOP}/candidates/prose/safetensors" in made, "it was deleted, and is needed again"
-
-
-def test_a_parameter_that_is_called_otherwise_makes_the_table_anew_and_nothing_else(studied):
-    study = studied.config["studies"]["Damage"]
-    study["merge"]["models"][1]["model"] = "./m/$other"
-    study["vary"] = {"other": study["vary"]["partner"]}
-    assert studied.plan() == {f"{TOP}/study.csv"}
-
-
-def test_another_rule_to_choose_by_and_fewer_on_the_disk_measure_nothing(studied):
-    study = studied.config["studies"]["Damage"]
-    study["choose"] = {"minimise": [f"perplexity.{CODE}"], "by": "pareto"}
-    assert studied.plan() == {f"{TOP}/study.csv"}
-    study["at_once"] = 1
-    study.pop("choose")
-    assert studied.plan() == set()
 
 
 def test_rounds_measure_many_on_little_and_few_on_much(studied):

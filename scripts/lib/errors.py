@@ -14,18 +14,29 @@ message. Code that opens a file which is named elsewhere (in a config, in a reci
 UserError itself.
 
 How a program ends decides no bytes, so lib/record/code.py does not count this module. Keep code
-that decides bytes out of it. It uses the standard library only; every module may import it.
+that decides bytes out of it. It imports lib/units alone; every module may import it.
 """
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lib.units import printable
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Secrets in addresses: a user and a password, also where show() has cut off what follows, and the
+# values of keys that give access.
+IN_ADDRESS = re.compile(
+    r"(?<=://)[^/\s'\"]+(?=@| …)"
+    r"|(?<=[?&])([\w.-]*(?:token|key|secret|passw(?:or)?d|auth|sig|signature|credential)=)"
+    r"[^&\s'\"#]+",
+    re.IGNORECASE,
+)
 # The statuses that a shell reports for a program that SIGINT or SIGPIPE has ended.
 INTERRUPTED, READER_GONE = 130, 141
 
@@ -33,16 +44,28 @@ INTERRUPTED, READER_GONE = 130, 141
 class UserError(Exception):
     """A mistake that the user can repair: in a config, a file, the command line or the machine.
 
-    Each of `lines` is one problem. It names the key or the file, and says what to do.
+    Each of `lines` is one problem. It names the key or the file, and says what to do. It may quote
+    what somebody else has written: signs that would do something to a terminal are spelt out, and
+    secrets in addresses are left out.
     """
 
     def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
+        super().__init__("\n".join(map(shown, "\n".join(lines).split("\n"))))
 
     @property
     def lines(self) -> list[str]:
         """The problems, one line each."""
         return str(self).splitlines()
+
+
+def shown(text: str) -> str:
+    """A line for a terminal or a log: printable, without secrets in addresses."""
+    return printable(IN_ADDRESS.sub(lambda found: f"{found[1] or ''}…", text))
+
+
+def has_secret(address: str) -> bool:
+    """Whether an address has a user, or a key that gives access."""
+    return bool(IN_ADDRESS.search(address))
 
 
 def program(main: Callable[[], int | None], prefix: str | None = None) -> NoReturn:
@@ -86,7 +109,8 @@ def _is_the_users(error: OSError) -> bool:
 
 
 def plainly(ask: Callable) -> Callable:
-    """Decorate a function that Snakemake calls: a UserError then ends Snakemake with its message.
+    """Decorate a function that Snakemake calls: a UserError then ends Snakemake with its message,
+    and a full disk does.
 
     Without this, Snakemake (9.27.1) adds the rule's lines or a traceback to the message.
     """
@@ -97,5 +121,9 @@ def plainly(ask: Callable) -> Callable:
             return ask(*args, **kwargs)
         except UserError as error:
             sys.exit(str(error))
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            sys.exit(f"{error.filename or Path.cwd()}: {error.strerror}")
 
     return asked

@@ -26,3 +26,9 @@ def count(number: int, noun: str) -> str:
 def is_are(number: int) -> str:
     """The verb that goes with `number` things: "is" for 1, else "are"."""
     return "is" if number == 1 else "are"
+
+
+def printable(text: str) -> str:
+    """Text from a stranger for a terminal: what is no plain character, as an escape sequence is
+    none, is spelt in ASCII."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -23,22 +23,27 @@ MODEL = {
 }
 
 
+def environment(hub: Hub, home: Path) -> dict[str, str]:
+    """That of a program whose hub is the stand-in. home: of its cache."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    return keep | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        # The stand-in has no xet storage; only uploads would notice (see docs/hub.md).
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "NO_PROXY": "*",
+        "no_proxy": "*",
+    }
+
+
 class Workdir:
     """A working directory with its own Hugging Face cache."""
 
     def __init__(self, path: Path, hub: Hub) -> None:
         self.path, self.home = path / "work", path / "hf"
         self.path.mkdir()
-        keep = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-        self.env = keep | {
-            "HF_ENDPOINT": hub.url,
-            "HF_HOME": str(self.home),
-            # The stand-in has no xet storage; only uploads would notice (see docs/hub.md).
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "NO_PROXY": "*",
-            "no_proxy": "*",
-        }
+        self.env = environment(hub, self.home)
 
     def run(self, script: str, *args: object, stdin: str = "", **env: str):
         """Run scripts/`script`; the finished process, its output as text."""

@@ -33,7 +33,8 @@ class Model:
         self.add("README.md", CARD.encode(), "README.md")
         self.add("report/quality.svg", b"<svg/>", "quality.svg")
         self.repo = {"repo": "acme/M-GGUF", "private": True, "max_file_size": 50_000_000_000}
-        self.repo |= {"branches": {"main": self.main}, "recipes": {}}
+        self.repo |= {"branches": {"main": self.main}, "recipes": {}, "sign": None}
+        self.repo |= {"texts": {"recipes/config.yaml": "models: {}"}}
 
     def record(self, artifact: str, files: dict[str, bytes] | None = None, **notes: str) -> None:
         path = self.workdir.path / artifact
@@ -44,7 +45,10 @@ class Model:
         else:
             known = {n: [len(c), hashlib.sha256(c).hexdigest()] for n, c in files.items()}
             size, sha = sum(len(c) for c in files.values()), recipes.digest(known)
-        data = {"quantmill": recipes.SCHEMA, "artifact": artifact, "digest": "d", "recipe": {}}
+        recipe = {"step": "quantize", "options": {}, "inputs": {}, "sources": {}, "tools": {}}
+        recipe |= {"code": "c"}
+        data = {"quantmill": recipes.SCHEMA, "artifact": artifact, "recipe": recipe}
+        data |= {"digest": recipes.digest(recipe)}
         data |= {"bytes": size, "sha256": sha, "inputs": {}, "files": known, "notes": notes}
         recipes.write_json(self.workdir.path / recipes.path_of(artifact), data)
 
@@ -75,6 +79,7 @@ class Model:
 
     def publish(self, action: str, token: str = "hf_alice", **env: str):
         manifest = {"repos": [self.repo], "forms": list(self.evaluations.values())}
+        manifest |= {"made_from": {}, "bounds": {}}
         path = self.workdir.path / "manifest.json"
         path.write_text(json.dumps(manifest))
         args = ("--manifest", path, "--large", 1_000_000)
@@ -92,7 +97,7 @@ def writes(hub):
 
 def test_plan_writes_nothing_and_push_does_what_it_said(model, hub):
     said = ok(model.publish("plan"))
-    assert "acme/M-GGUF (new, private)" in said and said.count("    add ") == 8
+    assert "acme/M-GGUF (new, private)" in said and said.count("    add ") == 10
     assert not writes(hub)
     ok(model.publish("push"))
     repo = hub.repos["model", "acme/M-GGUF"]
@@ -125,6 +130,27 @@ def test_only_what_differs_is_replaced_and_strangers_are_left_alone(model, hub):
     assert not hub.requests("PUT /lfs/"), "an object that the hub has went up again"
 
 
+def test_statements_of_what_is_no_longer_published_go_and_no_other_file_does(model, hub):
+    ok(model.publish("push"))
+    repo = hub.repos["model", "acme/M-GGUF"]
+    gone = "attestations/results/M/gguf/M-Q8_0.gguf.intoto.json"
+    assert gone in repo.files()
+    model.main[:] = [file for file in model.main if "Q8_0" not in file["name"]]
+    del model.evaluations["Q8_0"]
+    said = ok(model.publish("plan"))
+    assert "1 statement of what is gone" in said and gone in repo.files()
+    assert "2 files left: not of this release, as `snakemake audit` will say" in said
+    ok(model.publish("push"))
+    assert gone not in repo.files()
+    assert {"M-Q8_0.gguf", "recipes/M-Q8_0.gguf.recipe.json"} <= set(repo.files())
+
+
+def test_without_the_key_that_the_config_names_nothing_is_published(model, hub):
+    model.repo["sign"] = "none.pem"
+    assert "none.pem: No such file or directory" in refused(model.publish("push"))
+    assert not writes(hub)
+
+
 def test_interrupted_push_goes_on_with_what_is_missing(model, hub):
     big = {form: form.encode() * 500_000 for form in ("A_Q4", "B_Q8")}
     for form, content in big.items():
@@ -152,7 +178,8 @@ def test_faults_that_pass_do_not_stop_a_push(model, hub):
         Fault("POST .*/preupload/", status=429, headers={"Retry-After": "0"}),
     ]
     ok(model.publish("push"))
-    assert len(hub.repos["model", "acme/M-GGUF"].files()) == 9
+    names = hub.repos["model", "acme/M-GGUF"].files()
+    assert len([name for name in names if not name.startswith("attestations/")]) == 10
     assert all(fault.times == 0 for fault in hub.faults)
 
 
@@ -173,6 +200,7 @@ def test_exl2_gets_a_branch_for_each_bpw_and_the_measurement_on_main(model, hub)
     assert repo.files("5_0")["output.safetensors"] == b"5.0" * 99
     assert set(repo.files("5_0")) == {
         ".gitattributes", "output.safetensors", "recipes/5.0bpw.recipe.json",
+        "attestations/results/M/exl2/5.0bpw.intoto.json", "attestations/release.intoto.json",
     }  # fmt: skip
     assert "measurement.json" in repo.files() and "output.safetensors" not in repo.files()
 

@@ -67,7 +67,7 @@ def config(tmp_path, monkeypatch):
     (tmp_path / "evaluation.txt").write_text("text")
     (tmp_path / "tuned").mkdir()
     (tmp_path / "tuned/config.json").write_text("{}")
-    (tmp_path / "tuned/model.safetensors").write_bytes(b"")
+    (tmp_path / "tuned/model.safetensors").write_bytes(b"\2" + bytes(7) + b"{}")
     (tmp_path / "tuned/README.md").write_text("---\nlicense: llama3.3\n---\n")
     return load(RAW, tmp_path)[0]
 
@@ -156,7 +156,8 @@ def test_card_written_from_the_records_passes_the_gates_of_publishing(config, lo
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             size, sha = len(content), hashlib.sha256(content).hexdigest()
-        recipe = {"step": step, "options": {}, "inputs": {}, "tools": {}} | more.pop("recipe", {})
+        recipe = {"step": step, "options": {}, "inputs": {}, "sources": {}, "tools": {}, "code": ""}
+        recipe |= more.pop("recipe", {})
         data = {"quantmill": recipes.SCHEMA, "artifact": artifact, "digest": "d", "recipe": recipe}
         data |= {"bytes": size, "sha256": sha, "inputs": {}, "files": files, "notes": {}}
         recipes.write_json(here / recipes.path_of(artifact), data | more)
@@ -267,6 +268,7 @@ def split(config, lock, workdir, monkeypatch):
         known = {n: [len(c), hashlib.sha256(c).hexdigest()] for n, c in members.items()}
         size, sha = known.get("", [sum(n for n, _ in known.values()), recipes.digest(known)])
         recipe = {"step": step, "options": options, "inputs": {}, "tools": {"exllamav2": "0.3.2"}}
+        recipe |= {"sources": {}, "code": ""}
         files = {} if "" in known else known
         recipes.write(recipes.Record(artifact, recipe, "d", size, sha, files))
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -69,7 +69,14 @@ def snakemake(here: Path) -> list[str]:
 class Run:
     """One `snakemake --profile profiles/slurm` in a working directory. Every wait has a bound."""
 
-    def __init__(self, cluster: Cluster, here: Path, *arguments: str, patience: int = 60) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        here: Path,
+        *arguments: str,
+        patience: int = 60,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.cluster, self.here = cluster, here
         site = here / "site.yaml"
         site.write_text(
@@ -78,6 +85,7 @@ class Run:
         )
         env = {
             **cluster.env,
+            **(variables or {}),
             "QUANTMILL_SLURM_SITE": str(site),
             "QUANTMILL_SLURM_PATIENCE": str(patience),
             "PATH": f"{Path(sys.executable).parent}:{cluster.env['PATH']}",

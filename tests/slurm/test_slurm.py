@@ -1,5 +1,6 @@
 """Builds on a real Slurm: as good as local ones, through every death that a cluster has."""
 
+import contextlib
 import copy
 import hashlib
 import os
@@ -14,12 +15,14 @@ from pathlib import Path
 import pytest
 import yaml
 from builds import REPOSITORY, snakemake, wrap, write_config
+from cluster import Cluster
 
 from lib.forecast import resources
 from lib.stages.registry import STAGES
 
 GB = 10**9
 
+SECRET = "hf_S3cretOfTheEnvironment"
 PROFILE = REPOSITORY / "profiles/slurm"
 pytestmark = pytest.mark.slow
 
@@ -95,6 +98,15 @@ def job_of(here: Path, kind: str) -> str:
     return jobs[-1] if jobs else ""
 
 
+def job_scripts(cluster: Cluster) -> dict[str, str]:
+    """{file: text} of the scripts of the jobs that Slurm has now."""
+    found = {}
+    for script in cluster.base.glob("state/hash.*/job.*/script"):
+        with contextlib.suppress(FileNotFoundError):
+            found[str(script)] = script.read_text(errors="replace")
+    return found
+
+
 def test_a_build_through_slurm_has_the_bytes_of_a_local_one_and_gpus_are_never_shared(
     run, local, tmp_path
 ):
@@ -117,10 +129,13 @@ def test_a_build_through_slurm_has_the_bytes_of_a_local_one_and_gpus_are_never_s
         "evaluate:gpu=1",
         "--set-threads",
         "quantize=5",
+        variables={"HF_TOKEN": SECRET},
     )
+    scripts: dict[str, str] = {}
 
     def ended() -> bool:
         nonlocal busiest
+        scripts.update(job_scripts(started.cluster))
         busiest = max(busiest, len(started.cluster.jobs("PENDING,RUNNING,COMPLETING")))
         return started.process.poll() is not None
 
@@ -134,6 +149,10 @@ def test_a_build_through_slurm_has_the_bytes_of_a_local_one_and_gpus_are_never_s
     assert (tmp_path / "results/M/report/quality.csv").exists()
     assert not leftovers(tmp_path)
     assert busiest <= 6
+    assert len(scripts) > 5
+    said = "\n".join([*scripts.values(), str(started.cluster.jobs()), started.text])
+    said += "".join(log.read_text(errors="replace") for log in tmp_path.rglob("*.log"))
+    assert SECRET not in said, "a token of the environment is in a job script, a log or the queue"
     taken: set[str] = set()
     used: set[str] = set()
     for verb, gpu, _ in trace(tmp_path):
@@ -325,6 +344,58 @@ class TestResources:
         assert asked["exl2_quantize"] == asked["exl2_measure"] == 1
         assert asked["imatrix"] == 2
         assert not any(asked[step] for step in ("merge", "convert", "quantize", "split", "report"))
+
+
+def test_a_study_through_slurm_has_the_table_of_a_local_one_and_leaves_no_candidate(run, tmp_path):
+    config = yaml.safe_load((tmp_path / "config/config.yaml").read_text())
+    merge = copy.deepcopy(config["models"]["M"]["merge"])
+    merge["models"][0]["parameters"]["weight"] = "$w"
+    measure = {"perplexity": ["evaluation"], "context": 128, "chunks": 2}
+    study = {"merge": merge, "vary": {"w": [0.3, 0.7]}, "measure": measure, "at_once": 1}
+    config |= {"studies": {"Which": study}}
+    config["models"] = {}
+    (tmp_path / "config/config.yaml").write_text(yaml.safe_dump(config))
+    started = run("--jobs=6")
+    assert started.wait() == 0, started.text + started.slurm_logs()
+    assert "`snakemake choose` takes" in started.text
+    here = tmp_path / "results/studies/Which"
+    table = (here / "study.csv").read_bytes()
+    assert not [*here.rglob("*.gguf"), *here.rglob("*.safetensors")]
+    shutil.rmtree(here)
+    subprocess.run([*snakemake(tmp_path), "--cores", "2"], check=True, capture_output=True)
+    assert (here / "study.csv").read_bytes() == table
+
+
+def test_jobs_take_from_the_store_and_ask_for_no_more_than_that_needs(run, local, tmp_path):
+    """Another checkout has put it there. The store is the plan's: jobs look at no variable."""
+    (tmp_path / "store").mkdir()
+    env = os.environ | {"QUANTMILL_STORE": str(tmp_path / "store")}
+    put = [*snakemake(tmp_path), "--cores", "2", "store", "--config", "put=true"]
+    subprocess.run(put, env=env, check=True, capture_output=True)
+    shutil.rmtree(tmp_path / "results")
+    made = [
+        f"results/M/{name}" for name in ("imatrix.dat", "gguf/M-Q8_0.gguf", "gguf/M-Q4_K_M.gguf")
+    ]
+    started = run("--jobs=6", *made, variables={"QUANTMILL_STORE": env["QUANTMILL_STORE"]})
+    asked: set[str] = set()
+
+    def ended() -> bool:
+        seen = ["squeue", "--noheader", "--format=%m"]
+        asked.update(
+            subprocess.run(
+                seen, env=started.cluster.env, capture_output=True, text=True
+            ).stdout.split()
+        )
+        return started.process.poll() is not None
+
+    while not ended():
+        time.sleep(0.3)
+    assert started.wait() == 0, started.text + started.slurm_logs()
+    assert "store: 3 artifacts" in started.text
+    for name in made:
+        assert (tmp_path / name).read_bytes() == (local / name).read_bytes()
+    assert not (tmp_path / "results/M/safetensors").exists()
+    assert asked <= {"1000M"}, asked
 
 
 def test_the_example_of_a_site_is_read_and_a_wrong_key_is_named(tmp_path):

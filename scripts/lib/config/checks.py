@@ -1,10 +1,9 @@
 """The checks that schema.py cannot make: do keys, models and files of a config fit together?"""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from lib.config.schema import (
     LlamaCpp,
     Model,
 )
-from lib.errors import UserError
-from lib.formats import moe_architectures, task_files
+from lib.errors import UserError, has_secret
+from lib.formats import moe_architectures, soundness, task_files
 from lib.formats.corpora import fault
 from lib.formats.merge_references import (
     MODEL_NAME,
@@ -33,8 +32,7 @@ from lib.formats.merge_references import (
     merge_references,
     reference_kind,
 )
-from lib.formats.model_files import model_files
-from lib.formats.weights import EXPERT_COUNTS
+from lib.formats.soundness import EXPERT_COUNTS
 from lib.keys.values import TILDE, show, suggestion
 from lib.record.contents import STORE, Contents
 from lib.record.interpreter import installed_versions
@@ -215,6 +213,9 @@ class Checks:
                 self.add(at, f"{owner} needs {key} besides")
         if corpus.path is not None:
             self._text((*at, "path"), corpus.path)
+        if corpus.url is not None and has_secret(corpus.url):
+            why = "its address has a secret, which recipes and command lines would show"
+            self.add((*at, "url"), f"{why}: download it, and name it as `path`")
         if corpus.url is not None and not corpus.url.startswith(("https://", "http://")):
             self.add((*at, "url"), f"{show(corpus.url)} is no http or https address")
         file, key = corpus.origin(), "file" if corpus.hub else origins[0]
@@ -314,10 +315,7 @@ class Checks:
             elif not is_demo(text) and not os.path.isfile(self._place(f"{text}/{needed}")):
                 self.add(at, f"{show(text)} has no {needed}, so it is no model directory")
             elif not is_demo(text):
-                try:
-                    model_files(Path(self._place(text)), self.config.entries[at[1]].allow_pickle)
-                except UserError as error:
-                    self.add(at, str(error).replace(self._place(text), text))
+                self._sound(at, text, self.config.entries[at[1]].allow_pickle)
         elif kind == "hub":
             if "@" not in text and os.path.isdir(self._place(text)):
                 choice = f"write ./{text} for the directory, {text}@main for the hub"
@@ -330,6 +328,25 @@ class Checks:
             wanted = "a model of this config, " * merges + "a directory (./x or /x) nor a hub id "
             wanted += "(org/name or org/name@revision)"
             self.add(at, f"{show(text)} is neither {wanted}{near if merges else ''}")
+
+    def _sound(self, at: KeyPath, text: str, allow_pickle: bool) -> None:
+        """Report what is no whole model, or has a file that is not what it says."""
+        found: list[str] = []
+        try:
+            files = soundness.files(place := Path(self._place(text)), allow_pickle)
+            for file in files:
+                try:
+                    ask = partial(soundness.check_file, file)
+                    self._contents.remembered(str(file), "sound", ask)
+                except UserError as error:
+                    found += error.lines
+            self._contents.save()
+        except UserError as error:
+            found = error.lines
+        except OSError as error:
+            found = [f"{error.filename}: {error.strerror}"]
+        for line in found:
+            self.add(at, line.replace(str(place), text))
 
     def reference_mistakes(
         self, at: KeyPath, merge: Mapping[str, Any]
@@ -362,7 +379,8 @@ class Checks:
             if len(reference.parts) > 1:
                 text = "mergekit-moe takes no adapters; merge model+adapter first, and name that"
                 self.add(here, text)
-            self.reference(here, reference.parts[0], "config.json")
+            for part in reference.parts[:1]:
+                self.reference(here, part, "config.json")
         if len(self.found) > found or not is_sound(model.moe):
             return
         configs = [config for part in model.parts() if (config := self._config_of(part))]
@@ -499,10 +517,10 @@ def is_demo(path: str) -> bool:
 def _read_config(path: str) -> dict[str, Any] | None:
     """The content of a config.json; None if it cannot be read."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
+        found = soundness.document(Path(path))
+    except (OSError, UserError):
         return None
+    return None if not isinstance(found, dict) or soundness.config_fault(found) else found
 
 
 def _count_experts(config: dict[str, Any]) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lib.config import bounds
 from lib.config.checks import Checks
 from lib.config.merge_files import ADDED, KEYS, read_merge_files
 from lib.config.schema import WITH_SECTIONS, Config, Options, section_at
@@ -31,7 +32,9 @@ def load(raw: Mapping[str, Any], workdir: Path) -> tuple[Config, Options]:
     raw: the mapping that Snakemake gives. workdir: the directory of relative paths. Raises
     UserError with every problem found, in the order of the config.
     """
+    bounds.insist(raw)
     models, origins = read_merge_files(raw.get("models"), Path(workdir))
+    bounds.insist({"models": models})
     chosen = lock.read(workdir)
     models, taken, waiting = take_winners(models, raw.get("studies"), chosen)
     origins |= taken
@@ -103,7 +106,7 @@ class Problems:
         spelled = ""
         value: Any = self.raw
         for key in path:
-            if isinstance(value, list | tuple):
+            if isinstance(value, list | tuple) and isinstance(key, int):
                 spelled += f"[{key}]"
                 place.append(key)
                 value = value[key]

@@ -84,7 +84,7 @@ def check_merge(merge: Mapping[str, Any]) -> Iterator[Mistake]:
         if name is not None and str(name).removeprefix("torch.") not in DTYPES:
             yield (key,), with_known(f"{name!r} is no data type of mergekit", name, DTYPES)
     template = merge.get("chat_template")
-    if template is not None and template not in CHAT_TEMPLATES and "{" not in str(template):
+    if template is not None and str(template) not in CHAT_TEMPLATES and "{" not in str(template):
         message = f"{template!r} is neither a jinja template nor the name of one"
         yield ("chat_template",), with_known(message, template, CHAT_TEMPLATES)
     yield from _check_inputs(merge, ())
@@ -104,7 +104,7 @@ def check_parameters(merge: Mapping[str, Any]) -> Iterator[Mistake]:
     A merge by `slices` or `modules` is looked at as far as parameters stand in it.
     """
     method = merge.get("merge_method")
-    if method not in PARAMETERS:
+    if not isinstance(method, str) or method not in PARAMETERS:
         return
     known, given = PARAMETERS[method], set()
     for where, parameters in _parameters(merge, ()):

@@ -18,6 +18,7 @@ from lib.keys.section import (
     FileSize,
     Flag,
     Number,
+    Pattern,
     Read,
     Section,
     Sha256,
@@ -36,7 +37,7 @@ from lib.stages.studies import Study
 from lib.studies.lock import Chosen
 
 Cuda = Literal["auto", "on", "off"]
-Reclaimed = Literal["safetensors", "bf16"]
+Reclaimed = Literal["safetensors", "bf16", "quants"]
 WITH_SECTIONS = {name: family for name, family in FAMILIES.items() if family.section}
 PUBLISHED = {name: family for name, family in FAMILIES.items() if family.repository_says}
 Skippable = Literal[tuple(WITH_SECTIONS)]
@@ -137,6 +138,15 @@ _Repositories = create_model(
 )
 
 
+class Sign(Section):
+    """Sign what is published."""
+
+    key: Text = Field(
+        description="File of your private key, an elliptic curve in PEM without a password. It is "
+        "read when something is published, and its path is in no recipe."
+    )
+
+
 class Publish(_Repositories):
     """Where `snakemake publish` uploads the model's forms, and what its card says."""
 
@@ -162,6 +172,9 @@ class Publish(_Repositories):
     language: TextList = Field([], description="Languages for the card, such as `en`.")
     tags: TextList = Field([], description="Further tags for the card.")
     quantized_by: Text | None = Field(None, description="Who made the quants, for the card.")
+    sign: Sign | None = Field(
+        None, description="Sign the attestations, and each branch (`model.sig`)."
+    )
     card_template: Text | None = Field(
         None, description="A jinja2 template that replaces the built-in card."
     )
@@ -289,8 +302,14 @@ class Config(Section):
     )
     reclaim: Read(list[Choice(Reclaimed)], values.to_list, Reclaimed | list[Reclaimed]) = Field(
         [],
-        description="Intermediates to delete once nothing needs them: `safetensors` (merges), "
-        "`bf16` (conversions). Base logits always are.",
+        description="What to delete once nothing needs it: `safetensors` (merges), `bf16` "
+        "(conversions), and `quants`, once a store or the hub has them (docs/cold.md). Base logits "
+        "always are.",
+    )
+    store: Choice(Literal["reproducible", "all"]) = Field(
+        "reproducible",
+        description="What is shared where `QUANTMILL_STORE` names a store (docs/store.md): what "
+        "comes out the same each time, or `all`: what does not, too.",
     )
     corpora: Read(dict[str, Corpus], values.to_mapping) = Field(
         {}, description="Texts for calibration and evaluation, by name."
@@ -326,6 +345,22 @@ class Config(Section):
         return self.models | self.studies
 
 
+def to_days(value: Any) -> str:
+    """A number of days, such as 30d."""
+    return _counted(value, "d", "days, such as 30d")
+
+
+def to_gigabytes(value: Any) -> str:
+    """A size, such as 500G."""
+    return _counted(value, "G", "a size in gigabytes, such as 500G")
+
+
+def _counted(value: Any, unit: str, what: str) -> str:
+    if not (isinstance(value, str) and value[:-1].isdigit() and value[-1:] == unit):
+        raise ValueError(f"{values.show(value)} is not {what}")
+    return value
+
+
 class Options(Section):
     """What `--config key=value` may say for one run; none of it changes what is stale."""
 
@@ -339,7 +374,7 @@ class Options(Section):
     target: Words = Field(
         [],
         description="Only these files, rules or models, for `why`, `plan` and `accept`; these "
-        "models or forms for `speed`.",
+        "models or forms for `speed`; these files of a repository for `audit`.",
     )
     pick: Text | None = Field(
         None, description="The candidate that `choose` takes, whatever was measured."
@@ -350,7 +385,30 @@ class Options(Section):
     ignore_disk: Flag = Field(
         False, description="Build even if the plan's peak does not fit the disk."
     )
-    yes: Flag = Field(False, description="Delete what `clean_orphans` lists.")
+    end_hung: Number(float, 0.01) | None = Field(
+        None, description="End steps that make no progress for so many minutes."
+    )
+    repo: Text | None = Field(None, description="The repository that `audit` checks: org/name.")
+    dir: Text | None = Field(None, description="A directory that `audit` checks, in its place.")
+    key: Text | None = Field(
+        None, description="File of the public key that must have signed what `audit` checks."
+    )
+    expect: Text | None = Field(
+        None, description="The digest that the release must have, for `audit`."
+    )
+    rederive: Words = Field(
+        [], description="What `audit` makes again to compare it: forms, or `all`."
+    )
+    check: Flag = Field(False, description="`store` reads every byte of the store.")
+    put: Flag = Field(False, description="`store` puts there what is here and is fresh.")
+    keep: Pattern("^[0-9]+d$", to_days) | None = Field(
+        None, description="`store` prunes what was put more than so many days ago, such as `30d`."
+    )
+    size: Pattern("^[0-9]+G$", to_gigabytes) | None = Field(
+        None, description="`store` prunes the oldest until no more is left, such as `500G`."
+    )
+    unasked: Flag = Field(False, description="`store` prunes only what this config does not want.")
+    yes: Flag = Field(False, description="Delete what `clean_orphans` or `store` lists.")
 
     def models(self) -> list[str] | None:
         """The names of the models that the run is about; None for all."""

@@ -35,7 +35,7 @@ def take_winners(
         if set(merge) != {"study"}:
             error = "a merge is either {study: NAME} alone or a mergekit configuration"
             taken[name] = {**model, "merge": ValueError(error)}
-        elif study not in as_mapping(studies):
+        elif not isinstance(study, str) or study not in as_mapping(studies):
             near = suggestion(study, map(str, as_mapping(studies)))
             error = f"study: {show(study)} is no study of this config{near}"
             taken[name] = {**model, "merge": ValueError(error)}

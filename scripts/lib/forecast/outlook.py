@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lib.forecast import resources
@@ -11,9 +11,11 @@ from lib.forecast.machine import Machine
 from lib.forecast.schedule import Course, Job, simulate
 from lib.forecast.sizes import Sizes
 from lib.forecast.times import Times, Work, kind_of
+from lib.planning.cooling import Cooling
 from lib.planning.graph import Graph
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
+from lib.stages import cold
 from lib.stages.registry import STAGES
 from lib.stages.stage import Size
 from lib.units import human
@@ -27,12 +29,14 @@ RESERVE = 0.03
 class Outlook:
     """The forecast of a build.
 
-    artifacts: in the order of the build. predicted: the object that computed the sizes. sizes,
-    work: by path. jobs: what was simulated. course: how long the build takes and what it adds to
-    the disk. free: bytes that are free on the disk now.
+    artifacts: in the order of the build. taken: {path: bytes} of those that a store has.
+    predicted: the object that computed the sizes. sizes, work: by path. jobs: what was simulated.
+    course: how long the build takes and what it adds to the disk. free: bytes that are free on the
+    disk now.
     """
 
     artifacts: list[Artifact]
+    taken: dict[str, int]
     predicted: Sizes
     sizes: dict[str, Size]
     work: dict[str, Work]
@@ -47,7 +51,8 @@ class Outlook:
 
     def impossible(self) -> list[str]:
         """A sentence for each step that will fail whatever it is made from."""
-        found = (STAGES[a.rule].impossible(a, self.predicted) for a in self.artifacts)
+        built = (artifact for artifact in self.artifacts if artifact.path not in self.taken)
+        found = (STAGES[a.rule].impossible(a, self.predicted) for a in built)
         return [sentence for sentence in found if sentence]
 
     def refusal(self, reclaim: list[str]) -> str:
@@ -65,24 +70,52 @@ class Outlook:
             "--config model=NAME": "builds some models only",
             "--config ignore_disk=true": "builds all the same",
         }
-        if could := [kind for kind in ("safetensors", "bf16") if kind not in reclaim]:
+        kinds = ["safetensors", "bf16", *([cold.KIND] if cold.has_store() else [])]
+        if could := [kind for kind in kinds if kind not in reclaim]:
             wanted = f"reclaim: [{', '.join([*reclaim, *could])}]"
-            remedies = {wanted: "in the config deletes intermediates once they are used"} | remedies
+            remedies = {wanted: "in the config deletes what is used, or elsewhere"} | remedies
         return "\n".join(lines + [f"  {what:<30} {why}" for what, why in remedies.items()])
 
 
-def forecast(graph: Graph, building: Iterable[Artifact], machine: Machine) -> Outlook:
-    """Forecast the build of these artifacts, which are in the order of the build."""
-    artifacts = list(building)
+def forecast(
+    graph: Graph,
+    building: Iterable[Artifact],
+    machine: Machine,
+    taken: Mapping[str, int] | None = None,
+    cooling: Cooling | None = None,
+) -> Outlook:
+    """Forecast the build of these artifacts, which are in the order of the build.
+
+    taken: {path: bytes} of those that are taken from a store instead. cooling: what it deletes.
+    """
+    artifacts, taken = list(building), dict(taken or {})
     paths = {artifact.path for artifact in artifacts}
     sizes = Sizes(graph, graph.lock)
     times = Times(graph, sizes, machine)
-    found = {artifact.path: _output(artifact, sizes) for artifact in artifacts}
-    work = {artifact.path: times.of(artifact) for artifact in artifacts}
-    kinds = Counter(artifact.rule for artifact in artifacts)
+    found = {
+        artifact.path: Size(taken[artifact.path], "made")
+        if artifact.path in taken
+        else _output(artifact, sizes)
+        for artifact in artifacts
+    }
+    work = {
+        artifact.path: _of_copy(taken[artifact.path])
+        if artifact.path in taken
+        else times.of(artifact)
+        for artifact in artifacts
+    }
+    kinds = Counter(artifact.rule for artifact in artifacts if artifact.path not in taken)
     jobs = []
     for artifact in artifacts:
         stage = STAGES[artifact.rule]
+        if artifact.path in taken:
+            after = cooling.after(artifact) if cooling else ()
+            job = _taking(artifact, taken[artifact.path])
+            job.inputs = tuple(up.path for up in after if up.path in paths)
+            jobs.append(job)
+            continue
+        # What it reads and what it needs besides: tools, and what has to be measured first.
+        awaited = cooling.awaited(artifact) if cooling else artifact.needed
         reads, weights = sizes.read_by(artifact), sizes.read_by(artifact, stage.reads)
         jobs.append(
             Job(
@@ -91,7 +124,7 @@ def forecast(graph: Graph, building: Iterable[Artifact], machine: Machine) -> Ou
                 replaces=_on_disk(artifact),
                 scratch=round(reads * stage.scratch),
                 reads=reads,
-                inputs=tuple(up.path for up in artifact.read.values() if up.path in paths),
+                inputs=tuple(up.path for up in awaited if up.path in paths),
                 temporary=artifact.temporary,
                 priority=stage.priority,
                 threads=machine.threads(stage, weights, kinds[artifact.rule]),
@@ -103,8 +136,30 @@ def forecast(graph: Graph, building: Iterable[Artifact], machine: Machine) -> Ou
                 known=work[artifact.path].known,
             )
         )
+    for job, artifact in zip(jobs, artifacts, strict=True):
+        job.temporary = job.temporary or bool(cooling and cooling.goes(artifact))
     course = simulate(jobs, machine.all_cores, machine.gpu_mb)
-    return Outlook(artifacts, sizes, found, work, jobs, course, shutil.disk_usage(".").free)
+    return Outlook(artifacts, taken, sizes, found, work, jobs, course, shutil.disk_usage(".").free)
+
+
+def _of_copy(size: int) -> Work:
+    return Work(max(1.0, size / resources.COPY_MB_PER_S / 1e6), 0.5, known=True)
+
+
+def _taking(artifact: Artifact, size: int) -> Job:
+    """The job that takes an artifact. Where it is linked it needs no room; here it is copied."""
+    work = _of_copy(size)
+    return Job(
+        artifact.path,
+        size,
+        replaces=_on_disk(artifact),
+        temporary=artifact.temporary,
+        width=work.width,
+        seconds=work.seconds,
+        rule=artifact.rule,
+        kind="taken from the store",
+        known=True,
+    )
 
 
 def _output(artifact: Artifact, sizes: Sizes) -> Size:

@@ -20,6 +20,7 @@ SNAKEMAKE_MB = 400
 # Prefill tokens a second of a 1B model in 16 bits: a GPU of 80 GB at 40% of its peak, and 8 cores.
 TOKENS_PER_S = {"gpu": 60_000.0, "cpu": 120.0}
 MAX_GPUS = 8
+COPY_MB_PER_S = 50  # from a store over a common network, copied and hashed
 
 
 def mem_mb(stage: Stage, size: int = 0, attempt: int = 1) -> int:
@@ -51,6 +52,12 @@ def runtime_min(
 def disk_mb(stage: Stage, size: int = 0) -> int:
     """MiB of scratch and output that one job writes at most; at least 100."""
     return max(100, round(stage.output * (size or UNKNOWN_BYTES) / MIB))
+
+
+def of_copy(resource: str, size: int) -> int:
+    """A resource of a job that takes `size` bytes from a store: they are copied and hashed."""
+    minutes = 10 + round(size / COPY_MB_PER_S / 1e6 / 60)
+    return {"mem_mb": 1000, "runtime": minutes, "disk_mb": max(100, size // MIB)}.get(resource, 0)
 
 
 def tokens_of(artifact: Artifact) -> int:

@@ -1,7 +1,6 @@
 """Predict how long a step takes, from earlier runs (benchmarks/), else from measured rates."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from lib.forecast.machine import NODE_CORES, Machine
@@ -9,7 +8,7 @@ from lib.forecast.resources import TOKENS_PER_S, tokens_of
 from lib.forecast.sizes import Sizes
 from lib.planning.graph import Graph
 from lib.record.artifact import Artifact
-from lib.record.layout import cpu_file
+from lib.record.layout import times_file
 from lib.stages.registry import STAGES
 
 # Prefill tokens a second of a 1B model in 16 bits on one core: half of what AVX-512 does. Limits
@@ -91,13 +90,9 @@ class Times:
 
     def _read(self) -> None:
         for artifact in self.graph:
-            path = f"benchmarks/{artifact.path.removeprefix('results/')}.tsv"
             try:
-                with Path(path).open(encoding="utf-8") as file:
-                    header, row = (line.rstrip("\n").split("\t") for line in file.readlines()[:2])
-                seconds = float(row[header.index("s")])
-                cpu = float(cpu_file(artifact.path).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+                cpu, seconds = map(float, times_file(artifact.path).read_text("utf-8").split())
+            except (OSError, ValueError):  # of an earlier version
                 continue
             read = self.sizes.read_by(artifact)
             for kind in {kind_of(artifact), (artifact.rule, "")}:

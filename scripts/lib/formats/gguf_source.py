@@ -27,9 +27,9 @@ def describe(path: Path) -> GgufSource:
     # The config's schema imports this module. These imports take 0.08 s, and few configs need them.
     from gguf.constants import GGML_QUANT_SIZES
 
-    from lib.formats.gguf_file import read_gguf
+    from lib.formats.gguf_bounds import read_careful
 
-    file = read_gguf(path)
+    file = read_careful(path)
     metadata = file.metadata
     shards = metadata.get("split.count", 0)
     if shards > 1:

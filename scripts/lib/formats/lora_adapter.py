@@ -4,12 +4,12 @@ An adapter is a directory with adapter_config.json and adapter_model.safetensors
 only.
 """
 
-import json
 import re
 from pathlib import Path
 
 from lib.errors import UserError
 from lib.formats.safetensors import read_header
+from lib.formats.soundness import check_file, document
 from lib.formats.weights import is_tower
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -28,11 +28,11 @@ INSTEAD = "; a merge of `model+adapter` can take it"
 def fault(directory: Path) -> str | None:
     """Why llama.cpp cannot apply an adapter, in words; None if it can. Raises OSError."""
     try:
-        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        config = document(directory / CONFIG)
         kind = config.get("peft_type")
     except FileNotFoundError:
         return f"has no {CONFIG}, so it is no LoRA adapter"
-    except (ValueError, AttributeError):
+    except (UserError, AttributeError):
         return f"has no adapter in its {CONFIG}: it is not JSON"
     if kind != "LORA":
         return f"is an adapter of type {kind}, not LORA"
@@ -51,6 +51,7 @@ def fault(directory: Path) -> str | None:
     if not (directory / WEIGHTS).is_file():
         return f"has no {WEIGHTS}; pickles (.bin) are not taken, because they can run code"
     try:
+        check_file(directory / WEIGHTS)
         names = read_header(directory / WEIGHTS).tensors
     except UserError as error:
         return f"has damaged weights: {error}"
@@ -75,6 +76,8 @@ def misfit(directory: Path, model: dict[str, tuple[int, ...]]) -> str | None:
         shape = shapes.get(_plain(name.removeprefix(PREFIX).replace(A, ".weight")))
         if not name.endswith(A) or b is None or shape is None:
             continue
+        if len(a.shape) != 2 or len(b.shape) != 2:
+            return f"has no matrices in {name}"
         change, known = (b.shape[0], a.shape[-1]), True
         if sorted(change) != sorted(shape):  # of GPT-2 they are transposed
             return f"is for another model: {name} changes {change}, and the tensor is {shape}"

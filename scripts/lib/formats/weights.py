@@ -1,6 +1,5 @@
 """The tensors of a model directory, by name and shape, and their names and shapes in a GGUF."""
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from lib.formats import memory
 from lib.formats.mixture import Dims, Shape
 from lib.formats.model_files import model_files
 from lib.formats.safetensors import read_header
+from lib.formats.soundness import EXPERT_COUNTS, document
 
 # {mergekit's dtype or out_dtype: bytes of a weight}
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
@@ -22,8 +22,6 @@ TOWER = re.compile(
     r"|visual\.|vision[._]|audio[._]|talker\.|token2wav\.|code2wav\.|projector\.|pre_mm_projector"
     r"|image_newline|view_seperator|patch_embed|patch_merge|model\.connector\."
 )
-# Keys of a model's config.json that count its experts.
-EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,9 @@ def read_weights(directory: Path) -> Weights:
     """Read a model directory's tensors, from its config.json and the headers of its safetensors.
 
     Pickled weights are not read: they add no tensors.
-    Raises UserError if it is not a model or a file is cut off; ValueError if config.json is not
-    JSON; and OSError.
+    Raises UserError if it is not a model or a file is cut off; and OSError.
     """
-    config = json.loads((directory / "config.json").read_text())
+    config = document(directory / "config.json")
     config = config.get("text_config") or config
     headers = {}
     for path in model_files(directory, allow_pickle=True):
@@ -78,19 +75,25 @@ def read_weights(directory: Path) -> Weights:
     size = sum(header.end - header.first for header in headers.values())
     if config.get("tie_word_embeddings"):
         tensors.pop("lm_head.weight", None)
-    layers = config.get("num_hidden_layers") or config.get("n_layer") or 1
-    heads = config.get("num_attention_heads") or 1
-    experts = max(config.get(key) or 0 for key in EXPERT_COUNTS)
-    sharing = heads // (config.get("num_key_value_heads") or heads)
+    layers = _count(config, "num_hidden_layers") or _count(config, "n_layer") or 1
+    heads = _count(config, "num_attention_heads") or 1
+    experts = max(_count(config, key) for key in EXPERT_COUNTS)
+    sharing = heads // (_count(config, "num_key_value_heads") or heads)
     shape = Shape(layers, sharing, experts, str(config.get("model_type") or "llama"))
     parameters = sum(map(math.prod, tensors.values())) or 1
     beside = [f for f in directory.iterdir() if f.suffix in (".json", ".model", ".jinja", ".txt")]
-    side = sum(file.stat().st_size for file in beside)
+    side = sum(file.stat().st_size for file in beside if file.is_file())
     tokenizer = _tokenizer_bytes(directory, config)
     # Layers that see a window, or keep a state, take less than a config tells.
     plain = not any(config.get(key) for key in ("sliding_window", "layer_types"))
     context = memory.shape_of(directory) if plain else None
     return Weights(tensors, shape, size / parameters, tokenizer, side, context)
+
+
+def _count(config: dict[str, Any], key: str) -> int:
+    """A number of a config.json; 0 if it has none, or a list with one for each layer."""
+    found = config.get(key)
+    return int(found) if isinstance(found, int | float) else 0
 
 
 def llama_weights(
@@ -194,7 +197,7 @@ def _tokenizer_bytes(directory: Path, config: dict[str, Any]) -> int:
 
     Each token takes its text and length, its type, and its score or merge.
     """
-    vocabulary = config.get("vocab_size") or 32_000
+    vocabulary = _count(config, "vocab_size") or 32_000
     model = directory / "tokenizer.model"
     if model.is_file():
         return model.stat().st_size + 8 * vocabulary

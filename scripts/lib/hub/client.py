@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import HfApi, cached_assets_path, constants, errors, try_to_load_from_cache
 from huggingface_hub.hf_api import RepoFile
 
+from lib.errors import shown
 from lib.hub.lock import Locked
 
 TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
@@ -70,8 +71,8 @@ def explain(error: Exception, repo: str, kind: str, api: HfApi, write: bool = Fa
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message without line breaks; the name of its type if the message is empty."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error's message in one line, as `shown`; the name of its type if the message is empty."""
+    return shown(" ".join(str(error).split())) or type(error).__name__
 
 
 def unanswered(error: Exception) -> bool:

@@ -6,12 +6,22 @@ says so. Standard library and yaml only.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import yaml
 
+from lib.units import printable
+
 UNKNOWN = "unknown"
+CARD_FACTS = ("license", "license_name", "license_link", "language")
+# Characters of a front matter beyond which it is not read, and of a license or a link.
+LARGEST, LONGEST = 1 << 20, 200
+DEEPEST = 50  # lists within lists
+
+
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,18 @@ class Combined(NamedTuple):
 
     license: License
     note: str = ""
+
+
+def card_facts(front: Mapping[str, object]) -> dict[str, object]:
+    """CARD_FACTS of a front matter, as far as they are texts or lists of texts, of some length."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, list):
+            return [plain(entry) for entry in value[:LONGEST] if not isinstance(entry, list | dict)]
+        return printable(str(value)[:LONGEST])
+
+    found = {key: front[key] for key in CARD_FACTS if front.get(key)}
+    return {key: plain(value) for key, value in found.items() if not isinstance(value, dict)}
 
 
 def of_facts(facts: dict[str, object]) -> License | None:
@@ -76,9 +98,20 @@ def combine(sources: dict[str, License | None], given: License | None = None) ->
 
 def front_matter(text: str) -> dict[str, object]:
     """The YAML mapping at the head of a model card; {} if it is missing or cannot be read."""
-    match = re.match(r"\ufeff?---\r?\n(.*?)\r?\n---\s*(\r?\n|$)", text, re.S)
+    match = re.match(r"\ufeff?---\r?\n(.*?)\r?\n---\s*(\r?\n|$)", text[:LARGEST], re.S)
     try:
-        facts = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
+        facts = yaml.load(match[1], Loader) if match and _is_plain(match[1]) else None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def _is_plain(text: str) -> bool:
+    """Whether YAML has no aliases, of which few lines can stand for gigabytes, and is not deep."""
+    depth = 0
+    for event in yaml.parse(text, Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
+            return False
+    return True

@@ -159,16 +159,20 @@ def load(path: Path) -> Lock:
 
 def write(workdir: Path, lock: Lock) -> None:
     """Write the lock of a working directory, by rename. Equal locks give equal bytes."""
+    path = Path(workdir) / LOCK_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(written(lock), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def written(lock: Lock) -> str:
+    """The text of a lock's file."""
     data: dict[str, dict[str, object]] = {}
     for (kind, ref), entry in sorted(lock.entries.items()):
         value = {"commit": entry.commit, "files": {n: asdict(f) for n, f in entry.files.items()}}
         data.setdefault(SECTIONS[kind], {})[ref] = value | entry.card
-    path = Path(workdir) / LOCK_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = HEADER + yaml.safe_dump(data, default_flow_style=None, width=1000, allow_unicode=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    return HEADER + yaml.safe_dump(data, default_flow_style=None, width=1000, allow_unicode=True)
 
 
 def lock_missing(sources: Iterable[HubSource], workdir: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from lib.planning.staleness import Plan, State
+from lib.record import cold
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
 from lib.record.recipe import Record
@@ -45,6 +46,8 @@ def judge(plan: Plan, asked: Iterable[Artifact]) -> Acceptance:
         return sound[artifact.path]
 
     def _look(artifact: Artifact, above: dict[str, bool]) -> bool:
+        if artifact.rule == cold.RULE:  # a note follows the record of what it is of
+            return True
         record, verdict = plan.record(artifact), plan.verdict(artifact)
         if record and record.fits(artifact.digest):
             if verdict.state is State.STALE:
@@ -75,7 +78,8 @@ def _obstacles(
     """
     if record is None:
         return ["no record says how it was made"]
-    there = not artifact.intermediate or os.path.lexists(artifact.path)
+    away = artifact.intermediate or cold.place_of(artifact.path, record)
+    there = not away or os.path.lexists(artifact.path)
     if there and (wrong := plan.damage(artifact, record)):
         return wrong
     old, new = record.recipe, artifact.recipe

@@ -17,13 +17,15 @@ from lib.config.repositories import repositories
 from lib.config.schema import Config, Model
 from lib.hub.lock import Lock
 from lib.planning.publishing import PLOT, card_options, local_card_options
+from lib.record import cold
 from lib.record.artifact import Artifact
 from lib.record.contents import Contents
 from lib.record.layout import STUDIES
 from lib.record.tools import package_version
 from lib.stages import demo, environments, harness, similarity
+from lib.stages.cold import KIND
 from lib.stages.family import Forms
-from lib.stages.registry import FULL_WEIGHTS, family_of
+from lib.stages.registry import FAMILIES, FULL_WEIGHTS, family_of
 from lib.stages.shared import Shared
 
 REPORT = ("csv", "svg", "html")
@@ -68,6 +70,8 @@ class Graph:
         ]
         self._skip = set(skip)
         self._models: dict[str, ModelArtifacts] = {}
+        self._notes: dict[str, list[list[Artifact]]] = {}
+        self._noted: dict[str, dict[str, Artifact]] = {}
 
     def __iter__(self) -> Iterator[Artifact]:
         """Every artifact that the chosen models and studies declare."""
@@ -86,10 +90,33 @@ class Graph:
                 self._models[name] = ModelArtifacts({a.path: a for a in declared}, {})
             else:
                 self._models[name] = self._declare(name, self.config.models[name])
+                if KIND in self.config.reclaim:
+                    notes = {note.path: note for form in self.cold_notes(name) for note in form}
+                    self._models[name].by_path.update(notes)
         return self._models[name]
+
+    def cold_notes(self, name: str) -> list[list[Artifact]]:
+        """The notes with which files of a model are deleted here (lib/record/cold.py), by form."""
+        if name not in self._notes:
+            families = self.model(name).families.items()
+            notes = [FAMILIES[key].cool(self.shared, name, made) for key, made in families]
+            self._notes[name] = [form for family in notes for form in family]
+        return self._notes[name]
+
+    def note(self, artifact: Artifact) -> Artifact | None:
+        """The note with which an artifact is deleted here; None if it never is."""
+        if artifact.model not in self.config.models or artifact.intermediate:
+            return None
+        if artifact.model not in self._noted:
+            forms = self.cold_notes(artifact.model)
+            self._noted[artifact.model] = {note.path: note for form in forms for note in form}
+        return self._noted[artifact.model].get(cold.note_of(artifact.path))
 
     def find(self, path: str) -> Artifact | None:
         """The artifact with this path among its outputs; None if the config declares none."""
+        if path.endswith(cold.SUFFIX):
+            finished = self.find(path.removesuffix(cold.SUFFIX))
+            return finished and self.note(finished)
         parts = PurePosixPath(path).parts
         if parts[:2] == ("results", STUDIES):
             parts = parts[1:]

@@ -7,16 +7,17 @@ written (describe_card.py) and when something is published (publish.py).
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lib.config.repositories import Repository, repositories
-from lib.hub.license import combine, front_matter, of_facts
-from lib.hub.lock import Lock
-from lib.hub.references import leaves
+from lib.hub.license import CARD_FACTS, card_facts, combine, front_matter, of_facts
+from lib.hub.lock import LOCK_FILE, Lock, written
+from lib.hub.references import hub_sources, leaves
 from lib.keys.values import bytes_of
-from lib.record.artifact import Artifact
+from lib.record.artifact import Artifact, in_order
 from lib.stages.family import Forms, entry
 from lib.stages.registry import FAMILIES, FULL_WEIGHTS
 
-CARD_FACTS = ("license", "license_name", "license_link", "language")
 PLOT, RECIPES = "quality.svg", "recipes"
 
 
@@ -113,15 +114,14 @@ def base(reference: str, lock: Lock) -> dict[str, Any]:
     """
     entry = lock.get(reference)
     if entry:
-        known = {"hub": entry.repo, "commit": entry.commit, **entry.card}
+        known = {"hub": entry.repo, "commit": entry.commit, **card_facts(entry.card)}
     else:
         try:
             text = Path(reference, "README.md").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             text = ""
         facts = front_matter(text)
-        known = {"hub": None, "commit": None}
-        known |= {key: facts[key] for key in CARD_FACTS if facts.get(key)}
+        known = {"hub": None, "commit": None, **card_facts(facts)}
     return {"reference": reference, **known}
 
 
@@ -139,10 +139,11 @@ def license_note(config: Any, lock: Lock, name: str) -> str:
 
 
 def manifest(graph: Any) -> dict[str, Any]:
-    """The manifest that scripts/publish.py reads: {repos, forms} of all models of a Graph.
+    """The manifest that scripts/publish.py reads, of all models of a Graph.
 
-    repos: a repository's name, settings, files by branch and recipes. forms: those that must have
-    been measured (`_gated`).
+    repos: a repository's name, settings, files by branch, recipes, and what builds them again.
+    forms: those that must have been measured (`_gated`). made_from, bounds: {path: {role: path of
+    the input}} and {path: what its bytes are bound to}, of what is published and of all behind it.
     """
     repos, forms = [], []
     for name in graph.names:
@@ -165,10 +166,55 @@ def manifest(graph: Any) -> dict[str, Any]:
                     "max_file_size": bytes_of(model.publish.max_file_size),
                     "branches": branches,
                     "recipes": family.made_from(name, made, *merge),
+                    "sign": model.publish.sign.key if model.publish.sign else None,
+                    "texts": again(graph.config, graph.lock, name),
                 }
             )
             forms += _gated(name, model, repository, made)
-    return {"repos": repos, "forms": forms}
+    behind = in_order(up for name in graph.names for up in graph.artifacts(name).values())
+    made_from = {up.path: {r: i.path for r, i in up.inputs.items()} for up in behind if repos}
+    bounds = {up.path: up.bound.value for up in behind if repos}
+    return {"repos": repos, "forms": forms, "made_from": made_from, "bounds": bounds}
+
+
+def uploads(graph: Any) -> dict[str, dict[str, Any]]:
+    """{path of a file or of shards: what the step that deletes it here uploads before}.
+
+    {repo, private, max_file_size, file: its entry in the manifest, form: that of its form}. Nothing
+    of models with `survivors`: which forms stay is known when all are measured.
+    """
+    found, said = {}, manifest(graph)
+    forms = {form["artifact"]: form for form in said["forms"]}
+    for repo in said["repos"]:
+        about = {key: repo[key] for key in ("repo", "private", "max_file_size")}
+        for file in repo["branches"]["main"]:
+            form = forms.get(file["artifact"])
+            if form and not form["survivors"]:
+                paths = filter(None, (file["artifact"], file.get("shards")))
+                found |= dict.fromkeys(paths, about | {"file": file, "form": form})
+    return found
+
+
+def again(config: Any, lock: Lock, name: str) -> dict[str, str]:
+    """{name in a repository: text} of the config and the lock that build a model again.
+
+    The config has this model and those that it is made from, without what concerns this machine
+    or a repository; merges that stand in files of their own or were chosen in a study are in it.
+    """
+    names = [name]
+    for known in names:  # which grows meanwhile
+        model = config.models[known]
+        named = [part for part in (*model.parts(), *model.references()) if part in config.models]
+        names += [part for part in dict.fromkeys(named) if part not in names]
+    used = set().union(*(config.models[known].corpora() for known in names))
+    how = {"mode": "json", "exclude_unset": True}
+    models = {n: config.models[n].model_dump(exclude={"publish"}, **how) for n in names}
+    corpora = {n: text.model_dump(**how) for n, text in config.corpora.items() if n in used}
+    sources = {(source.kind, source.ref) for source in hub_sources(config, names)}
+    kept = Lock({at: entry for at, entry in lock.entries.items() if at in sources})
+    style = {"sort_keys": False, "allow_unicode": True, "width": 100}
+    text = yaml.safe_dump({"corpora": corpora, "models": models}, **style)
+    return {f"{RECIPES}/config.yaml": text, f"{RECIPES}/{LOCK_FILE.name}": written(kept)}
 
 
 def _support(

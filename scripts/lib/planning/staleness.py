@@ -10,15 +10,17 @@ from enum import Enum
 from typing import Any
 
 from lib.planning.graph import Graph
+from lib.record import cold
 from lib.record import recipe as recipes
-from lib.record.artifact import Artifact, in_order
+from lib.record.artifact import Artifact
 from lib.record.recipe import MADE_FROM
 
 
 class State(Enum):
     """FRESH: as its recipe says. STALE: to be built. ABSENT: an intermediate without use now.
 
-    An absent artifact is gone or outdated. It is built only if a stale one is made from it.
+    An absent artifact is gone or outdated, or cold (lib/record/cold.py). It is built only if a
+    stale one is made from it.
     """
 
     FRESH = "fresh"
@@ -43,14 +45,24 @@ class Plan:
     """Judges each artifact once, when it is asked about.
 
     forced(artifact): whether Snakemake's command line asks to build this one (-F, -R, --forcerun).
+    published(artifact): the repository to which this run uploads it, org/name, if it does.
+    taken(artifact): whether it is taken from a store, without what it is made from.
     """
 
-    def __init__(self, graph: Graph, forced: Callable[[Artifact], bool] = lambda artifact: False):
+    def __init__(
+        self,
+        graph: Graph,
+        forced: Callable[[Artifact], bool] = lambda artifact: False,
+        published: Callable[[Artifact], str | None] = lambda artifact: None,
+        taken: Callable[[Artifact], bool] = lambda artifact: False,
+    ):
         self.graph = graph
         self._forced = forced
+        self._published, self._taken = published, taken
         self._verdicts: dict[str, Verdict] = {}
         self._records: dict[str, recipes.Record | None] = {}
         self._downstream_of_forced: dict[str, bool] = {}
+        self._places: dict[str, dict[str, Any] | None] = {}
 
     def record(self, artifact: Artifact) -> recipes.Record | None:
         """The artifact's record on disk, read once; None if it is missing or damaged."""
@@ -76,9 +88,34 @@ class Plan:
             if not artifact.on_demand and self.state(artifact) is State.STALE
         ]
 
+    def place(self, artifact: Artifact) -> dict[str, Any] | None:
+        """Where the bytes of a cold artifact are; None if it is not cold, or not as wanted."""
+        if artifact.path not in self._places:
+            record = self.record(artifact)
+            here = os.path.lexists(artifact.path)
+            fits = record is not None and record.fits(artifact.digest) and not here
+            self._places[artifact.path] = cold.place_of(artifact.path, record) if fits else None
+        return self._places[artifact.path]
+
+    def stays_away(self, artifact: Artifact) -> bool:
+        """Whether an artifact is cold, and nothing that is stale is made from it.
+
+        Or it is a link to what is cold.
+        """
+        if self.state(artifact) is not State.ABSENT:
+            return False
+        if not self.place(artifact):
+            record = self.record(artifact)
+            linked = record is not None and record.is_link
+            return linked and any(map(self.place, artifact.inputs.values()))
+        note = self.graph.note(artifact)
+        return note is not None and self.state(note) is State.FRESH
+
     def _judge(self, artifact: Artifact) -> Verdict:
         if self.forced(artifact):
             return Verdict(State.STALE, ["forced"])
+        if artifact.rule == cold.RULE:
+            return self._judge_note(artifact)
         record = self.record(artifact)
         if record and any(recipes.read(path) is None for path in artifact.outputs[1:]):
             record = None
@@ -96,11 +133,13 @@ class Plan:
             return Verdict(State.ABSENT if idle else State.STALE, reasons)
         tainted = self._tainted(artifact)
         if not there:
+            away = artifact.intermediate or self.place(artifact)
+            state = State.ABSENT if away else State.STALE
             return Verdict(
-                State.ABSENT if artifact.intermediate else State.STALE,
-                ["it is missing"],
-                bool(tainted),
+                state, ["it is cold" if self.place(artifact) else "it is missing"], bool(tainted)
             )
+        if record.is_link and any(map(self.place, artifact.inputs.values())):
+            return Verdict(State.ABSENT, ["it links to what is cold"], bool(tainted))
         if artifact.links:
             whole = all(os.path.exists(f"{artifact.path}/{name}") for name in record.files)
             return Verdict(
@@ -113,6 +152,29 @@ class Plan:
         if other := self._other_bytes(artifact, record):
             return Verdict(State.STALE, other)
         return Verdict(State.FRESH, [])
+
+    def _judge_note(self, note: Artifact) -> Verdict:
+        """Whether a file is to be deleted: it is here, or comes back for what is made from it.
+
+        The note's own recipe has no part in that.
+        """
+        finished = note.inputs[cold.MADE]
+        state, record = self.state(finished), self.record(finished)
+        if state is State.STALE:
+            return Verdict(State.STALE, [f"{MADE_FROM}{finished.path}, which is built"])
+        repo, place = self._published(finished), self.place(finished)
+        there = ((place or {}).get("hub") or {}).get("repo")
+        if repo and repo != there and not record.is_link:
+            return Verdict(State.STALE, [f"{MADE_FROM}{finished.path}, which is published"])
+        if state is State.FRESH:
+            if record.is_link or cold.is_kept(finished.path, record, note.digest):
+                return Verdict(State.ABSENT, ["it is no file that can be deleted"])
+            return Verdict(State.STALE, ["what it is of lies here, and can lie elsewhere"])
+        stale = (up for up in note.uses.values() if place and self.state(up) is State.STALE)
+        if back := next((up for up in stale if not self._taken(up)), None):
+            text = f"{MADE_FROM}{finished.path}, which comes back for {back.path}"
+            return Verdict(State.STALE, [text])
+        return Verdict(State.FRESH if place else State.ABSENT, [])
 
     def forced(self, artifact: Artifact) -> bool:
         """Whether -F, -R or --forcerun asks to build it, or an artifact that it is made from."""
@@ -170,10 +232,6 @@ class Plan:
             if now and now.fits(up.digest) and now.sha256 != record.inputs.get(role):
                 lines.append(f"{up.path} has other bytes than when this was made from it")
         return lines
-
-    def builds(self, asked: Iterable[Artifact]) -> list[Artifact]:
-        """All artifacts that a run builds if it is asked for these; each after its inputs."""
-        return in_order(asked, lambda artifact: self.state(artifact) is State.FRESH)
 
     def changes(self, artifact: Artifact, record: recipes.Record) -> list[str]:
         """Lines for people on how the recipe of the last build differs from the wanted one."""

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from lib.record import bound as bounds
 from lib.record import recipe as recipes
+from lib.record.bound import Bound
 from lib.record.code import code_digest
 
 
@@ -28,7 +30,7 @@ class Artifact:
     temporary: it is deleted as soon as nothing in the run needs it.
     links: it is a link, or a directory of links, to files that are kept elsewhere.
     file: the user's own file that it is made from, as written in the config.
-    reproducible: the same recipe always gives the same bytes.
+    bound: where the same recipe gives the same bytes; by default what its stage declares.
     on_demand: it is built only if a target asks for it by name.
     describes: it describes other artifacts and takes seconds to build. `snakemake accept` does not
         accept it as it is: it is built again after the others are accepted.
@@ -49,17 +51,28 @@ class Artifact:
     temporary: bool = False
     links: bool = False
     file: str | None = None
-    reproducible: bool = True
+    bound: Bound | None = None
     on_demand: bool = False
     describes: bool = False
 
     def __post_init__(self):
         self.outputs = self.outputs or (self.path,)
+        self.bound = self.bound or bounds.OF_RULE.get(self.rule, Bound.MACHINE)
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether the same recipe gives the same bytes, on one machine at least."""
+        return self.bound is not Bound.NEVER
 
     @property
     def read(self) -> dict[str, "Artifact"]:
         """The inputs that the step reads."""
         return {role: up for role, up in self.inputs.items() if role not in self.unread}
+
+    @property
+    def needed(self) -> tuple["Artifact", ...]:
+        """All that the step waits for: the inputs that it reads, and what it uses."""
+        return (*self.read.values(), *self.uses.values())
 
     def inputs_in(self, roles: Collection[str]) -> list["Artifact"]:
         """The inputs whose role begins with one of these words; all inputs if `roles` is empty.
@@ -88,18 +101,22 @@ class Artifact:
 
 
 def in_order(
-    artifacts: Iterable[Artifact], leave: Callable[[Artifact], bool] = lambda artifact: False
+    artifacts: Iterable[Artifact],
+    leave: Callable[[Artifact], bool] = lambda artifact: False,
+    alone: Callable[[Artifact], bool] = lambda artifact: False,
 ) -> list[Artifact]:
     """These artifacts and all that they need, each once and after what it needs.
 
-    leave: whether an artifact, and what only it needs, is left out.
+    leave: whether an artifact, and what only it needs, is left out. alone: whether it is kept, and
+    what only it needs is left out.
     """
     found: dict[str, Artifact] = {}
 
     def visit(artifact: Artifact) -> None:
         if artifact.path not in found and not leave(artifact):
-            for up in (*artifact.uses.values(), *artifact.inputs.values()):
-                visit(up)
+            if not alone(artifact):
+                for up in (*artifact.uses.values(), *artifact.inputs.values()):
+                    visit(up)
             found[artifact.path] = artifact
 
     for artifact in artifacts:

@@ -79,6 +79,17 @@ class Contents:
             self._changed = True
         return known[4]
 
+    def seen(self, digests: set[str]) -> dict[str, list[int]]:
+        """{absolute path: [size, second of its date]} of the files with these sha256 (hex).
+
+        The second only, and no inode, because other machines may see others.
+        """
+        return {
+            os.path.abspath(name): [entry[0], entry[1] // 10**9]
+            for name, entry in self._known.items()
+            if isinstance(entry[4], str) and entry[4] in digests
+        }
+
     def save(self) -> None:
         """Write the cache, if it has changed."""
         if self._changed:

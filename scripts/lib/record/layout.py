@@ -1,7 +1,9 @@
 """Where things lie in a working directory, except artifacts and records."""
 
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 # Files that Quantmill's programs leave for each other. They may be deleted while no run is active.
@@ -14,8 +16,8 @@ STUDIES = "studies"  # under results/: no model has this name
 _SUFFIX = ".building"
 
 
-def cpu_file(artifact: str) -> Path:
-    """The file with the core seconds of the step that made an artifact, beside its benchmark."""
+def times_file(artifact: str) -> Path:
+    """The core seconds and the seconds of the step that made an artifact, beside its benchmark."""
     return Path(f"benchmarks/{artifact.removeprefix('results/')}.cpu")
 
 
@@ -62,6 +64,28 @@ def hold_file(building: Path) -> Path:
     return building / "hold"
 
 
+def clear(building: Path) -> None:
+    """Remove a building directory whose hold this process has.
+
+    A network file system keeps a file that is open in its directory, under another name (.nfs…),
+    until it is closed. So the directory stays; who closes the hold removes it. What somebody reads
+    stays too, for the next run to remove.
+    """
+    clear_but_hold(building)
+    with suppress(OSError):
+        hold_file(building).unlink()
+        building.rmdir()
+
+
+def clear_but_hold(building: Path) -> None:
+    """Remove what steps have left in a building directory whose hold this process has."""
+    for path in building.iterdir():
+        if path.is_symlink():
+            path.unlink()
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def is_building(name: str) -> bool:
     """Whether a name, without a path, is that of a building directory."""
     return name.startswith(".") and name.endswith(_SUFFIX)
@@ -69,7 +93,15 @@ def is_building(name: str) -> bool:
 
 def building_directories(*tops: str) -> Iterator[Path]:
     """Yield all building directories under the directories `tops`."""
+    for buildings, _ in left_by_steps(*tops):
+        yield from buildings
+
+
+def left_by_steps(*tops: str) -> Iterator[tuple[list[Path], list[Path]]]:
+    """Of each directory under `tops`: its building directories, and records that are not whole."""
     for top in tops:
-        for folder, names, _ in os.walk(top):
-            yield from (Path(folder, name) for name in names if is_building(name))
+        for folder, names, files in os.walk(top):
+            buildings = [Path(folder, name) for name in names if is_building(name)]
+            parts = [Path(folder, name) for name in files if name.startswith(".")]
+            yield buildings, [part for part in parts if part.suffix == ".part"]
             names[:] = [name for name in names if not is_building(name)]

@@ -65,6 +65,8 @@ class Record:
     accepted: other recipes that the artifact was accepted for, the newest last. They differ from
         `recipe` only in code or tools (lib/planning/acceptance.py). Each is {digest, by: the user,
         at: the time, differs: [one line for each difference]}.
+    machine: the kind of machine that it was built on (lib/record/bound.py), if its bytes are bound
+        to that; empty in records of others, and in old ones.
     """
 
     artifact: str
@@ -76,6 +78,7 @@ class Record:
     inputs: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     accepted: list[dict[str, Any]] = field(default_factory=list)
+    machine: dict[str, str] = field(default_factory=dict)
 
     def fits(self, digest: str) -> bool:
         """Whether the artifact was built from the recipe with this digest, or accepted for it."""
@@ -125,6 +128,7 @@ def read(artifact: str, top: str | os.PathLike = "") -> Record | None:
             data["inputs"],
             data.get("notes") or {},
             accepted,
+            data.get("machine") or {},
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -142,6 +146,7 @@ def write(record: Record) -> None:
         "recipe": normalise(record.recipe),
     }
     optional = {"files": record.files, "notes": record.notes, "accepted": record.accepted}
+    optional |= {"machine": record.machine}
     data |= {name: value for name, value in optional.items() if value}
     write_json(Path(path_of(record.artifact)), data)
 

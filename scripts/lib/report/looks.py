@@ -8,7 +8,7 @@ reports and cards read that.
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from lib.formats.json_file import read_json
 class Look:
     """How a family is shown; the fields are those of lib/stages/family.Family.
 
-    order: its place among the families.
+    order: its place among the families. bounds: {rule: where what it makes has the same bytes
+    again}, in the words of lib/record/bound.Bound.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Look:
     colours: tuple[str, str] = ("#59636e", "#9ba6b2")
     diamond: bool = False
     has_quants: bool = True
+    bounds: dict[str, str] = field(default_factory=dict, hash=False)
 
 
 class Looks(dict[str, Look]):

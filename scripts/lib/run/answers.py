@@ -1,6 +1,7 @@
 """What the programs that answer questions share: their command line, the session, and tables."""
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from lib.record.artifact import Artifact, in_order
 from lib.record.layout import home
 from lib.record.recipe import MADE_FROM, ONLY_MADE_FROM
 from lib.run.session import Session
+from lib.store.store import VARIABLE
 
 SHOWN = 30  # files of one reason
 NOTHING_FORCED = SimpleNamespace(forcerun=(), forcetargets=False, forceall=False, targets=())
@@ -44,14 +46,18 @@ def open_session(config: Path, **options) -> Session:
     return Session({**read_json(config), **options}, lambda: NOTHING_FORCED, True)
 
 
-def build(arguments: argparse.Namespace, config: Path, *words: str | Path) -> bool:
+def build(
+    arguments: argparse.Namespace, config: Path, *words: str | Path, takes: bool = True
+) -> bool:
     """Whether Snakemake builds what it is asked for.
 
-    arguments: of a `parser` that builds. words: further words of Snakemake's command line.
+    arguments: of a `parser` that builds. words: further words of Snakemake's command line. takes:
+    whether it may take from a store; what is built to be compared must not come from there.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", arguments.snakefile]
     command += ["--cores", arguments.cores, "--configfile", config, "--quiet", "all", *words]
-    return subprocess.run(list(map(str, command))).returncode == 0
+    env = {key: text for key, text in os.environ.items() if takes or key != VARIABLE}
+    return subprocess.run(list(map(str, command)), env=env).returncode == 0
 
 
 def chosen(session: Session) -> list[Artifact]:

@@ -4,6 +4,7 @@ import logging
 import os
 
 from lib.planning.graph import Graph
+from lib.record import cold
 from lib.record import recipe as recipes
 from lib.record.layout import GALLERY, STUDIES
 from lib.stages.registry import STAGES
@@ -23,6 +24,12 @@ def is_news(record: logging.LogRecord) -> bool:
     ended = text.startswith("RuleException") and "CalledProcessError in file" in text
     answered = ended and "rules/answers.smk" in text
     return not (routine or answered or text.startswith("Select jobs to execute"))
+
+
+def cold_record(path: str) -> recipes.Record | None:
+    """The record of a cold artifact; None if it is here, or no place has it."""
+    record = None if os.path.lexists(path) else recipes.read(path)
+    return record if cold.place_of(path, record) else None
 
 
 def summary(graph: Graph) -> str:
@@ -45,10 +52,11 @@ def summary(graph: Graph) -> str:
         page = f"results/{name}/report/quality.html"
         if is_study:
             page = f"results/{STUDIES}/{name}/study.html"
-        if sizes:
-            lines.append(
-                f"  {name}: {count(len(sizes), 'artifact')} of weights, {human(sum(sizes))}"
-            )
+        away = [record for artifact in forms if (record := cold_record(artifact.path))]
+        if sizes or away:
+            text = f"{count(len(sizes), 'artifact')} of weights, {human(sum(sizes))}"
+            text += f"; cold {len(away)}, {human(sum(r.bytes for r in away))}" if away else ""
+            lines.append(f"  {name}: {text}")
         elif is_study and os.path.exists(page):
             lines.append(f"  {name}: a study")
         if os.path.exists(page):

@@ -1,21 +1,29 @@
 """What is done before the first job of a run, and after its last."""
 
+import os
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lib.errors import UserError, plainly
 from lib.forecast.machine import keep_to
+from lib.forecast.schedule import Job
+from lib.planning.graph import Graph
 from lib.planning.staleness import Plan
+from lib.record.artifact import Artifact
 from lib.record.layout import GALLERY, LOOKS
 from lib.run import build, studies
 from lib.run.console import summary
 from lib.run.hold import clear_abandoned, hold_directory
 from lib.run.requests import config_file
 from lib.run.session import ANSWERS, Session
+from lib.stages.cold import nowhere
 from lib.stages.registry import FAMILIES, STAGES
-from lib.units import count, duration, is_are
+from lib.store import notes
+from lib.units import count, duration, human, is_are
 
 # Targets that do something else than build, and say so themselves.
 ACTIONS = {"clean_orphans", "verify_rebuild", "publish", "speed"}
@@ -36,6 +44,7 @@ def begin(session: Session, local: bool) -> None:
     hold_directory()
     clear_abandoned()
     build.forget()
+    notes.begin()
     if not session.options.ignore_preflight:
         preflight(session, local)
     if session.building:
@@ -44,13 +53,15 @@ def begin(session: Session, local: bool) -> None:
         from lib.report.looks import Looks
 
         LOOKS.write_text(Looks.of(FAMILIES.values()).to_json(), encoding="utf-8")
-        building = session.plan.builds(session.building.values())
-        outlook = forecast(session.graph, building, session.machine)
+        building = session.taking.builds(session.building.values())
+        taken = session.taking.sizes(building)
+        outlook = forecast(session.graph, building, session.machine, taken, session.cooling)
         if impossible := outlook.impossible():
             raise UserError(*impossible)
         if not outlook.fits and not session.options.ignore_disk:
             raise UserError(outlook.refusal(session.config.reclaim))
         build.begin(building, outlook.jobs, session.machine)
+        watch_for_hangs(session, outlook.jobs)
         if outlook.course.seconds >= LONG_S:
             took = f"{count(len(building), 'artifact')}, about {duration(outlook.course.seconds)}"
             print(f"{took}; `snakemake live` in another terminal shows how far it is")
@@ -58,9 +69,18 @@ def begin(session: Session, local: bool) -> None:
         keep_to(session.machine.cores)
 
 
+def watch_for_hangs(session: Session, jobs: Sequence[Job]) -> None:
+    """Tell of steps that make no progress, as long as this process runs."""
+    from lib.run.quiet import Quiet
+
+    minutes = session.options.end_hung
+    Quiet(jobs, minutes and 60 * minutes).start()
+
+
 def preflight(session: Session, local: bool) -> None:
     """Run the preflight if a step of the build is long. Raises UserError with its findings."""
-    long = (a for a in session.building.values() if STAGES[a.rule].is_long)
+    built = (a for a in session.building.values() if session.taken(a) is None)
+    long = (a for a in built if STAGES[a.rule].is_long)
     models = sorted({artifact.model for artifact in long})
     if not models:
         return
@@ -81,12 +101,15 @@ def end(session: Session) -> None:
         return
     renew_gallery(session)
     print(summary(session.graph))
+    told_of_store()
     plan = Plan(session.graph)
-    if left := len(plan.stale(session.graph)):
+    stale = plan.stale(session.graph)
+    remove_left(session.graph, stale)
+    if left := len(stale):
         # Not asked for, or made from an input that came out with other bytes than before.
         which = f"{count(left, 'artifact')} {is_are(left)}"
         print(f"{which} not up to date: `snakemake why` says why.")
-    for line in studies.notes(plan):
+    for line in [*nowhere(session.config), *studies.notes(plan)]:
         print(line)
 
 
@@ -95,6 +118,33 @@ def failed(session: Session) -> None:
     note_end(session, "failed")
     if session.building:
         renew_gallery(session)
+        told_of_store()
+
+
+def remove_left(graph: Graph, stale: Iterable[Artifact]) -> None:
+    """Remove temporary artifacts that nothing stale needs: Snakemake was killed before it did.
+
+    Their records stay.
+    """
+    needed = {up.path for artifact in stale for up in artifact.inputs.values()}
+    for artifact in graph:
+        if artifact.temporary and artifact.path not in needed and os.path.lexists(artifact.path):
+            if artifact.directory:
+                shutil.rmtree(artifact.path)
+            else:
+                os.unlink(artifact.path)
+            print(f"removed {artifact.path}: nothing needs it any more")
+
+
+def told_of_store() -> None:
+    """Say what this run has taken from the store and put there; no line if that is nothing."""
+    told = []
+    for verb, what in ((notes.TAKEN, "taken from it"), (notes.PUT, "put there")):
+        number, size = notes.summary(verb)
+        if number:
+            told.append(f"{count(number, 'artifact')}, {human(size)}, {what}")
+    if told:
+        print(f"  store: {'; '.join(told)}")
 
 
 def note_end(session: Session, outcome: str) -> None:

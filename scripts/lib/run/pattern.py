@@ -37,15 +37,26 @@ class Pattern:
 
     @plainly
     def inputs(self, wildcards, *roles: str) -> list[Artifact]:
-        """The inputs of a stale artifact in these roles; empty if the artifact is fresh.
+        """The inputs of a stale artifact in these roles.
+
+        Empty if the artifact is fresh, or is taken from the store without them.
 
         roles: `model` also means `model NAME`. Among them may be those of what the step uses.
         """
         artifact = self.made(wildcards)
-        if not self._session.is_stale(artifact, wildcards):
+        if not self._session.is_stale(artifact, wildcards) or not self._session.waits(artifact):
             return []
         used = (up for role, up in artifact.uses.items() if role.split(" ")[0] in roles)
-        return [*artifact.inputs_in(roles), *used]
+        needed = (*artifact.inputs_in(roles), *used)
+        return [*filter(None, (self._session.read_as(artifact, up) for up in needed))]
+
+    @plainly
+    def after(self, wildcards) -> list[str]:
+        """The paths of notes on what has to be deleted before a stale artifact is made or taken."""
+        artifact = self.made(wildcards)
+        if not self._session.main or not self._session.is_stale(artifact):
+            return []
+        return [note.path for note in self._session.cooling.after(artifact)]
 
     def option(self, name: str) -> Callable:
         """A function for `params:` that gives an option of the artifact, or [] if it is not set."""
@@ -58,6 +69,8 @@ class Pattern:
     def threads(self, wildcards) -> int:
         """Threads that a job counts for, by its stage, the size of its inputs and the machine."""
         artifact = self.made(wildcards)
+        if self._session.taken(artifact) is not None:
+            return 1
         stage, jobs = STAGES[artifact.rule], self._session.jobs[artifact.rule]
         return self._session.machine.threads(stage, _read_by(artifact), jobs)
 
@@ -71,6 +84,9 @@ class Pattern:
         attempt: 1 for the first; later ones get more.
         """
         artifact = self.made(wildcards)
+        # A second attempt is one that the store has failed, and which builds.
+        if attempt == 1 and (taken := self._session.taken(artifact)) is not None:
+            return resources.of_copy(resource, taken)
         stage, size = STAGES[artifact.rule], _read_by(artifact)
         gpu = self._session.machine.has_gpu(stage)
         if resource == "gpu_mb":

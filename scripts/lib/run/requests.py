@@ -8,9 +8,10 @@ from typing import Any
 
 from lib.errors import plainly
 from lib.hub.references import hub_sources
-from lib.planning.publishing import manifest
+from lib.planning.publishing import manifest, uploads
 from lib.record.layout import RUN_STATE
 from lib.run.session import Session
+from lib.stages.cold import KIND
 
 
 def config_file(session: Session) -> str:
@@ -26,14 +27,21 @@ def references_file(session: Session) -> str:
 
 def manifest_file(session: Session) -> str:
     """The manifest of what is published (lib/planning/publishing), for scripts/publish.py."""
-    return _left("publish", manifest(session.graph))
+    taken = uploads(session.graph) if KIND in session.config.reclaim else ()
+    return _left("publish", manifest(session.graph) | {"uploads": list(taken)})
 
 
 @plainly
 def repository_cards(session: Session) -> list[str]:
     """The paths of the stale cards of repositories, made for publishing only, and the plots."""
-    cards = (a for a in session.graph if a.on_demand and session.is_stale(a))
+    cards = (a for a in session.graph if a.rule == "card" and a.on_demand and session.is_stale(a))
     return [path for card in cards for path in (card.path, card.inputs["report"].path)]
+
+
+@plainly
+def notes_of_uploads(session: Session) -> list[str]:
+    """The notes of what is uploaded as soon as it is made, and of what goes with it."""
+    return [note.path for note in session.cooling.notes()] if session.uploads else []
 
 
 def _left(name: str, request: Any) -> str:

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 
 from lib.forecast.remaining import Begun, Pace
-from lib.planning.handoff import NEWEST
-from lib.record.layout import building_directory, cpu_file, log_file
+from lib.planning.handoff import is_set_back
+from lib.record.layout import building_directory, log_file, times_file
 from lib.run.build import Build
 from lib.run.hold import held
 from lib.stages.registry import STAGES
@@ -64,7 +64,7 @@ class Watch:
     def _look(self) -> None:
         self.running, self.failed, todo = {}, [], list(self._ready)
         for path in todo:  # to which what has become ready is added
-            if self._is_built(path):
+            if is_set_back(self.build.wanted[path]):
                 del self._ready[path]
                 self._end(path)
                 for user in self._users[path]:
@@ -77,17 +77,11 @@ class Watch:
             elif self._was_tried(path):
                 self.failed.append(path)
 
-    def _is_built(self, path: str) -> bool:
-        """Whether the step has ended well: then its wanted recipe is dated back."""
-        try:
-            return os.stat(self.build.wanted[path]).st_mtime != NEWEST
-        except OSError:
-            return False
-
     def _end(self, path: str) -> None:
         self.built.add(path)
         try:
-            self.pace.learn(self.jobs[path], float(cpu_file(path).read_text(encoding="utf-8")))
+            cpu, _ = times_file(path).read_text(encoding="utf-8").split()
+            self.pace.learn(self.jobs[path], float(cpu))
         except (OSError, ValueError):
             return
 

@@ -169,7 +169,7 @@ def _misfit(checks: Any, adapter: Path, model: Any) -> str | None:
         return None
     try:
         return lora_adapter.misfit(adapter, read_weights(place).tensors)
-    except (UserError, ValueError, OSError):
+    except (UserError, OSError):
         return None  # of the model: the step that reads it says so
 
 

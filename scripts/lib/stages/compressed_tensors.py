@@ -10,6 +10,7 @@ from lib.formats.compressed_tensors import CALIBRATED, METHODS, SCHEMES, fault, 
 from lib.keys.section import Choice, Number, Read, Section, Text
 from lib.keys.values import show, suggestion
 from lib.record.artifact import Artifact
+from lib.record.bound import Bound
 from lib.stages import evaluation
 from lib.stages.checked import Inspector, Row
 from lib.stages.environments import by_environment
@@ -79,6 +80,7 @@ class CompressedTensorsStage(Stage):
     """Quantize by one scheme, without data."""
 
     rule = "compressed_tensors"
+    bound = Bound.ANYWHERE
     column = "compressed-tensors"
     is_long = is_weights = True
     # A file of weights at a time, 2.5 times; then transformers loads the result and takes 16 bits
@@ -109,6 +111,7 @@ class CompressedTensorsCalibrateStage(CompressedTensorsStage):
     """Quantize by one scheme, with a text."""
 
     rule = "compressed_tensors_calibrate"
+    bound = Bound.MACHINE
     # The whole model, the states of all rows between two layers, and what it is written as.
     memory = Memory(12000, 3.0, 13000, 1.6)
     time = Time(30, 1)

@@ -8,6 +8,7 @@ from typing import Any
 from lib.formats.mixture import Dims
 from lib.formats.weights import header_bytes, is_matrix
 from lib.record.artifact import Artifact
+from lib.record.bound import Bound
 from lib.stages.checked import Inspector, Row
 from lib.stages.stage import Cost, Memory, Size, Sizing, Stage, Time, locked_size
 
@@ -20,6 +21,7 @@ class ConvertStage(Stage):
 
     rule = "convert"
     column = "gguf"
+    bound = Bound.ANYWHERE
     cost = Cost(6, 2.5)
     is_long = is_weights = True
     # The converter maps its input lazily and writes tensor by tensor; a tensor exists as bf16,
@@ -48,6 +50,7 @@ class SourceGgufStage(Stage):
     """Link to a GGUF file, and check it."""
 
     rule = "source_gguf"
+    bound = Bound.ANYWHERE
     column = ConvertStage.column
     is_weights = True
     memory, time, output = ConvertStage.memory, ConvertStage.time, ConvertStage.output

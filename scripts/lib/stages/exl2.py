@@ -14,6 +14,7 @@ from lib.formats.exllamav2 import check_measurement
 from lib.keys.bits import to_bits, to_head_bits
 from lib.keys.section import Number, Read, Section, Text
 from lib.record.artifact import Artifact
+from lib.record.bound import Bound
 from lib.stages.checked import Inspector, Row
 from lib.stages.environments import by_extension
 from lib.stages.evaluation import on_each_text
@@ -64,6 +65,7 @@ class Exl2MeasureStage(Stage):
     """Measure the error of each layer at each precision, once a model."""
 
     rule = "exl2_measure"
+    bound = Bound.NEVER
     column = "exl2"
     is_long = True
     # exllamav2's own figures: 16 GB for 7B, 64 GB for 70B: a layer, and the hidden states of every
@@ -177,7 +179,6 @@ class Exl2Family(Family):
     def make(self, shared: Any, name: str, model: Any, weights: Artifact | None) -> Forms:
         section, here = model.exl2, f"results/{name}/exl2"
         tools = by_extension(shared, "exllamav2")
-        common = {"reproducible": False, **tools}
         inputs = {"model": weights}
         if section.corpus != OWN_SET:
             inputs["corpus"] = shared.corpus(section.corpus, ".parquet")
@@ -189,7 +190,7 @@ class Exl2Family(Family):
             )
         else:
             rows = section.model_dump(include={"measurement_rows", "measurement_length"})
-            measurement = Artifact(path, "exl2_measure", name, rows | rope, inputs=inputs, **common)
+            measurement = Artifact(path, "exl2_measure", name, rows | rope, inputs=inputs, **tools)
         options = section.model_dump(include={"head_bits", "rows", "length", "shard_size"}) | rope
         found = Forms([measurement])
         for bits, form in zip(section.bits, self.names(model), strict=True):
@@ -200,7 +201,7 @@ class Exl2Family(Family):
                 {"bits": bits, **options},
                 inputs={"model": weights, "measurement": measurement, **inputs},
                 directory=True,
-                **common,
+                **tools,
             )
         found.artifacts += found.forms.values()
         if model.evaluate is not None:

@@ -12,6 +12,7 @@ from pydantic import Field
 from lib.keys.bits import to_bits, to_head_bits
 from lib.keys.section import Number, Read, Section, Text
 from lib.record.artifact import Artifact
+from lib.record.bound import Bound
 from lib.stages import evaluation
 from lib.stages.checked import Inspector, Row
 from lib.stages.environments import by_extension
@@ -48,6 +49,7 @@ class Exl3QuantizeStage(Stage):
     """Quantize to one bits value."""
 
     rule = "exl3_quantize"
+    bound = Bound.NEVER
     column = "exl3"
     is_long = is_weights = True
     # The states of all rows between two layers, 4 bytes a channel: 8 GB for 250 rows of 2048 tokens
@@ -155,7 +157,6 @@ class Exl3Family(Family):
                 {"bits": bits, **options},
                 inputs={"model": weights, **text},
                 directory=True,
-                reproducible=False,
                 **tools,
             )
             for bits, form in zip(section.bits, self.names(model), strict=True)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from lib.cards.registry import LINES
 from lib.keys.section import Section
+from lib.record import bound as bounds
 from lib.record.artifact import Artifact
 from lib.stages import convert
 from lib.stages.checked import Inspector, Row
@@ -135,6 +136,15 @@ class Family:
         return LINES[self.name]
 
     @property
+    def bounds(self) -> dict[str, str]:
+        """{rule: what the bytes are bound to}, of the rules that make its forms and what is behind.
+
+        The words are those of lib/record/bound.Bound.
+        """
+        rules = (*self.quantized, *(stage.rule for stage in self.stages))
+        return {rule: bounds.OF_RULE[rule].value for rule in dict.fromkeys(rules)}
+
+    @property
     def has_quants(self) -> bool:
         """Whether any of its forms is quantized."""
         return any(self.quantized.values())
@@ -188,6 +198,13 @@ class Family:
         file.
         """
         raise NotImplementedError
+
+    def cool(self, shared: Any, name: str, made: Forms) -> list[list[Artifact]]:
+        """The notes with which its forms are deleted here, as lib/stages/cold.py declares them.
+
+        A list for each form that can be. made: what `make` has declared.
+        """
+        return []
 
     def speedometer(self, shared: Any) -> Speedometer | None:
         """How the speed of its forms is measured; None: it cannot be.

@@ -13,7 +13,7 @@ from lib.keys.section import Choice, FileSize, Read, Section, Text
 from lib.keys.values import show
 from lib.record.artifact import Artifact
 from lib.record.tools import own_tool
-from lib.stages import companions, convert, evaluation, imatrix, mixes, quantize
+from lib.stages import cold, companions, convert, evaluation, imatrix, mixes, quantize
 from lib.stages.checked import Inspector, Row
 from lib.stages.extract_lora import named_by
 from lib.stages.family import Family, Forms, Speedometer, entry, file_entry
@@ -100,7 +100,7 @@ class GgufFamily(Family):
     by_base_logits = True
     needs_safetensors = False
     stages = (*convert.STAGES, *imatrix.STAGES, *mixes.STAGES, *quantize.STAGES)
-    stages = (*stages, *companions.STAGES, *evaluation.STAGES)
+    stages = (*stages, *companions.STAGES, *evaluation.STAGES, *cold.STAGES)
     quantized = {"convert": False, "source_gguf": False, "quantize": True, "quantize_mix": True}
 
     def corpora(self, model: Any) -> set[str]:
@@ -196,6 +196,14 @@ class GgufFamily(Family):
         if model.evaluate is not None:
             evaluation.evaluate(shared, found, name, model.evaluate, conversion)
         return found
+
+    def cool(self, shared: Any, name: str, made: Forms) -> list[list[Artifact]]:
+        """Of each quant: its own note, that of its labelled copy and that of its shards."""
+        quants = {form: up for form, up in made.forms.items() if self.quantized[up.rule]}
+        copies = {up.inputs["gguf"]: [up] for up in made.artifacts if up.rule == "label"}
+        shards = {form: [up] for form, up in made.shards.items()}
+        forms = ([up, *copies.get(up, []), *shards.get(form, [])] for form, up in quants.items())
+        return cold.declare(shared, name, forms, made.artifacts)
 
     def speedometer(self, shared: Any) -> Speedometer:
         version = shared.llama_version

@@ -18,6 +18,7 @@ from lib.formats.weights import header_bytes, is_matrix
 from lib.keys import values
 from lib.keys.section import Flag, Read, Section, TensorType, Text, TextList, Texts
 from lib.record.artifact import Artifact
+from lib.record.bound import Bound
 from lib.record.tools import package_version
 from lib.stages.convert import QUANTIZED_OUTTYPES, model_of, outtype_bits
 from lib.stages.stage import Cost, Memory, Size, Sizing, Stage, Time, locked_size
@@ -28,6 +29,7 @@ COSTS = {"Q8": 5, "Q6_K": 28, "Q5_K": 65, "Q4_K": 75, "Q3_K": 50, "Q2_K": 60}
 COSTS |= {"IQ4": 150, "IQ3": 240, "IQ2": 300, "IQ1": 550, "": 25}
 # The name that replaces an invalid quant in the list, so that the others keep their numbers.
 INVALID = "\0"
+UNREAD = "Q2_0"  # a type of llama.cpp b10605 that gguf 0.19.0 cannot read, nor reports and cards
 QuantType = Read(str, values.to_quant_type, {"type": "string", "examples": list(QUANT_TYPES)})
 
 
@@ -73,7 +75,9 @@ class Quant(Section):
         [], description="Header values `KEY=TYPE:VALUE`; int, float, bool or str."
     )
     prune_layers: Read(list[int], values.to_layers, int | list[int]) = Field(
-        [], description="Numbers of layers to leave out of the model."
+        [],
+        description="Numbers of layers to leave out of the model, the last ones: of others "
+        "llama-quantize b10605 keeps the wrong data.",
     )
 
     @model_validator(mode="before")
@@ -98,6 +102,7 @@ class QuantizeStage(Stage):
     """Quantize the unquantized GGUF."""
 
     rule = "quantize"
+    bound = Bound.ANYWHERE
     column = "quants"
     is_weights = True
     # llama-quantize holds one tensor as read, as float32 and as output: 4.8 times the 16-bit size
@@ -127,11 +132,28 @@ class QuantizeStage(Stage):
         options = artifact.options
         return planned(tensors, shape, options["type"], options, "imatrix" in artifact.inputs)
 
+    def impossible(self, artifact: Artifact, sizes: Sizing) -> str | None:
+        """If it leaves out other layers than the last ones.
+
+        Then llama-quantize b10605 writes the data of the wrong layers, or ends by SIGSEGV: it reads
+        a layer that is numbered anew under its new number. check_quant.py finds it too.
+        """
+        pruned = artifact.options.get("prune_layers", ())
+        tensors = sizes.tensors(model_of(artifact.inputs["gguf"])) if pruned else {}
+        layers = {int(found[1]) for name in tensors if (found := re.match(r"blk\.(\d+)\.", name))}
+        if not layers or set(pruned) == set(sorted(layers)[-len(pruned) :]):
+            return None
+        return (
+            f"{artifact.path}: prune_layers: {list(pruned)}, and llama-quantize b10605 can leave "
+            f"out only the last layers (the last is {max(layers)}): of others it keeps the data"
+        )
+
 
 class LabelStage(Stage):
     """Set header fields in a finished GGUF."""
 
     rule = "label"
+    bound = Bound.ANYWHERE
     column = "labelled"
     is_weights = True
     # One tensor at a time (271 MB at 268 MB, measured).
@@ -239,6 +261,10 @@ def check(checks: Any, at: tuple, quant: Quant, model: Any) -> None:
     imatrix = model.gguf.imatrix
     uses_imatrix = bool(imatrix) and quant.imatrix
     why = "this quant has imatrix: false" if imatrix else "the model has no gguf.imatrix"
+    if quant.type == UNREAD:
+        checks.add(
+            (*at, "type"), f"{UNREAD} cannot be read by gguf 0.19.0: the file could not be checked"
+        )
     if QUANT_TYPES[quant.type].needs_imatrix and not uses_imatrix:
         checks.add((*at, "type"), f"{quant.type} needs an imatrix, and {why}")
     for override in quant.tensor_types:

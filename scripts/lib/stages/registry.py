@@ -3,6 +3,7 @@
 from importlib import import_module
 
 from lib.cards.registry import LINES
+from lib.record import bound as bounds
 from lib.stages import (
     demo,
     environments,
@@ -29,6 +30,7 @@ _OWN = [stage for family in FAMILIES.values() for stage in family.stages]
 _STAGES += sorted([*_OWN, *harness.STAGES], key=lambda stage: stage.measures)
 _STAGES += [*report.STAGES, *studies.STAGES]
 STAGES: dict[str, Stage] = {stage.rule: stage for stage in _STAGES}
+bounds.OF_RULE.update({rule: stage.bound for rule, stage in STAGES.items()})
 
 
 def family_of(rule: str) -> Family | None:

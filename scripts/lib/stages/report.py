@@ -1,5 +1,6 @@
 """The report and the cards of a model. They describe other artifacts, and take seconds."""
 
+from lib.record.bound import Bound
 from lib.stages.stage import Cost, Memory, Stage
 
 
@@ -17,6 +18,7 @@ class CardStage(Stage):
     """A model card."""
 
     rule = "card"
+    bound = Bound.ANYWHERE
     column = "report"
     cost = ReportStage.cost
     typical = 4_000

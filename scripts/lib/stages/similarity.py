@@ -89,7 +89,7 @@ def chosen(models: Mapping[str, Any], model: Any) -> Chosen:
 
     models: the config's. model: a merge (lib/config/schema.Model) with `similarity`.
     """
-    references = merge_references(model.merge)
+    references = [ref for ref in merge_references(model.merge) if ref.parts]
     bases = [ref.parts for ref in references if ref.where[-1] == "base_model"]
     merged = [
         ref.parts

@@ -9,6 +9,7 @@ from lib.formats.merge_references import reference_kind
 from lib.formats.weights import Weights, read_weights
 from lib.hub.lock import HubSource
 from lib.record.artifact import Artifact
+from lib.record.bound import Bound
 from lib.stages import demo
 from lib.stages.stage import Counted, Size, Sizing, Stage, TakenStage
 
@@ -51,6 +52,7 @@ class CorpusStage(Stage):
     """Copy a text to a path of its own."""
 
     rule = "corpus"
+    bound = Bound.ANYWHERE
     typical = 400_000
 
     def size(self, artifact: Artifact, sizes: Sizing) -> Size | None:

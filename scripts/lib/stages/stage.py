@@ -14,6 +14,7 @@ from lib.formats.fallbacks import Fallbacks
 from lib.formats.mixture import Dims
 from lib.formats.weights import Weights
 from lib.record.artifact import Artifact
+from lib.record.bound import Bound
 
 
 class Memory(NamedTuple):
@@ -156,6 +157,9 @@ class Stage:
     priority = 0
     """Jobs of a higher priority start first. For steps that others wait for and that write next to
     nothing: the disk is no fuller for it."""
+    bound = Bound.MACHINE
+    """Where the same recipe and the same inputs give the same bytes. ANYWHERE is a promise that is
+    kept by a measurement (docs/bytes.md); an artifact may have another bound (Artifact.bound)."""
     makes_model = False
     """Whether its artifact is a model directory, whose size follows from its tensors."""
 
@@ -217,6 +221,7 @@ class TakenStage(Stage):
     memory = Memory(1500)
     time = Time(10, 20)
     output = 1.0
+    bound = Bound.ANYWHERE
 
 
 def locked_size(model: Artifact, sizes: Sizing, bits: float = 16) -> Size | None:

@@ -154,7 +154,8 @@ class Study(Section):
     @property
     def parents(self) -> list[str]:
         """The models that are merged, each once; of `model+adapter` the model."""
-        found = [r.parts[0] for c in self.candidates for r in grid.merge_references(c.merge)]
+        every = (r for c in self.candidates for r in grid.merge_references(c.merge))
+        found = [reference.parts[0] for reference in every if reference.parts]
         return list(dict.fromkeys(found))
 
     @property

@@ -1,0 +1,1 @@
+"""A store that checkouts, colleagues and clusters share (docs/store.md)."""
