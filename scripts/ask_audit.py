@@ -13,6 +13,7 @@
 Exit status 1 if anything does not fit.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -100,7 +101,7 @@ def directory(top: Path, key: Path | None, targets: list[str]) -> Branch:
     if not top.is_dir():
         raise UserError(f"dir: {top} is no directory")
     names = []
-    for path in sorted(top.rglob("*")):
+    for path in sorted(below(top)):
         name = path.relative_to(top).as_posix()
         if audit.ADDED.fullmatch(name):
             continue
@@ -109,11 +110,30 @@ def directory(top: Path, key: Path | None, targets: list[str]) -> Branch:
         elif path.is_symlink() or not path.is_dir():
             text = "is a link to a directory or to nothing, or no file"
             raise UserError(printable(f"dir: {path} {text}, so what is in it would not be checked"))
-    with ThreadPoolExecutor(4) as pool:
-        read = [name for name in names if wanted(name, targets)]
-        hashes = dict(zip(read, pool.map(lambda name: sha256_of(top / name), read), strict=True))
+    read = [name for name in names if wanted(name, targets)]
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = pool.map(lambda name: sha256_of(top / name), read)
+            hashes = dict(zip(read, found, strict=True))
+    except OSError as error:
+        raise unreadable(error) from None
     check_targets(names, targets)
     return Branch(None, None, {name: hashes.get(name) for name in names}, top.joinpath, key)
+
+
+def below(top: Path) -> Iterator[Path]:
+    """All that is in a directory. Raises UserError for a directory that may not be read."""
+
+    def fail(error: OSError) -> None:
+        raise unreadable(error)
+
+    for here, folders, files in os.walk(top, onerror=fail):
+        yield from (Path(here, name) for name in (*folders, *files))
+
+
+def unreadable(error: OSError) -> UserError:
+    """What is said of a file or directory that cannot be read: what it has is not checked."""
+    return UserError(printable(f"dir: {error.filename}: {error.strerror}"))
 
 
 def repository(repo: str, key: Path | None, targets: list[str]) -> Iterator[tuple[str, Branch]]:

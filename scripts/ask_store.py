@@ -20,10 +20,11 @@ from lib.record import cold
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
 from lib.record.digests import flushed_digests
+from lib.record.recipe import Record
 from lib.record.unrecorded import recorded
 from lib.run.answers import columns, everything, first, open_session, parser
 from lib.run.session import Session
-from lib.store.entry import Entry, Refused
+from lib.store.entry import Entry, Foreign, Refused
 from lib.store.places import Found, Unreachable
 from lib.store.store import VARIABLE, Settings, Store, content_name
 from lib.store.visit import entry_of
@@ -39,13 +40,15 @@ DAY_S = 86400
 class Kept:
     """An entry of the store. entry: None if it is refused, then `why` says so.
 
-    file: its own. asked: whether this config wants it.
+    file: its own. contents: the sha256 of the files that it needs, also if it is refused; None if
+    another version of Quantmill is to tell. asked: whether this config wants it.
     """
 
     digest: str
     file: Found
     entry: Entry | None
-    why: str
+    contents: set[str] | None
+    why: Refused | None
     asked: bool
 
     @property
@@ -54,9 +57,9 @@ class Kept:
         return self.entry.record.bytes if self.entry else 0
 
     @property
-    def contents(self) -> set[str]:
-        """The sha256 of its files."""
-        return {sha256 for _, sha256 in self.entry.contents.values()} if self.entry else set()
+    def is_damaged(self) -> bool:
+        """Whether it is no good to anybody."""
+        return self.why is not None and not isinstance(self.why, Foreign)
 
 
 def main() -> int | None:
@@ -91,12 +94,17 @@ def read(store: Store, session: Session) -> list[Kept]:
         try:
             entry = store.read(digest)
         except Refused as error:
-            return Kept(digest, file, None, str(error), digest in wanted)
-        return entry and Kept(digest, file, entry, "", digest in wanted)
+            return Kept(digest, file, None, store.named(digest), error, digest in wanted)
+        return entry and Kept(digest, file, entry, contents_of(entry), None, digest in wanted)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = filter(None, pool.map(one, store.entries()))
     return sorted(found, key=lambda kept: -kept.file.at)
+
+
+def contents_of(entry: Entry) -> set[str]:
+    """The sha256 of an entry's files."""
+    return {sha256 for _, sha256 in entry.contents.values()}
 
 
 def shared(session: Session) -> list[Artifact]:
@@ -174,13 +182,16 @@ def check(store: Store, kept: list[Kept], sizes: dict[str, Found], yes: bool) ->
         damaged = {
             sha for sha, whole in zip(sizes, pool.map(is_whole, sizes), strict=True) if not whole
         }
-    bad = {each.file.name: f"its entry: {each.why}" for each in kept if not each.entry}
+    bad = {each.file.name: f"its entry: {each.why}" for each in kept if each.is_damaged}
     for each in kept:
-        lost = each.contents - (sizes.keys() - damaged)
+        lost = (each.contents or set()) - (sizes.keys() - damaged)
         if lost:
             is_there = f"{len(lost & damaged)} damaged, {len(lost - damaged)} missing"
-            bad[each.file.name] = f"{each.entry.record.artifact}: of its files {is_there}"
+            of = each.entry.record.artifact if each.entry else "its entry"
+            bad[each.file.name] = f"{of}: of its files {is_there}"
     size = human(sum(file.bytes for file in sizes.values()))
+    if foreign := [each for each in kept if isinstance(each.why, Foreign)]:
+        print(f"{store.shown}: {entries(foreign)} not to be taken here: {foreign[0].why}")
     if not bad and not damaged:
         print(f"{store.shown}: {entries(kept)}, {size}: every byte is what its entry says.")
         return 0
@@ -201,7 +212,8 @@ def prune(session: Session, store: Store, kept: list[Kept], sizes: dict[str, Fou
     What is cold here stays.
     """
     options = session.options
-    needed = needed_here()
+    cold_here = needed_here()
+    needed = {record.digest for record in cold_here}
     going = [each for each in kept if each.digest not in needed]
     going = [each for each in going if not (options.unasked and each.asked)]
     if options.keep:
@@ -210,7 +222,8 @@ def prune(session: Session, store: Store, kept: list[Kept], sizes: dict[str, Fou
     if options.size:
         going = oldest(kept, going, sizes, int(options.size[:-1]) * 10**9)
     gone = {each.digest for each in going}
-    free = unneeded([each for each in kept if each.digest not in gone], going, sizes)
+    left = [each for each in kept if each.digest not in gone]
+    free = unneeded(left, going, cold_here, sizes)
     size = human(sum(sizes[sha256].bytes for sha256 in free))
     print(f"{store.shown}: {len(going)} of {entries(kept)} and {size} that nothing else needs:")
     print("\n".join(first(table(going), SHOWN, "  ")))
@@ -226,24 +239,28 @@ def prune(session: Session, store: Store, kept: list[Kept], sizes: dict[str, Fou
         )
         return
     for each in going:
-        store.place.remove(each.file.name)
-    # What was put since is not in `kept`, and may need some of that content.
-    for sha256 in unneeded(read(store, session), going, sizes):
-        store.place.remove(content_name(sha256))
-    store.place.tidy()
+        store.place.remove(each.file.name, each.file.at)
+    # What was put since is not in `kept`, and may need some of that content: it is put aside before
+    # entries are read, so that who writes one afterwards does not find it, and puts it again.
+    place, free = store.place, unneeded(read(store, session), going, cold_here, sizes)
+    aside = {sha: part for sha in free if (part := place.aside(content_name(sha)))}
+    stays = aside.keys() - unneeded(read(store, session), going, needed_here(), sizes)
+    for sha256, part in aside.items():
+        place.back(part, content_name(sha256)) if sha256 in stays else place.remove(part)
+    place.tidy()
     print(f"\nRemoved, {size}. Files that are linked to stay where they are linked.")
 
 
-def needed_here() -> set[str]:
-    """The digests of what is cold in this directory: the store has its only bytes."""
+def needed_here() -> list[Record]:
+    """The records of what is cold in this directory: the store may have its only bytes."""
     records = (recipes.read(path) for path in recorded("results"))
-    return {r.digest for r in records if r and cold.place_of(r.artifact, r)}
+    return [r for r in records if r and cold.place_of(r.artifact, r)]
 
 
 def oldest(kept: list[Kept], going: list[Kept], sizes: dict[str, Found], most: int) -> list[Kept]:
     """As many of those that may go, the oldest first, as leave no more than `most` bytes."""
     users: dict[str, int] = {}
-    for sha256 in (sha256 for each in kept for sha256 in each.contents):
+    for sha256 in (sha256 for each in kept for sha256 in each.contents or ()):
         users[sha256] = users.get(sha256, 0) + 1
     left = sum(sizes[sha256].bytes for sha256 in users if sha256 in sizes)
     chosen = []
@@ -251,19 +268,25 @@ def oldest(kept: list[Kept], going: list[Kept], sizes: dict[str, Found], most: i
         if left <= most:
             break
         chosen.append(each)
-        for sha256 in each.contents:
+        for sha256 in each.contents or ():
             users[sha256] -= 1
             left -= sizes[sha256].bytes if not users[sha256] and sha256 in sizes else 0
     return chosen
 
 
-def unneeded(left: list[Kept], going: list[Kept], sizes: dict[str, Found]) -> list[str]:
+def unneeded(
+    left: list[Kept], going: list[Kept], cold_here: list[Record], sizes: dict[str, Found]
+) -> list[str]:
     """The sha256 of content that only the entries that go need, or none, for longer than an hour.
 
-    What has no entry yet is of somebody who is putting it.
+    What has no entry yet is of somebody who is putting it. cold_here: records of what is needed
+    besides. Nothing is unneeded where an entry stays of which another version is to tell.
     """
+    if any(each.contents is None for each in left):
+        return []
     needed = {sha256 for each in left for sha256 in each.contents}
-    let_go = {sha256 for each in going for sha256 in each.contents}
+    needed |= {sha256 for record in cold_here for sha256 in contents_of(Entry(record))}
+    let_go = {sha256 for each in going for sha256 in each.contents or ()}
     before = time.time() - GRACE_S
     found = ((sha, file) for sha, file in sizes.items() if sha not in needed)
     return [sha for sha, file in found if sha in let_go or file.at < before]

@@ -4,8 +4,8 @@
     cool.py delete MADE [--after PATH …]
 
 `note` puts the artifact MADE into the store that the plan has offered (beside WANTED, the note's
-wanted recipe), unless it is there, and reads it there: in a directory every byte, in a bucket its
-name, which is its sha256, and its size. In a run of `publish` it uploads it, too, if its gates
+wanted recipe), unless it is there, and reads it there, every byte; but not what it has just brought
+into a bucket. In a run of `publish` it uploads it, too, if its gates
 hold, and looks for its sha256 in the listing of the repository. Writes NOTE and NOTES as
 lib/record/cold.py has them; if no place has the bytes, NOTES says why. `delete` deletes MADE if its
 note says that a place has exactly these bytes. Shards among --after (or their notes) that are a
@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,7 +35,7 @@ from lib.record.wanted import WantedRecipe
 from lib.store import notes, visit
 from lib.store.entry import Entry, Refused
 from lib.store.places import Unreachable
-from lib.store.store import Store
+from lib.store.store import Settings, Store
 from lib.units import human
 
 LOCK = RUN_STATE / "upload.lock"
@@ -71,7 +72,7 @@ def main() -> None:
     try:
         if record.is_link:
             raise Kept("links need no room", final=True)
-        facts = {"place": places(record, args.wanted)}
+        facts = {"place": places(record, args.wanted), "record": asdict(record)}
     except Kept as kept:
         facts = {"kept": str(kept), "final": kept.final}
         if not record.is_link:
@@ -179,13 +180,15 @@ def seen_in_store(record: Record, wanted: Path) -> str:
         raise Kept("what was accepted as it is does not go into a store", final=True)
     try:
         store, refused = Store(offer.settings), None
+        with suppress(Unreachable):  # it may only be read
+            store.renew(record.digest)
         try:
             if visit.sees(store, record):
                 return offer.settings.location
         except Refused as error:
             refused = error
-        put(store, entry, refused)
-        if visit.sees(store, record):
+        brought = put(store, entry, refused)
+        if visit.sees(store, record, brought):
             return offer.settings.location
         raise Kept(f"what {store.shown} has of its recipe are other bytes")
     except Refused as error:
@@ -194,11 +197,12 @@ def seen_in_store(record: Record, wanted: Path) -> str:
         raise Kept(f"{offer.settings.location}: {error}") from None
 
 
-def put(store: Store, entry: Entry, refused: Refused | None) -> None:
-    """Put an artifact into the store. refused: why what is there is no good; then in its place.
+def put(store: Store, entry: Entry, refused: Refused | None) -> bool:
+    """Put an artifact into the store, and return whether all of its bytes were brought there.
 
-    Raises Unreachable; `refused` where only signed entries count and this one would not be; Kept if
-    the file here is not what its record says.
+    refused: why what is there is no good; then in its place. Raises Unreachable; `refused` where
+    only signed entries count and this one would not be; Kept if the file here is not what its
+    record says.
     """
     if refused and store.settings.key and not store.settings.sign:
         raise refused
@@ -206,9 +210,10 @@ def put(store: Store, entry: Entry, refused: Refused | None) -> None:
     files = {made / name if name else made: sha for name, (_, sha) in entry.contents.items()}
     if flushed_digests(list(files), {}) != files:
         raise Kept("it has other bytes than its record says: `snakemake verify`")
-    store.put(entry, made, again=refused is not None)
+    brought = store.put(entry, made, again=refused is not None)
     notes.forgive(entry.record.digest)
     notes.done(notes.PUT, entry.record.digest, entry.record.bytes)
+    return brought == entry.record.bytes
 
 
 def remove(made: str, record: Record, after: list[str]) -> None:
@@ -216,8 +221,13 @@ def remove(made: str, record: Record, after: list[str]) -> None:
     note = recipes.read(cold.note_of(made))
     if note is None or note.inputs.get(cold.MADE) != record.sha256:
         return
-    if not note.notes.get("place"):
+    if not (place := note.notes.get("place")):
         return
+    if "hub" not in place and not is_still_in(place["store"], record):
+        raise UserError(
+            f"{made}: {place['store']} had it, and no longer has, so it stays here. "
+            "Run the same command again."
+        )
     for path in (made, recipes.path_of(note.artifact)):  # what was renamed into place stays so
         flush(Path(path).parent)
     for linked in filter(None, map(recipes.read, after)):
@@ -231,9 +241,17 @@ def remove(made: str, record: Record, after: list[str]) -> None:
         shutil.rmtree(aside)
     else:
         os.unlink(made)
-    place = note.notes["place"]
     where = filter(None, ((place.get("hub") or {}).get("repo"), place.get("store")))
     say(f"cold    {made}  {human(record.bytes)}, in {' and '.join(where)}")
+
+
+def is_still_in(location: str, record: Record) -> bool:
+    """Whether the store that was seen to have an artifact has not been pruned since."""
+    try:
+        entry = Store(Settings(location)).look(record.digest)
+    except (Refused, Unreachable):
+        return False
+    return entry is not None and entry.contents == Entry(record).contents
 
 
 def link(path: Path, made: str) -> None:

@@ -135,7 +135,7 @@ def take_from_store(
 
     made, began = attempt / Path(wanted.artifact).name, time.monotonic()
     if (taken := visit.take(wanted, offer, made, made_from, say)) is None:
-        made.unlink(missing_ok=True) if not made.is_dir() else shutil.rmtree(made)
+        drop(made)
         return None
     record, how = taken
     settle(record, made, attempt, time.monotonic() - began, "the store")
@@ -157,9 +157,15 @@ def take_from_hub(wanted: WantedRecipe, fetch: dict, attempt: Path) -> str | Non
     except NoLonger as error:
         say(f"refused {wanted.artifact}: {error}")
         cold.forget(wanted.artifact)
+        drop(made)
         return None
     settle(record, made, attempt, time.monotonic() - began, repo)
     return f"downloaded from {repo}, to which it was published from here"
+
+
+def drop(made: Path) -> None:
+    """Remove what was taken only in part."""
+    made.unlink(missing_ok=True) if not made.is_dir() else shutil.rmtree(made)
 
 
 def settle(record: recipes.Record, made: Path, attempt: Path, seconds: float, where: str) -> None:

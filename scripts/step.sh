@@ -45,6 +45,9 @@ begin() {
     done
     [ $status = 0 ] || exit $status
     eval "$answer" # OUT=… STAGE=…, or exit 0 where another run has just built it
+    # llama.cpp's converter trusts the code that some models name (trust_remote_code), and it may be
+    # another repository's. Before it runs, transformers has to copy it here, which nobody can.
+    export HF_MODULES_CACHE='/dev/null/no code that a model brings is run'
     export OUT STAGE
     QM_WANTED=$1 QM_LOG=$2
     mkdir -p "$(dirname "$2")"

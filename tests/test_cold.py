@@ -236,6 +236,27 @@ def test_a_run_that_is_killed_while_it_deletes_loses_nothing_and_the_next_goes_o
     assert "every byte is what its entry says" in project.run("store", "--config", "check=true")
 
 
+PRUNER = """
+import os, shutil, sys
+if len(sys.orig_argv) > 2 and sys.orig_argv[2] == "delete" and "PRUNED" in os.environ:
+    shutil.rmtree(os.environ["PRUNED"], ignore_errors=True)
+"""
+
+
+def test_a_store_that_is_pruned_after_it_was_seen_costs_no_file(warm, tmp_path, monkeypatch):
+    project = warm.copy(tmp_path / "project")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "sitecustomize.py").write_text(PRUNER)
+    monkeypatch.setenv("QUANTMILL_STORE", str(tmp_path / "store"))
+    env = os.environ | {"PYTHONPATH": str(tmp_path), "PRUNED": str(tmp_path / "store/entries")}
+    done = subprocess.run(project.command("-k"), env=env, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert done.returncode and f"{tmp_path}/store had it, and no longer has" in said
+    assert there(project) == set(NAMES)
+    project.build()
+    assert not there(project) and project.plan() == set()
+
+
 def content(project: Project, tmp_path: Path, name: str) -> Path:
     """The bytes of a quant in the store."""
     return tmp_path / "store" / content_name(recipes.read(quant(name), project.path).sha256)

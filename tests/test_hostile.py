@@ -24,10 +24,12 @@ from lib.hub.license import card_facts, front_matter, of_facts
 from lib.hub.lock import Lock
 from lib.planning.publishing import base
 from lib.store.store import Settings
-from project import ROOT
+from project import ROOT, Project
+from tiny_models import make_bpe, make_llama
 
 TERA = 1 << 42
 NAME = "model.safetensors"
+COMMIT = "a" * 40
 GOOD = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
 GOOD["b"] = {"dtype": "BF16", "shape": [2, 2], "data_offsets": [8, 16]}
 
@@ -424,3 +426,28 @@ def test_addresses_without_secrets_are_taken_and_shown_whole(tmp_path):
         corpora = {"calibration": {"url": address, "sha256": "0" * 64}}
         load({"corpora": corpora, "models": {"M": {"source": "a/b"}}}, tmp_path)
         assert UserError(address).lines == [address]
+
+
+def test_code_that_a_tokenizer_names_is_not_run(tmp_path, monkeypatch):
+    """The converter trusts it (trust_remote_code), and finds another repository's in the cache."""
+    p = Project.create(tmp_path / "p")
+    make_bpe(make_llama(p / "m/named"))
+    config, tokenizer = (p / "m/named" / name for name in ("config.json", "tokenizer_config.json"))
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"architectures": ["DreamModel"]})
+    )
+    named = {"auto_map": {"AutoTokenizer": ["any/one--code.Tokenizer", None]}}
+    tokenizer.write_text(json.dumps(json.loads(tokenizer.read_text()) | named))
+    cached = tmp_path / "hub/models--any--one"
+    (cached / "snapshots" / COMMIT).mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text(COMMIT)
+    mark = tmp_path / "ran"
+    (cached / "snapshots" / COMMIT / "code.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("HF_MODULES_CACHE", raising=False)
+    p.config["models"] = {"Named": {"source": "./m/named", "gguf": {"imatrix": False}}}
+    said = p.run("results/Named/gguf/Named-BF16.gguf", check=False)
+    assert not mark.exists(), said
+    assert "/dev/null/no code that a model brings is run" in said

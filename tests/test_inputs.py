@@ -90,6 +90,27 @@ def test_the_steps_of_the_demo_read_what_they_have_declared(demo_trace, monkeypa
     assert [line for path in found for line in undeclared(session, path, found[path])] == []
 
 
+def test_a_number_that_is_used_again_is_another_process(tmp_path):
+    """A busy machine gives each of its 32,768 numbers many times in an hour."""
+    trace = tmp_path / "trace"
+    trace.mkdir()
+
+    def step(at: int, name: str) -> str:
+        begin = f"begin .snakemake/quantmill/wanted/results/{name}/{'0' * 16}/recipe.json log"
+        lines = [f'execve("/bin/bash", ["bash", "-c", "{begin}"], 0x1 /* 9 vars */) = 0']
+        lines += ["clone(child_stack=NULL, flags=SIGCHLD) = 7"]
+        return "".join(f"{at + n}.000001 {line}\n" for n, line in enumerate(lines))
+
+    def reads(at: int, name: str) -> str:
+        return f'{at}.000002 openat(AT_FDCWD<{tmp_path}>, "results/{name}", O_RDONLY) = 3\n'
+
+    (trace / "pid.5").write_text(step(1, "a"))
+    (trace / "pid.6").write_text(step(4, "b"))
+    (trace / "pid.7").write_text(reads(3, "of a") + reads(6, "of b"))
+    found = {name: {access.path for access in asked} for name, asked in steps(trace, tmp_path)}
+    assert found == {"results/a": {"results/of a"}, "results/b": {"results/of b"}}
+
+
 def test_a_step_that_reads_more_is_caught(run, monkeypatch):
     """Shards that are there by chance, a listing, a reclaimed file: each was a fault once."""
     project, _ = run

@@ -9,6 +9,7 @@ import pytest
 from campaign.builds import Run, after, prepared, succeeded
 from campaign.networks import elsewhere, mounted, why_not
 from lib.record import locks
+from lib.run.hold import clear_abandoned
 
 sshfs = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 
@@ -34,6 +35,16 @@ def test_steps_end_though_the_file_that_they_hold_stays_until_it_is_closed(serve
         assert succeeded(Run(here, output=here.with_suffix(".txt"))) is None
         assert after(here, expected) is None
         assert not list(here.glob("results/**/.*.building"))
+
+
+def test_what_a_client_left_that_ended_before_its_file_was_closed_is_removed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = Path("results/X/.it.bin.building")
+    place.mkdir(parents=True)
+    for name in ("hold", ".fuse_hidden0000000100000001", ".nfs000000000001"):
+        (place / name).touch()
+    clear_abandoned()
+    assert not place.exists()
 
 
 @sshfs

@@ -19,19 +19,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import ask_store
 from ask_store import Kept, unneeded
 from lib.planning import handoff
 from lib.planning.staleness import State
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
 from lib.record.recipe import Record
-from lib.store import notes
+from lib.record.wanted import WantedRecipe
+from lib.store import notes, visit
 from lib.store.entry import Refused
 from lib.store.offer import Offer
-from lib.store.places import FICLONE, Unreachable
+from lib.store.places import FICLONE, Directory, Found, Unreachable
 from lib.store.store import Settings, Store, content_name, entry_name
 from project import FORMS, ROOT, Planned, Project, of, sha256, shards
 from test_keys import make_pair
@@ -330,7 +333,7 @@ def test_a_damaged_one_without_its_inputs_fails_in_one_line_and_the_next_run_bui
     assert not notes.is_refused(Store(there.settings).look(artifact().digest))
 
 
-NAMES = ("../x", "a/../../x", "/etc/x", "..", ".", "", "a//b", "./a", "a\\b", "a\0b")
+NAMES = ("../x", "a/../../x", "/etc/x", "..", ".", "", "a//b", "./a", "a\\b", "a\0b", "a" * 256)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -348,6 +351,43 @@ def test_an_entry_cannot_write_outside_of_its_artifact(here: Here, store: Path, 
     assert done.returncode and "refused" in done.stderr, done
     assert {path for path in tmp_path.rglob("x")} == before
     assert not (there.path / made.path).exists()
+
+
+def test_an_entry_of_a_file_that_is_a_folder_too_is_refused_and_no_store_is_lost(
+    here: Here, store: Path, tmp_path
+):
+    made = artifact("results/X/dir", directory=True)
+    here.step(made, build='mkdir "$OUT"; echo a >"$OUT/a"')
+    entry = entry_of(store, made)
+    data = json.loads(entry.read_text())
+    (size, sha), files = data["record"]["files"]["a"], {}
+    files = {"a": [size, sha], "a/b": [size, sha]}
+    data["record"] |= {"files": files, "sha256": recipes.digest(files), "bytes": 2 * size}
+    write(entry, json.dumps(data))
+    there = Here(tmp_path / "there", store)
+    done = there.step(made, build='mkdir "$OUT"; echo a >"$OUT/a"')
+    assert done.returncode == 0 and "refused results/X/dir: " in done.stderr, done
+    assert "this run goes on without it" not in done.stderr
+
+
+def test_a_directory_is_not_taken_where_a_file_is_wanted(here: Here, tmp_path, store: Path):
+    made = artifact(directory=True)
+    here.step(made, build='mkdir "$OUT"; echo a >"$OUT/a"')
+    there = Here(tmp_path / "there", store)
+    done = there.step(artifact())
+    assert done.returncode == 0 and there.good(), done
+    assert f"refused {IT}: {store} has it, but it is a directory there" in done.stderr
+
+
+def test_what_was_put_since_the_plan_from_other_bytes_is_not_taken(here: Here, there: Here):
+    """Where nothing lies here that it would be made from, the plan has compared the entry's."""
+    os.chdir(there.path)
+    planned = Offer(there.settings, True, SIZE, False, True, {}, inputs={"up": "0" * 64})
+    wanted = WantedRecipe.read(Path(handoff.leave(artifact(), planned)))
+    said = []
+    assert visit.take(wanted, planned, there.path / "made", None, said.append) is None
+    assert "it has changed since this run was planned" in said[0]
+    assert not (there.path / "made").exists()
 
 
 def test_an_artifact_made_from_other_bytes_than_are_here_is_built(
@@ -568,6 +608,25 @@ def test_where_a_key_is_asked_for_only_what_it_has_signed_is_taken(
     assert anybody.step(artifact(), build="exit 1").returncode == 0
 
 
+def test_who_cannot_sign_puts_lost_content_back_and_leaves_the_signed_entry(
+    tmp_path: Path, store: Path, keys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    ci = Here(tmp_path / "ci", store, key=keys["ours.pub"], sign=keys["ours"])
+    assert ci.step(artifact()).returncode == 0
+    lose(store)
+    reader = Here(tmp_path / "reader", store, key=keys["ours.pub"])
+    done = reader.step(artifact())
+    assert done.returncode == 0 and "its bytes are not there" in done.stderr, done
+    another = Here(tmp_path / "another", store, key=keys["ours.pub"])
+    assert another.step(artifact(), build="exit 1").returncode == 0
+    write(entry_of(store, artifact()), "[]")
+    assert reader.step(artifact("results/X/it.bin")).returncode == 0  # it is there already
+    third = Here(tmp_path / "third", store, key=keys["ours.pub"])
+    assert third.step(artifact()).returncode == 0 and third.good()
+    assert entry_of(store, artifact()).read_text() == "[]"
+
+
 def test_a_signed_entry_with_other_bytes_in_it_is_refused(tmp_path, store, keys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Here(tmp_path / "builder", store, sign=keys["ours"]).step(artifact())
@@ -769,6 +828,7 @@ def test_an_owner_who_is_not_root_can_build_again_what_is_linked_to_the_store(
     (shared / "store").chmod(0o755)
     path = project / "results/Two/gguf/Two-Q8_0.gguf"
     path.chmod(0o444)
+    os.link(path, shared / "linked")
     project.model("Two")["gguf"]["quants"] = [{"name": "Q8_0", "type": "Q5_0"}]
     project.write()
     subprocess.run(["chown", "-R", str(NOBODY), project.path], check=True)
@@ -776,6 +836,9 @@ def test_an_owner_who_is_not_root_can_build_again_what_is_linked_to_the_store(
     env = os.environ | {"HOME": str(project.path), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and "Write-protected" not in done.stdout + done.stderr, done
+    assert re.search("quantize +1", done.stdout)
+    # It is the store's own file: who may write to one may write to the other.
+    assert stat.S_IMODE((shared / "linked").stat().st_mode) == 0o444
 
 
 def test_what_never_comes_out_the_same_is_not_shared_unless_the_config_says_so(
@@ -846,17 +909,88 @@ def test_pruning_by_age_and_size_leaves_what_is_young_and_the_newest(colleague, 
     assert entries
 
 
-def test_content_that_two_entries_need_stays_while_one_of_them_does(here: Here):
+def test_content_that_two_entries_need_stays_while_one_of_them_does(here: Here, monkeypatch):
     one, two = artifact("results/X/one.bin"), artifact("results/X/two.bin")
     for each in (one, two):
         here.step(each)
-    shop = Store(here.settings)
-    kept = [Kept(digest, file, shop.read(digest), "", False) for digest, file in shop.entries()]
-    sizes = dict(shop.contents())
+    kept, sizes = everything_in(Store(here.settings), monkeypatch)
     assert len(kept) == 2 and len(sizes) == 1
-    assert unneeded(kept[:1], kept[1:], sizes) == []
-    assert unneeded([], kept, sizes) == list(sizes)
-    assert unneeded([], [], sizes) == []  # somebody may be putting it now
+    assert unneeded(kept[:1], kept[1:], [], sizes) == []
+    assert unneeded([], kept, [], sizes) == list(sizes)
+    assert unneeded([], kept, [recipes.read(one.path)], sizes) == []  # it is cold here
+    assert unneeded([], [], [], sizes) == []  # somebody may be putting it now
+
+
+def everything_in(store: Store, monkeypatch) -> tuple[list[Kept], dict[str, Found]]:
+    """The entries, and the content, as `snakemake store` sees them with a config of nothing."""
+    monkeypatch.setattr(ask_store, "shared", lambda session: [])
+    return ask_store.read(store, None), dict(store.contents())
+
+
+def test_what_is_not_for_us_is_neither_damaged_nor_without_content(
+    here: Here, store: Path, keys, monkeypatch, capsys
+):
+    monkeypatch.setattr(ask_store, "GRACE_S", -60)
+    here.step(artifact())
+    entry, shop = entry_of(store, artifact()), Store(Settings(str(store), keys["ours.pub"]))
+
+    def needed() -> bool:
+        kept, sizes = everything_in(shop, monkeypatch)
+        assert kept[0].entry is None
+        return unneeded(kept, [], [], sizes) == []
+
+    assert needed()  # what is not signed
+    assert ask_store.check(shop, *everything_in(shop, monkeypatch), yes=True) == 0
+    assert "1 entry not to be taken here: is not signed" in capsys.readouterr().out
+    assert entry.exists()
+    document = entry.read_text()
+    write(entry, document.replace('"quantmill_store":1', '"quantmill_store":2'))
+    shop = Store(here.settings)
+    assert needed()  # what another version has written
+    assert ask_store.check(shop, *everything_in(shop, monkeypatch), yes=True) == 0
+    assert entry.exists()
+    write(entry, document[:100])
+    assert not needed()  # what is damaged
+    assert ask_store.check(shop, *everything_in(shop, monkeypatch), yes=True) == 0
+    assert not entry.exists()
+
+
+def prune(store: Store, monkeypatch) -> None:
+    """Remove all entries, as `snakemake store --config size=0G yes=true` does."""
+    options = SimpleNamespace(keep=None, size="0G", unasked=None, yes=True)
+    ask_store.prune(SimpleNamespace(options=options), store, *everything_in(store, monkeypatch))
+
+
+def test_what_is_put_while_another_prunes_keeps_its_content(here: Here, store: Path, monkeypatch):
+    """Its entry is written after the pruner has read the entries, and the content was there."""
+    here.step(artifact("results/X/one.bin"))
+    real, two = Directory.aside, artifact("results/X/two.bin")
+
+    def aside(place: Directory, name: str) -> str | None:
+        if name.startswith("content") and not entry_of(store, two).exists():
+            assert "built" in here.step(two).stderr
+        return real(place, name)
+
+    monkeypatch.setattr(Directory, "aside", aside)
+    prune(Store(here.settings), monkeypatch)
+    entries = list(Store(here.settings).entries())
+    assert [digest for digest, _ in entries] == [two.digest]
+    assert Store(here.settings).look(two.digest)
+    monkeypatch.setattr(Directory, "aside", real)
+    prune(Store(here.settings), monkeypatch)
+    assert not [path for path in store.rglob("*") if path.is_file()]
+
+
+def test_an_entry_that_is_renewed_while_another_prunes_stays(here: Here, store: Path, monkeypatch):
+    """So does a file that goes from the disk because the store has it."""
+    here.step(artifact())
+    shop = Store(here.settings)
+    kept, sizes = everything_in(shop, monkeypatch)
+    time.sleep(0.05)  # the dates of files are told in steps of some milliseconds
+    shop.renew(artifact().digest)
+    options = SimpleNamespace(keep=None, size="0G", unasked=None, yes=True)
+    ask_store.prune(SimpleNamespace(options=options), shop, kept, sizes)
+    assert shop.look(artifact().digest)
 
 
 def test_a_check_reads_every_byte_and_removes_what_is_damaged_if_told(built, colleague, own: Path):
@@ -936,6 +1070,21 @@ def test_s3_a_bucket_that_is_not_there_is_said_and_nothing_is_lost(bucket, tmp_p
     done = here.step(artifact())
     assert done.returncode == 0 and here.good(), done
     assert "bucket does not exist: what this run builds is not put there" in done.stderr
+
+
+def test_s3_other_bytes_of_the_same_size_are_not_what_was_built(bucket, tmp_path, monkeypatch):
+    """By the word of a size alone nothing may be deleted here."""
+    import s3fs
+
+    monkeypatch.chdir(tmp_path)
+    here = Here(tmp_path / "here", f"{bucket}/sizes")
+    here.step(artifact())
+    shop, record = Store(here.settings), recipes.read(IT, here.path)
+    assert visit.sees(shop, record)
+    s3fs.S3FileSystem().pipe_file(f"{bucket}/sizes/{content_name(record.sha256)}", b"x" * SIZE)
+    with pytest.raises(Refused, match="has other bytes"):
+        visit.sees(shop, record)
+    assert visit.sees(shop, record, brought=True)
 
 
 def test_s3_of_two_writers_of_one_entry_the_first_one_stays(bucket):

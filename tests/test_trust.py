@@ -4,6 +4,8 @@ import argparse
 import base64
 import hashlib
 import json
+import os
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -253,6 +255,24 @@ def test_what_a_walk_would_not_see_is_refused_in_a_directory(tmp_path):
     found = ask_audit.directory(tmp_path / "copy", None, [])
     found.check()
     assert not found.faults
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+@pytest.mark.parametrize("name", ["folder", "folder/file"])
+def test_what_may_not_be_read_is_not_passed_over(name):
+    """Another user may read it, and load what is in it."""
+    with tempfile.TemporaryDirectory() as top:
+        Path(top).chmod(0o755)
+        branch(Path(top, "copy"))
+        Path(top, "copy/folder").mkdir()
+        Path(top, "copy/folder/file").write_bytes(b"evil")
+        Path(top, "copy", name).chmod(0)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(UserError, match=f"dir: .*copy/{name}: Permission denied"):
+                ask_audit.directory(Path(top, "copy"), None, [])
+        finally:
+            os.seteuid(0)
 
 
 def test_on_the_hub_no_folder_is_left_out(tmp_path):

@@ -22,10 +22,11 @@ _PATH = re.compile(r'(?:(AT_FDCWD|\d+)(?:<([^>]*)>)?, )?"((?:[^"\\]|\\.)*)"')
 
 
 def traced(command: list[str], directory: Path) -> list[str]:
-    """The command under strace, a file for each process in `directory`."""
+    """The command under strace, a file for each number of a process in `directory`."""
     directory.mkdir(parents=True)
     calls = "trace=%file,getdents64,clone,clone3,fork,vfork"
-    options = ["-ff", "--seccomp-bpf", "-qq", "-y", "-s", "6000", "-e", calls, "-e", "signal=none"]
+    options = ["-ff", "-A", "-ttt", "--seccomp-bpf", "-qq", "-y", "-s", "6000"]
+    options += ["-e", calls, "-e", "signal=none"]
     return [STRACE, *options, "-o", str(directory / "pid"), *command]
 
 
@@ -42,31 +43,58 @@ class Access:
 
 def steps(directory: Path, top: Path) -> Iterator[tuple[str, set[Access]]]:
     """(artifact, accesses of its step under results/ and resources/) of a traced run in `top`."""
-    texts = {int(path.suffix[1:]): path.read_text(errors="replace") for path in directory.iterdir()}
-    for pid, text in texts.items():
-        if found := _STEP.search(text):
-            yield (
-                found[1],
-                {access for child in _family(pid, texts) for access in _asked(texts[child], top)},
-            )
+    traces = {int(path.suffix[1:]): _lines(path) for path in directory.iterdir()}
+    processes = _processes(traces)
+    for process, lines in processes.items():
+        if found := next(filter(None, (_STEP.search(line) for _, line in lines)), None):
+            family = _family(process, processes)
+            yield found[1], {a for each in family for a in _asked(processes[each], top)}
 
 
-def _family(pid: int, texts: dict[int, str]) -> set[int]:
-    """A process, its threads and all processes that it started."""
-    found, todo = set(), [pid]
-    while todo:
-        pid = todo.pop()
-        if pid in found or pid not in texts:
-            continue
-        found.add(pid)
-        calls = (_CALL.match(line) for line in texts[pid].splitlines())
-        todo += [int(call[3]) for call in calls if call and call[1] in _CHILD and call[3].isdigit()]
+Process = tuple[int, float]  # its number, and when it was started: numbers are used again
+Lines = list[tuple[float, str]]  # (when a call was made, the call)
+
+
+def _lines(trace: Path) -> Lines:
+    parts = (line.partition(" ") for line in trace.read_text(errors="replace").split("\n") if line)
+    return [(float(at), call) for at, _, call in parts]
+
+
+def _processes(traces: dict[int, Lines]) -> dict[Process, Lines]:
+    """What each process and thread has called. traces: of each number."""
+    starts: dict[int, list[float]] = {pid: [0.0] for pid in traces}
+    for lines in traces.values():
+        for pid, at in _children(lines):
+            starts.setdefault(pid, []).append(at)
+    found: dict[Process, Lines] = {}
+    for pid, lines in traces.items():
+        times = sorted(starts[pid])
+        for start, end in zip(times, [*times[1:], float("inf")], strict=True):
+            found[pid, start] = [line for line in lines if start <= line[0] < end]
     return found
 
 
-def _asked(text: str, top: Path) -> Iterator[Access]:
+def _children(lines: Lines) -> Iterator[Process]:
+    for at, line in lines:
+        call = _CALL.match(line)
+        if call and call[1] in _CHILD and call[3].isdigit():
+            yield int(call[3]), at
+
+
+def _family(process: Process, processes: dict[Process, Lines]) -> set[Process]:
+    """A process, its threads and all processes that it started."""
+    found, todo = set(), [process]
+    while todo:
+        process = todo.pop()
+        if process not in found and process in processes:
+            found.add(process)
+            todo += _children(processes[process])
+    return found
+
+
+def _asked(lines: Lines, top: Path) -> Iterator[Access]:
     """The accesses of one process below results/ and resources/."""
-    for line in text.splitlines():
+    for _, line in lines:
         call = _CALL.match(line)
         if not call or call[1] in _CHILD or call[1] == "execve":
             continue

@@ -123,6 +123,18 @@ def test_what_the_hub_has_lost_is_built_again_with_the_same_bytes(publisher, hub
     assert not publisher.there() and "M-Q4_0.gguf" in repo.files()
 
 
+def test_what_the_hub_does_not_give_today_is_cold_tomorrow(publisher, hub):
+    """Snakemake deletes the record of what a failed step should have brought."""
+    publisher.run("publish")
+    fault = Fault(f"(HEAD|GET) /{REPO}/resolve/", status=403, times=99)
+    hub.faults.append(fault)
+    said = publisher.run(quant("Q4_0"), status=1)
+    assert f"{quant('Q4_0')} is cold. " in said
+    hub.faults.remove(fault)
+    assert f"taken   {quant('Q4_0')}" in publisher.run(quant("Q4_0"))
+    assert "are what their records say" in publisher.run("verify")
+
+
 def test_a_form_whose_gate_does_not_hold_stays_here_and_is_not_uploaded(publisher, hub):
     publisher.config["models"]["M"]["publish"]["max_kld"] = {"Q4_0": 1e-9}
     said = publisher.run("publish", status=1)

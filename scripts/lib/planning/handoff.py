@@ -80,8 +80,9 @@ say.
    has to refuse the store's entry, the step builds, or fails where Snakemake has not given it its
    inputs.
    - What is linked to the store is write-protected. Snakemake refuses jobs whose old output is so
-     ("Write-protected output files"), so a stale file may be written again (`leave`). No longer
-     needed once a dry run of such a job lists it.
+     ("Write-protected output files"); to let it be written to would let the store's bytes be, which
+     are the same file. rules/common.smk takes that check out. No longer needed once a dry run of
+     such a job lists it.
 
 10. What a run deletes because another place has it (lib/planning/cooling.py) is no input of those
     who only tell of it: they wait for its note, or for nothing where it is cold already. No target
@@ -90,7 +91,6 @@ say.
 
 import json
 import os
-import stat
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -140,7 +140,6 @@ def leave(artifact: "Artifact", offer: "Offer | None" = None) -> str:
     path = path_of(artifact)
     leave_offer(path, offer)
     for output in artifact.outputs:
-        allow_writing(output)
         bring_back(output)
     for up in (*artifact.inputs.values(), *artifact.uses.values()):
         bring_back(up.path)
@@ -194,13 +193,6 @@ def bring_back(output: str) -> None:
     if (dated(output) or 0) > time.time():
         with suppress(PermissionError):  # of another user
             os.utime(carrier(output), follow_symlinks=False)
-
-
-def allow_writing(output: str) -> None:
-    """Let a stale file of one's own be written to, before Snakemake looks."""
-    if os.path.isfile(output) and not os.path.islink(output) and not os.access(output, os.W_OK):
-        with suppress(PermissionError):
-            os.chmod(output, os.stat(output).st_mode | stat.S_IWUSR)
 
 
 def offer(wanted_path: str | Path) -> "Offer | None":

@@ -125,6 +125,7 @@ class Taking:
             listed=self.waits(artifact),
             put=not artifact.temporary,
             behind=behind(artifact),
+            inputs=entry and entry.record.inputs,
         )
 
     def _offer_of_place(self, finished: Artifact) -> Offer | None:
@@ -206,6 +207,8 @@ class Taking:
 
         Else it would be stale as soon as it is here.
         """
+        if bool(entry.record.files) != artifact.directory:
+            return False
         for role, up in artifact.read.items():
             sha256, record = entry.record.inputs.get(role), self.plan.record(up)
             if record is None or not record.fits(up.digest):

@@ -7,7 +7,8 @@ The note of an artifact X is `X.cold.json`, an artifact itself, made by the rule
 `header` is the beginning of a GGUF file, up to its first tensor, zlib in base64: what reports and
 cards read of it. The note's own record says in `notes` where the bytes were seen before they were
 deleted, {"place": {"store": location, "hub": {"repo", "commit", "files": {name in a directory, ""
-for a file: name in the repository}}}}, or why they were not: {"kept": reason, "final": bool}.
+for a file: name in the repository}}}} and the artifact's "record", or why they were not:
+{"kept": reason, "final": bool}.
 """
 
 import atexit
@@ -60,6 +61,19 @@ def is_kept(artifact: str, record: Record | None, digest: str) -> bool:
     if record is None or note is None or not note.fits(digest):
         return False
     return note.inputs.get(MADE) == record.sha256 and bool(note.notes.get("final"))
+
+
+def restore(artifact: str) -> None:
+    """Write the record of a cold artifact that lacks it.
+
+    Snakemake deletes records with what a step should make: they are lost if the step that brings an
+    artifact back is killed, or if its place does not answer.
+    """
+    if os.path.lexists(artifact) or os.path.lexists(recipes.path_of(artifact)):
+        return
+    note = recipes.read(note_of(artifact))
+    if note and os.path.exists(note.artifact) and (record := note.notes.get("record")):
+        recipes.write(Record(**record))
 
 
 def forget(artifact: str) -> None:

@@ -80,10 +80,11 @@ def clear(building: Path) -> None:
 def clear_but_hold(building: Path) -> None:
     """Remove what steps have left in a building directory whose hold this process has."""
     for path in building.iterdir():
-        if path.is_symlink():
-            path.unlink()
-        elif path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
+        elif path != hold_file(building):  # a hold, say, whose client ended before it was closed
+            with suppress(OSError):
+                path.unlink()
 
 
 def is_building(name: str) -> bool:

@@ -89,6 +89,10 @@ class Session:
             handoff.remove_dangling_links(
                 a for name in own for a in self.graph.artifacts(name).values()
             )
+            for name in self.graph.names:
+                forms = self.graph.cold_notes(name) if name in self.config.models else []
+                for note in (note for form in forms for note in form):
+                    cold.restore(note.inputs[cold.MADE].path)
         return Plan(
             self.graph,
             self._is_forced,

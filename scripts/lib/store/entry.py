@@ -24,12 +24,17 @@ from lib.record.layout import SNAKEMAKE_MARK
 from lib.record.recipe import Record
 
 SCHEMA = 1
+LONGEST = 255  # bytes of a file's name
 MAPPINGS = ("recipe", "files", "inputs", "notes", "machine")  # of a record
 _HEX = re.compile("[0-9a-f]{64}")
 
 
 class Refused(UserError):
     """An entry, or what lies under it, is damaged, foreign or not to be trusted; says why."""
+
+
+class Foreign(Refused):
+    """An entry that may be good, but not to us: we ask for another key, or know no such version."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Entry:
         try:
             data = json.loads(document)
             if data["quantmill_store"] != SCHEMA:
-                raise Refused("it is of another version of Quantmill")
+                raise Foreign("it is of another version of Quantmill")
             origins = {key: _record(each, key) for key, each in data["origins"].items()}
             identity = hashlib.sha256(document).hexdigest()
             entry = cls(_record(data["record"], digest), origins, identity)
@@ -91,8 +96,8 @@ def _record(data: dict[str, Any], digest: str) -> Record:
         raise Refused("it is the record of another recipe")
     whole = isinstance(record.bytes, int) and record.bytes > 0 and is_sha256(record.sha256)
     for name, (size, sha256) in record.files.items():
-        if not is_inside(name):
-            raise Refused(f"a file of it is called {name!r}")
+        if not is_inside(name) or any(map(record.files.get, _folders(name))):
+            raise Refused(f"a file of it is called {name[:99]!r}")
         whole = whole and isinstance(size, int) and size >= 0
         whole = whole and (is_sha256(sha256) or (sha256 == "" and record.sha256 == digest))
     if record.files:
@@ -115,4 +120,10 @@ def is_inside(name: Any) -> bool:
         return False
     path = PurePosixPath(name)
     plain = path.as_posix() == name and path.parts and not path.is_absolute()
-    return bool(plain) and not {"..", SNAKEMAKE_MARK} & set(path.parts)
+    short = all(len(part.encode(errors="replace")) <= LONGEST for part in path.parts)
+    return bool(plain) and short and not {"..", SNAKEMAKE_MARK} & set(path.parts)
+
+
+def _folders(name: str) -> list[str]:
+    """The names of the directories in which a file of this name lies."""
+    return [parent.as_posix() for parent in PurePosixPath(name).parents]

@@ -21,7 +21,8 @@ class Offer:
     settings: the store's. take: whether it may take the artifact instead of building it. planned:
     how many bytes the plan has found there; None: nothing. listed: whether Snakemake has the step's
     inputs, so that it can build too. put: whether what it builds is put there. behind: {path:
-    digest of the recipe} of all that the artifact is made from, and what that is made from.
+    digest of the recipe} of all that the artifact is made from, and what that is made from. inputs:
+    {role: sha256} of what those bytes there were made from.
     """
 
     settings: Settings
@@ -30,6 +31,7 @@ class Offer:
     listed: bool
     put: bool
     behind: dict[str, str]
+    inputs: dict[str, str] | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Offer":

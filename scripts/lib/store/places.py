@@ -77,8 +77,17 @@ class Place(Protocol):
     def names(self, folder: str) -> Iterator[Found]:
         """The files below a folder, in no order."""
 
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+    def remove(self, name: str, at: float | None = None) -> None:
+        """Remove a file, if it is there. at: only if it was not written since, as Found has it."""
+
+    def aside(self, name: str) -> str | None:
+        """Have a file under another name, by which it can be removed; None if it is not there.
+
+        A bucket has no such names: it gives the file's own.
+        """
+
+    def back(self, aside: str, name: str) -> None:
+        """Give a file its name again that was put aside, unless somebody has put another there."""
 
     def tidy(self) -> None:
         """Remove what killed writers have left."""
@@ -182,8 +191,6 @@ class Directory:
         if now.st_uid == self._user:
             try:
                 os.link(file, to)
-                if now.st_mode & 0o222:  # its last checkout was to build it again (handoff.py, 9)
-                    os.chmod(to, stat.S_IMODE(now.st_mode) & 0o555)
                 return "linked"
             except OSError:  # another file system
                 _unlink(to)
@@ -211,8 +218,30 @@ class Directory:
         return iter(found)
 
     @_reaching
-    def remove(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
+    def remove(self, name: str, at: float | None = None) -> None:
+        if at is None:
+            (self.root / name).unlink(missing_ok=True)
+        elif aside := self.aside(name):  # so that it is this very file that is judged
+            if (self.root / aside).stat().st_mtime > at:
+                self.back(aside, name)
+            else:
+                self.remove(aside)
+
+    @_reaching
+    def aside(self, name: str) -> str | None:
+        part = self._part()
+        try:
+            os.rename(self.root / name, part)
+        except FileNotFoundError:
+            return None
+        return part.relative_to(self.root).as_posix()
+
+    @_reaching
+    def back(self, aside: str, name: str) -> None:
+        if (self.root / name).exists():
+            self.remove(aside)
+        else:
+            os.rename(self.root / aside, self.root / name)
 
     @_reaching
     def tidy(self) -> None:
@@ -390,19 +419,30 @@ class Bucket:
         self.fs.invalidate_cache()
         found = self.fs.find(self._path(folder), detail=True)
         for path, info in found.items():
-            at = info.get("LastModified") or info.get("mtime") or info.get("created") or 0.0
-            at = at.timestamp() if hasattr(at, "timestamp") else float(at)
-            yield Found(path.removeprefix(f"{self.root}/"), info["size"], at)
+            yield Found(path.removeprefix(f"{self.root}/"), info["size"], self._at(info))
 
     @_reaching
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, at: float | None = None) -> None:
         try:
-            self.fs.rm_file(self._path(name))
+            if at is None or self._at(self.fs.info(self._path(name))) <= at:
+                self.fs.rm_file(self._path(name))
         except FileNotFoundError:
             return
+
+    def aside(self, name: str) -> str | None:
+        return name
+
+    def back(self, aside: str, name: str) -> None:
+        """Nothing: it was not moved."""
 
     def tidy(self) -> None:
         """Nothing: an upload that was cut off is no object."""
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"
+
+    @staticmethod
+    def _at(info: dict[str, Any]) -> float:
+        """When an object was written, in seconds since 1970."""
+        at = info.get("LastModified") or info.get("mtime") or info.get("created") or 0.0
+        return at.timestamp() if hasattr(at, "timestamp") else float(at)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lib.errors import UserError, has_secret
 from lib.record.digests import flushed_digests
-from lib.store.entry import Entry, Refused, is_sha256
+from lib.store.entry import Entry, Foreign, Refused, is_sha256
 from lib.store.places import Bucket, Found, Place, Unreachable, place_of
 from lib.trust import keys as signatures
 from lib.trust.keys import payload, verify
@@ -100,6 +100,27 @@ class Store:
         data = self.place.read(entry_name(digest))
         return None if data is None else Entry.read(opened(data, self.settings.key), digest)
 
+    def named(self, digest: str) -> set[str] | None:
+        """The sha256 of the content that an entry needs, whoever has signed it.
+
+        digest: the recipe's. None if another version of Quantmill is to tell; a damaged entry needs
+        nothing.
+        """
+        try:
+            data = self.place.read(entry_name(digest))
+            entry = None if data is None else Entry.read(opened(data, None), digest)
+        except Foreign:
+            return None
+        except Refused:
+            return set()
+        return {sha256 for _, sha256 in entry.contents.values()} if entry else set()
+
+    def renew(self, digest: str) -> None:
+        """Date an entry to now: who prunes by age, or looked before, leaves it."""
+        name = entry_name(digest)
+        if data := self.place.read(name):
+            self.place.write(name, data, again=True)
+
     def take(self, entry: Entry, to: Path) -> str:
         """Make the artifact at `to`, which is not there yet, and hash it. How, in a word.
 
@@ -123,17 +144,23 @@ class Store:
     def put(self, entry: Entry, made: Path, again: bool = False) -> int | None:
         """Put an artifact that lies at `made`; None if it is there already, else bytes brought.
 
-        again: in the place of what is there, which was refused.
+        again: in the place of what is there, which was refused. An entry that only others can sign
+        stays: of that no more than lost content is put.
         """
-        name = entry_name(entry.record.digest)
+        name, brought = entry_name(entry.record.digest), 0
+        there = self.place.read(name)
         if not again and self.has(entry.record.digest):
             return None
-        unfit, brought = self.place.read(name) is not None, 0
+        keep = there is not None and self.settings.key and not self.settings.sign
+        if keep and not self._is_of(entry):
+            return None
         for _ in range(TRIES):
             for inside, (size, sha256) in entry.contents.items():
                 file = made / inside if inside else made
                 brought += size if self.place.put(content_name(sha256), file, again) else 0
-            self.place.write(name, sealed(entry.to_json(), self.settings.sign), again=unfit)
+            if not keep:
+                document = sealed(entry.to_json(), self.settings.sign)
+                self.place.write(name, document, again=there is not None)
             # Files that were there may have been pruned meanwhile: then once more.
             sizes = entry.contents.values()
             if all(self.place.size(content_name(sha256)) == size for size, sha256 in sizes):
@@ -146,6 +173,14 @@ class Store:
             return self.look(digest) is not None
         except Refused:
             return False
+
+    def _is_of(self, entry: Entry) -> bool:
+        """Whether what is there of an entry's recipe is good to us, and has the same bytes."""
+        try:
+            there = self.read(entry.record.digest)
+        except Refused:
+            return False
+        return there is not None and there.contents == entry.contents
 
     def entries(self) -> Iterator[tuple[str, Found]]:
         """(digest of the recipe, its entry's file) of each entry."""
@@ -181,11 +216,12 @@ def opened(data: bytes, key: str | None) -> bytes:
     if key is None:
         return payload(envelope) or data
     if payload(envelope) is None:
-        raise Refused(f"is not signed, and {KEY_VARIABLE} asks for that")
+        raise Foreign(f"is not signed, and {KEY_VARIABLE} asks for that")
     try:
         return verify(envelope, KIND, Path(key))
     except UserError as error:
-        raise Refused(str(error)) from None
+        ours = signatures.signer(envelope) == signatures.public_key(Path(key)).keyid
+        raise (Refused if ours else Foreign)(str(error)) from None
 
 
 def sealed(document: bytes, sign: str | None) -> bytes:

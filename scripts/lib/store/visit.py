@@ -59,6 +59,10 @@ def take(
             return None
         if inputs is not None and entry.record.inputs != inputs:
             return None
+        if inputs is None and offer.inputs is not None and entry.record.inputs != offer.inputs:
+            raise Refused("it has changed since this run was planned")
+        if bool(entry.record.files) != wanted.directory:
+            raise Refused(f"it is {'a directory' if entry.record.files else 'a file'} there")
         try:
             how = store.take(entry, made)
         except Refused:
@@ -118,15 +122,18 @@ def put(record: Record, offer: Offer, say: Say) -> None:
         lose(offer.settings, notes.PUT, error, say)
 
 
-def sees(store: Store, record: Record) -> bool:
-    """Whether a store has exactly the bytes of a record; in a directory all of them are read.
+def sees(store: Store, record: Record, brought: bool = False) -> bool:
+    """Whether a store has exactly the bytes of a record; all of them are read.
 
-    Raises Refused, Unreachable.
+    brought: this process has just brought them. In a bucket their size is enough then. Raises
+    Refused, Unreachable.
     """
     entry = store.look(record.digest)
     if entry is None or entry.contents != Entry(record).contents:
         return False
     for name, (_, sha256) in entry.contents.items():
-        if not store.is_far and store.place.sha256(content_name(sha256)) != sha256:
+        if brought and store.is_far:
+            continue
+        if store.place.sha256(content_name(sha256)) != sha256:
             raise Refused(f"{name or 'it'} has other bytes than its record says")
     return True
