@@ -13,16 +13,20 @@ from random import Random
 from campaign import Case
 from campaign.builds import last_line
 from lib.record.layout import building_directory
-from project import Project, copy_workflow, forked, sha256
+from project import EVERYTHING, Project, copy_workflow, forked, sha256
 
-# {tool: the artifact that it makes, in the project of tests/project.py}.
-TOOLS = {
-    "llama-quantize": "results/Mix/gguf/Mix-mixed.gguf",
-    "llama-imatrix": "results/Mix/imatrix.dat",
-    "llama-gguf-split": "results/Mix/shards/Q8_0",
-    "llama-perplexity": "results/Mix/evaluation/mixed.json",
-    "convert.py": "results/Mix/gguf/Mix-BF16.gguf",
-    "merge.py": "results/Two/safetensors",
+# {artifact of the project: the tool that makes it}.
+MADE = {
+    "results/Mix/gguf/Mix-mixed.gguf": "llama-quantize",
+    "results/Mix/imatrix.dat": "llama-imatrix",
+    "results/Mix/shards/Q8_0": "llama-gguf-split",
+    "results/Mix/evaluation/mixed.json": "llama-perplexity",
+    "results/Mix/gguf/Mix-BF16.gguf": "convert.py",
+    "results/Seeing/gguf/mmproj-Seeing-F16.gguf": "convert.py",
+    "results/Plain/gguf/Plain.lora-poet.gguf": "convert_lora_to_gguf.py",
+    "results/Two/safetensors": "merge.py",
+    "results/Mixed/safetensors": "moe.py",
+    "results/Told/lora/prose": "extract_lora.py",
 }
 ANOTHER = "results/Plain/gguf/Plain-BF16.gguf"
 # What is done once the tool has ended well; $out is the largest file that it made.
@@ -47,10 +51,14 @@ OTHER = "status 0 and another model's file"
 UNKNOWN = {
     (tool, "status 0 and a half that was never written") for tool in ("llama-imatrix", "merge.py")
 }
+CONVERTED = "results/Mix/gguf/Mix-BF16.gguf"
 
 
 def cases(random: Random, work: Path) -> Iterator[Case]:
     project = Project.create(work / "project")
+    for name in ("Mixed", "Told", "Seeing"):
+        project.config["models"][name] = EVERYTHING["models"][name]
+    project.model("Plain")["gguf"] |= {"lora": {"poet": "./m/poet"}}
     project.repository = copy_workflow(work / "workflow")
     lie = work / "lie.sh"
     lie.write_text("")
@@ -59,17 +67,19 @@ def cases(random: Random, work: Path) -> Iterator[Case]:
     todo: list[tuple[str, str]] = []
     while True:
         if not todo:
-            todo = [(tool, kind) for tool in TOOLS for kind in kinds(tool)]
+            todo = [(made, kind) for made in MADE for kind in kinds(made)]
             random.shuffle(todo)
-        tool, kind = todo.pop()
-        yield Case(f"{tool}: {kind}", told(project, lie, tool, kind))
+        made, kind = todo.pop()
+        yield Case(f"{MADE[made]}: {kind}", told(project, lie, made, kind))
 
 
-def kinds(tool: str) -> list[str]:
+def kinds(made: str) -> list[str]:
+    """The lies that can be told of an artifact."""
+    tool = MADE[made]
     if tool == "llama-perplexity":  # what it writes is read as it comes
         return [EARLY, *OF_ALL]
     found = [kind for kind in (*OF_FILES, *OF_ALL) if (tool, kind) not in UNKNOWN]
-    return [*found, OTHER] if tool == "convert.py" else found
+    return [*found, OTHER] if made == CONVERTED else found
 
 
 def wrap(project: Project, lie: Path) -> None:
@@ -92,33 +102,42 @@ def wrap(project: Project, lie: Path) -> None:
         lines += [f'"{real}" "$@" || exit $?', f'tool={path.name} exec bash "{lie}"']
         path.write_text("\n".join(["#!/bin/bash", *lines, ""]))
         path.chmod(0o755)
+    converter = project / "resources/llama.cpp/convert_lora_to_gguf.py"
+    real = converter.resolve()
+    converter.unlink()
+    converter.write_text(
+        "import os, subprocess, sys\n"
+        f"status = subprocess.call([sys.executable, {str(real)!r}, *sys.argv[1:]])\n"
+        f"os.environ['tool'] = {converter.name!r}\n"
+        f"sys.exit(status or subprocess.call(['bash', {str(lie)!r}]) % 256)\n"
+    )
 
 
-def told(project: Project, lie: Path, tool: str, kind: str) -> str | None:
+def told(project: Project, lie: Path, made: str, kind: str) -> str | None:
     """One lie about one artifact; what does not hold."""
-    artifact = project / TOOLS[tool]
+    artifact = project / made
     before = bytes_of(artifact)
     shutil.rmtree(artifact) if artifact.is_dir() else artifact.unlink()
-    where = building_directory(TOOLS[tool])
-    about = f'[ "$tool" = {tool} ] && [ "${{OUT%/*/*}}" = {where} ] || exit 0'
+    where = building_directory(made)
+    about = f'[ "$tool" = {MADE[made]} ] && [ "${{OUT%/*/*}}" = {where} ] || exit 0'
     largest = """find "$OUT" -type f -printf '%s %p\\n' | sort -rn | head -1 | cut -d' ' -f2-"""
     size = '[ -z "$out" ] || size=$(stat -c %s "$out")'
     special = {EARLY: "# early", OTHER: f'cp "{project / ANOTHER}" "$out"'}
     what = {**special, **OF_FILES, **OF_ALL}[kind]
     lie.write_text("\n".join([about, f"out=$({largest})", size, what, ""]))
     try:
-        status, output = forked(project.command(TOOLS[tool])[3:])
+        status, output = forked(project.command(made)[3:])
     finally:
         lie.write_text("")
     if not status:
         return f"it was believed: {last_line(output)}"
-    if f"FAILED  {TOOLS[tool]}" not in output:
+    if f"FAILED  {made}" not in output:
         return f"the artifact is not named: {last_line(output)}"
     if "Traceback" in output and "mergekit" not in output:
         return f"a traceback: {last_line(output)}"
     if artifact.exists():
         return "the artifact is there"
-    status, output = forked(project.command(TOOLS[tool])[3:])
+    status, output = forked(project.command(made)[3:])
     if status:
         return f"the next run does not go on: {last_line(output)}"
     if bytes_of(artifact) != before:
