@@ -426,7 +426,7 @@ def measured(tmp_path, values: dict[str, list[float]]) -> dict[str, str]:
     found = {}
     for key, nll in values.items():
         name, number = key.split()
-        file = tmp_path / f"{name}-{number}.json"
+        file = tmp_path / f"{name}-{number}.json".replace("/", "_")
         file.write_text(json.dumps({"perplexity": {}, "per_chunk": {"nll": nll}}))
         found[f"round {number} perplexity.t {name}"] = str(file)
     return found
@@ -450,7 +450,8 @@ def test_a_round_is_over_once_all_of_it_is_measured_and_the_next_has_who_stayed(
     assert read_outcome(OPTIONS, lacking).rounds == []
     once = read_outcome(OPTIONS, roles)
     assert once.rounds[0].kept == ["a", "b"] and once.winner is None and not once.last
-    both = roles | measured(tmp_path, {"a 2": [1.0] * 12, "b 2": [0.9] * 12, "p 2": [0.5] * 12})
+    second = {"a 2": [1.0] * 12, "b 2": [0.9] * 12, "parents/p 2": [0.5] * 12}
+    both = roles | measured(tmp_path, second)
     done = read_outcome(OPTIONS | {"kept": [["a", "b"]]}, both)
     assert done.winner == "b" and done.decision.is_sure
     assert {name: each.number for name, each in done.dropped().items()} == {"c": 1, "d": 1}
@@ -458,6 +459,46 @@ def test_a_round_is_over_once_all_of_it_is_measured_and_the_next_has_who_stayed(
     assert [row.split(",")[0] for row in rows] == ["candidate", "b", "a", "c", "d", "./m/p"]
     assert rows[3].endswith("place 3 of 4 in round 1")
     assert "0.5" not in rows[1] and rows[-1].split(",")[3] == f"{np.exp(0.5):.7g}"
+
+
+def test_a_candidate_that_is_called_as_a_parent_is_takes_nothing_of_it(place, tmp_path):
+    """Each model has figures of its own, where only a model of the config is varied."""
+    entries = {name: {"source": f"./m/{name}"} for name in ("code", "prose")}
+    other = [{"model": "./m/base"}, {"model": "$other"}]
+    merge = {"merge_method": "task_arithmetic", "base_model": "./m/base", "dtype": "bfloat16"}
+    merge["models"] = [each | {"parameters": {"weight": 0.5}} for each in other]
+    raw = config(merge=merge, vary={"other": ["code", "prose"]})
+    raw["models"] |= {name: each | {"gguf": {"quants": ["Q8_0"]}} for name, each in entries.items()}
+    raw["studies"]["Which"] |= {
+        "measure": {"kld": ["evaluation"], "perplexity": ["evaluation"]},
+        "choose": {"minimise": ["kld.evaluation"]},
+    }
+    study = graph_of(raw, place).shared.study("Which")
+    base = grid.word("./m/base")
+    assert set(study.parents) == {base, "code", "prose"}
+    names = [*study.parents, *study.merges]
+    assert sum("base.kld" in made.path for made in study.artifacts) == len(study.parents)
+    assert sum("perplexity" in made.path for made in study.measured.values()) == len(names)
+    assert len({made.path for made in study.measured.values()}) == len(study.measured)
+
+    def value(path: str) -> float:
+        if "/parents/" in path:
+            return 9.0
+        return 1.0 if "/candidates/code/" in path else 2.0
+
+    roles = {}
+    for number, (role, made) in enumerate(study.measured.items()):
+        found = {"per_chunk": {"nll": [value(made.path)] * 3}}
+        if made.rule == "evaluate":
+            found = {"kld": {}, "per_chunk": {"kld": [value(made.path)] * 3}}
+        roles[role] = tmp_path / f"{number}.json"
+        roles[role].write_text(json.dumps(found))
+    outcome = read_outcome(study.table.options, roles)
+    assert outcome.winner == "code"
+    assert {name for name, _, _ in outcome.away} == {"code", "prose"}
+    own = {values["perplexity.evaluation"][0] for values in outcome.parent_values.values()}
+    assert own == {np.exp(9.0)}
+    assert outcome.rounds[0].values()["code"]["perplexity.evaluation"][0] == np.exp(1.0)
 
 
 def test_the_lock_is_yaml_that_people_can_read(tmp_path, place):

@@ -65,8 +65,9 @@ class Study:
 
     def _measure(self, number: int, chunks: int, taking: list[str], hard: dict) -> None:
         given, is_last = self.given, number == len(self.given["rounds"])
-        for name in [*taking, *(given["parents"] if is_last else ())]:
-            values = self.candidates.get(name, {"parent": name})
+        parents = [f"parents/{name}" for name in given["parents"] if is_last]
+        for name in [*taking, *parents]:
+            values = self.candidates.get(name, {"parent": name.removeprefix("parents/")})
             for text in given["texts"]:
                 nll = hard[text][:chunks] + given["worse"](values, text)
                 nll = nll + self.random.normal(0, given["noise"], chunks)

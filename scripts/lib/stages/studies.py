@@ -244,14 +244,14 @@ class Declared:
         last = len(study.each_round) - 1
         for parent, reference in self.parents.items():
             weights = shared.weights(reference, study.allow_pickle)
-            self._measure(f"parents/{parent}", parent, weights, {last}, self._waits())
+            self._measure("parents", parent, weights, {last}, self._waits())
         taking = [{c.id for c in study.taking_part(n, chosen)} for n in range(last + 1)]
         # Those of the latest round first: only they have work left when that round comes.
         late = sorted(study.candidates, key=lambda c: -sum(c.id in ids for ids in taking))
         for candidate in late:
             rounds = {number for number, ids in enumerate(taking) if candidate.id in ids}
             merged = self._merge(candidate)
-            self._measure(f"candidates/{candidate.id}", candidate.id, merged, rounds, {})
+            self._measure("candidates", candidate.id, merged, rounds, {})
         self.table = self._table()
         self.artifacts.append(self.table)
 
@@ -278,10 +278,15 @@ class Declared:
         return made
 
     def _measure(
-        self, place: str, name: str, weights: Artifact, rounds: set[int], waits: dict[str, Artifact]
+        self, kind: str, name: str, weights: Artifact, rounds: set[int], waits: dict[str, Artifact]
     ) -> None:
-        """Declare a model's conversion and all that is measured of it. rounds: from 0."""
-        shared, measure, place = self.shared, self.study.measure, f"{self.top}/{place}"
+        """Declare a model's conversion and all that is measured of it.
+
+        kind: parents or candidates. A candidate may be called as a parent is. rounds: from 0.
+        """
+        shared, measure, place = self.shared, self.study.measure, f"{self.top}/{kind}/{name}"
+        is_parent = kind == "parents"
+        whose = f"{kind}/{name}" if is_parent else name
         llama_cpp = shared.by_llama_cpp()
         gguf = convert(
             shared,
@@ -304,7 +309,7 @@ class Declared:
             return artifact
 
         def counts(role: str, artifact: Artifact) -> None:
-            self.measured[f"{role} {name}"] = artifact
+            self.measured[f"{role} {whose}"] = artifact
             made.append(artifact)
 
         for number in sorted(rounds):
@@ -323,7 +328,10 @@ class Declared:
             options = {"context": measure.context}
             options["chunks"] = self.study.each_round[last].chunks or measure.chunks
             for text in measure.kld:
-                self._kld(add, text, name, gguf, options)
+                if is_parent:
+                    self._base_logits(add, text, name, gguf, options)
+                else:
+                    self._kld(add, text, gguf, options)
             for task, asked in measure.tasks.items():
                 score = shared.own_file(
                     f"results/{place}/evaluation/tasks/{task}/{CONVERSION}.json",
@@ -338,14 +346,14 @@ class Declared:
                 counts(f"round {last + 1} tasks.{task}", score)
         self._each.append(made)
 
-    def _kld(self, add: Any, text: str, name: str, gguf: Artifact, options: dict) -> None:
+    def _base_logits(self, add: Any, text: str, parent: str, gguf: Artifact, options: dict) -> None:
+        inputs = {"gguf": gguf, "corpus": self.shared.corpus(text)}
+        path = f"evaluation/{text}/base.kld"
+        made = add("", path, "base_logits", options, inputs=inputs, temporary=True)
+        self.base_logits[text, parent] = made
+
+    def _kld(self, add: Any, text: str, gguf: Artifact, options: dict) -> None:
         corpus = self.shared.corpus(text)
-        if name in self.parents:
-            base = f"evaluation/{text}/base.kld"
-            inputs = {"gguf": gguf, "corpus": corpus}
-            made = add("", base, "base_logits", options, inputs=inputs, temporary=True)
-            self.base_logits[text, name] = made
-            return
         for parent in self.parents:
             inputs = {"gguf": gguf, "base": self.base_logits[text, parent], "corpus": corpus}
             add(

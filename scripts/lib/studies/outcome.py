@@ -12,6 +12,9 @@ import numpy as np
 
 from lib.studies.choice import Decision, Figure, Order, Rule, decide, in_order, survivors, values_of
 
+# Before a parent's name in a role: a candidate may be called as a parent is, and has no slash.
+PARENTS = "parents/"
+
 
 @dataclass
 class Round:
@@ -90,8 +93,8 @@ def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None])
     """The outcome of a study, as far as all of a round is measured.
 
     options: those of its table's recipe (lib/stages/studies.py). measured: {role in that recipe:
-    file, or None if it is not measured}; roles are `round N FIGURE [PARENT] NAME`. Their order does
-    not matter.
+    file, or None if it is not measured}; roles are `round N FIGURE [PARENT] NAME`, where NAME is a
+    candidate's, or a parent's with PARENTS before it. Their order does not matter.
     """
     named = {name: dict(values) for name, values in dict(options["candidates"]).items()}
     options = {**options, "candidates": named, "parents": dict(options["parents"])}
@@ -134,8 +137,9 @@ def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None])
                 mean, error = (float(a[0]) for a in values_of(Figure(figure, "", values[None])))
                 if parent:
                     away[name, figure.removeprefix("kld."), parent] = mean, error
-                elif name in parents:
-                    parents[name][figure], parent_pieces[name][figure] = (mean, error), values
+                elif name.startswith(PARENTS):
+                    own = name.removeprefix(PARENTS)
+                    parents[own][figure], parent_pieces[own][figure] = (mean, error), values
     last = bool(rounds) and rounds[-1].number == count
     about = options["study"], options["candidates"], options["parents"]
     return Outcome(*about, rule, rounds, parents, away, last, options["seed"], parent_pieces)
