@@ -387,8 +387,9 @@ def test_the_share_of_draws_is_that_of_a_bootstrap_done_by_hand():
     assert np.isclose(mean, apart_by.mean()) and np.isclose(error, apart_by.std(ddof=1) / 40**0.5)
 
 
-def apart(one: int, other: int) -> bool:
-    return False
+def apart(index: int) -> list[str]:
+    """No candidate has siblings."""
+    return []
 
 
 def test_what_is_the_same_is_undecided_and_what_is_better_is_decided():
@@ -409,8 +410,8 @@ def test_what_is_the_same_is_undecided_and_what_is_better_is_decided():
     single = figure("perplexity.a", [1.0], [2.0])
     assert not decide([single], Rule(["perplexity.a"], [], "ranks"), apart).is_sure
     # What differs in its seed alone is chance, however far apart the text finds it.
-    seeds = decide([better], Rule(["perplexity.a"], [], "ranks"), lambda one, other: True)
-    assert (seeds.winner, seeds.is_sure, seeds.only_seed) == (1, False, True)
+    seeds = decide([better], Rule(["perplexity.a"], [], "ranks"), lambda index: ["other"])
+    assert (seeds.winner, seeds.is_sure, seeds.siblings) == (1, False, ["other"])
 
 
 def test_a_choice_is_the_same_every_time():

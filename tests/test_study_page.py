@@ -212,6 +212,23 @@ def test_a_winner_by_seed_alone_is_undecided_however_far_ahead(tmp_path):
     )
 
 
+@pytest.mark.parametrize("rounds", [[(30, None)], [(4, 2), (30, None)]])
+def test_a_winner_whose_other_seed_is_behind_the_second_is_undecided(tmp_path, rounds):
+    """sce lies between two seeds of ties: it may be dropped in a round, the seeds say no less."""
+    by = {("ties", 1): 0.0, ("sce", 1): 0.1, ("ties", 2): 0.2, ("sce", 2): 0.3}
+
+    def worse(values: dict, figure: str) -> float:
+        return by.get((values.get("method"), values.get("seed")), 0.5)
+
+    vary = {"method": ["ties", "sce"], "seed": [1, 2]}
+    study = Study(tmp_path, vary, seed="seed", worse=worse, rounds=rounds)
+    assert study.outcome.winner == "ties-1" and not study.outcome.decision.is_sure
+    assert said(study)["How sure"] == (
+        "Undecided: ties-2 differs from it in the seed alone and is behind sce-1, the second, so a "
+        "seed does more than what sets the first two apart."
+    )
+
+
 def test_a_single_candidate_is_compared_with_none(tmp_path):
     found = said(Study(tmp_path, {"w": [0.3]}))
     assert found["Winner"].startswith("0.3 is the only candidate (w 0.3): ")
@@ -754,7 +771,7 @@ def test_the_share_of_wins_is_that_of_another_bootstrap():
     hard = random.normal(2, 0.4, 40)
     pieces = hard + np.array([[0.0], [0.004], [0.05]]) + random.normal(0, 0.02, (3, 40))
     rule = Rule(["perplexity.a"], [], "ranks")
-    decision = decide([Figure("perplexity.a", "a", pieces)], rule, lambda one, other: False)
+    decision = decide([Figure("perplexity.a", "a", pieces)], rule, lambda index: [])
     drawn = random.integers(0, 40, (4000, 40))
     best = pieces[:, drawn].mean(axis=2).argmin(axis=0)
     assert decision.wins == pytest.approx(np.bincount(best, minlength=3) / 4000, abs=0.03)
@@ -764,7 +781,7 @@ def test_sentences_of_an_outcome_that_python_builds():
     pieces = np.array([[2.0, 2.2, 2.1], [2.3, 2.5, 2.4]])
     figure, rule = Figure("perplexity.a", "a", pieces), Rule(["perplexity.a"], [], "sum")
     order = in_order({"perplexity.a": pieces.mean(axis=1)}, rule)
-    decision = decide([figure], rule, lambda one, other: False)
+    decision = decide([figure], rule, lambda index: [])
     each = Round(1, None, ["x", "y"], [figure], order, [], decision)
     values = {"x": {"w": 1}, "y": {"w": 2}}
     outcome = Outcome("S", values, {}, rule, [each], {}, {}, True, None)

@@ -121,7 +121,7 @@ def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None])
         rounds.append(each)
         if number == count:
             each.decision = decide(
-                _asked(each.figures, rule), _within(rule, each.figures), _but_seed(options, ids)
+                _asked(each.figures, rule), _within(rule, each.figures), _siblings(options, ids)
             )
             each.order.order = each.decision.order
         else:
@@ -179,22 +179,18 @@ def _within(rule: Rule, figures: list[Figure]) -> Rule:
     return rule._replace(minimise=low, maximise=high)
 
 
-def _but_seed(options: Mapping[str, Any], ids: list[str]) -> Any:
-    """Whether two candidates, by their indexes, differ in nothing but their seed."""
-    seed = options["seed"]
+def _siblings(options: Mapping[str, Any], ids: list[str]) -> Any:
+    """The function that `decide` takes, for candidates of these ids; those dropped count too."""
+    but_seed = {
+        candidate: {name: value for name, value in values.items() if name != options["seed"]}
+        for candidate, values in options["candidates"].items()
+    }
 
-    def same(one: int, other: int) -> bool:
-        pair = [
-            {
-                name: value
-                for name, value in options["candidates"][ids[index]].items()
-                if name != seed
-            }
-            for index in (one, other)
-        ]
-        return pair[0] == pair[1]
+    def siblings(index: int) -> list[str]:
+        own = ids[index]
+        return [each for each in but_seed if each != own and but_seed[each] == but_seed[own]]
 
-    return same
+    return siblings
 
 
 def table(outcome: Outcome) -> str:

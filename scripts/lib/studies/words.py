@@ -54,10 +54,17 @@ def sureness(outcome: Outcome) -> str:
     if found.second is None:
         return "There is no other to compare it with."
     second = each.ids[found.second]
-    if found.only_seed:
+    if second in found.siblings:
         return (
             f"Undecided: {second}, the second, differs from it in the seed alone, so which of the "
             "two is ahead is chance."
+        )
+    if found.siblings:
+        one, *more = found.siblings
+        also = f" (and {len(more)} more)" if more else ""
+        return (
+            f"Undecided: {one}{also} differs from it in the seed alone and is behind {second}, the "
+            "second, so a seed does more than what sets the first two apart."
         )
     asked = [figure for figure in each.figures if figure.name in _asked(outcome)]
     pieces = _pieces_of(figure.name for figure in asked)
