@@ -48,6 +48,20 @@ def to_vary(value: Any) -> dict[str, list[Any]]:
     return found
 
 
+def to_weights(value: Any) -> dict[str, float]:
+    """{figure: a finite number above 0}."""
+    found = {}
+    for figure, weight in values.to_mapping(value).items():
+        problem = ValueError(f"{figure}: {values.show(weight)} is not a finite number above 0")
+        try:
+            found[figure] = values.to_number(weight, 0, None, whole=False)
+        except ValueError:
+            raise problem from None
+        if not found[figure]:
+            raise problem
+    return found
+
+
 def to_seed(value: Any) -> int | str:
     """A number, or `$name`."""
     if isinstance(value, str) and list(grid.names_in(value)):
@@ -99,8 +113,8 @@ class Choose(Section):
         "(perplexities as their logarithm). `pareto`: the lowest mean of ranks among those that no "
         "other beats in everything.",
     )
-    weights: Read(dict[str, float], values.to_mapping, dict[str, float]) = Field(
-        {}, description="`sum`: the weight of each figure; 1 if not given."
+    weights: Read(dict[str, float], to_weights, dict[str, float]) = Field(
+        {}, description="`sum`: the weight of each figure, above 0; 1 if not given."
     )
 
 
