@@ -3,7 +3,8 @@
 It prints the head of the table, which candidate wins and how sure that is. A model with
 `merge: {study: NAME}` is made by that merge from then on. Where the study has several rounds, it
 writes who stays for the next one. `--config model=NAME`: only this study; with `pick=ID` the
-candidate of that name is taken, whatever was measured. Exit status 1 if a study is not measured.
+candidate of that name is taken, whatever was measured. It stays the winner until its study is named
+again. Exit status 1 if a study is not measured.
 """
 
 from collections.abc import Iterator
@@ -39,6 +40,9 @@ def main() -> int:
             print("\n".join(said(session, name, outcome)))
             is_done = is_done and bool(outcome.rounds)
             chosen[name] = entry(session, name, outcome, before)
+            if stays(session, name, before):
+                chosen[name].winner = before.winner
+                print(kept(name, outcome, before.winner))
         for line in changed(name, before, chosen[name]):
             print(line)
     if any(each != Chosen() for each in chosen.values()):
@@ -81,6 +85,19 @@ def entry(session: Session, name: str, outcome: Outcome, before: Chosen) -> Chos
     if not outcome.winner:
         return Chosen(rounds or before.rounds, before.winner)
     return Chosen(rounds, winner_of(candidates(session, name)[outcome.winner]))
+
+
+def stays(session: Session, name: str, before: Chosen) -> bool:
+    """Whether somebody has picked the winner, and this run does not name the study."""
+    return bool(before.winner and before.winner.picked) and name not in session.options.model
+
+
+def kept(name: str, outcome: Outcome, winner: Winner) -> str:
+    """The line on a winner that stays because somebody picked it."""
+    other = outcome.winner if outcome.winner != winner.candidate else None
+    takes = f" takes {other}" if other else " chooses by what is measured"
+    how = f"`snakemake choose --config model={name}`{takes}"
+    return f"  {winner.candidate} was picked and stays the winner; {how}."
 
 
 def picked(session: Session, name: str, before: Chosen) -> Chosen:

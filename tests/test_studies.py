@@ -3,11 +3,13 @@
 import copy
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+import choose
 from lib.config.load import load
 from lib.config.merges import METHODS, PARAMETERS, REQUIRED
 from lib.errors import UserError
@@ -17,10 +19,12 @@ from lib.hub.lock import Lock
 from lib.planning.graph import Graph
 from lib.record.artifact import in_order as in_build_order
 from lib.record.contents import Contents
+from lib.run.studies import notes
 from lib.studies import grid, lock
 from lib.studies.choice import Figure, Rule, decide, in_order, survivors
 from lib.studies.lock import Chosen, Winner
 from lib.studies.outcome import read_outcome, table
+from project import Planned
 from tiny_models import make_models, make_texts
 
 MERGE = {
@@ -177,6 +181,14 @@ MISTAKES = [
         {"choose": {"weights": {"perplexity.evaluation": 2}}},
         "studies.Which.choose.weights: belong to by: sum",
     ),
+    *(
+        (
+            {"choose": {"by": "sum", "weights": {"perplexity.evaluation": weight}}},
+            f"studies.Which.choose.weights: perplexity.evaluation: {weight!r} is not a finite "
+            "number above 0",
+        )
+        for weight in (float("nan"), float("inf"), -1, 0)
+    ),
     (
         {"rounds": [{"chunks": 2}, {"chunks": 4}]},
         "studies.Which.rounds[0]: keep is missing: how many stay for the next round",
@@ -261,6 +273,54 @@ def test_a_model_waits_for_its_study_and_all_else_is_built(place):
         "choose` takes its winner"
     )
     assert graph.waits("results/Plain/README.md") is None
+
+
+@pytest.mark.parametrize("is_chosen", [False, True])
+def test_a_seed_beside_the_winner_of_a_study_is_refused(place, tmp_path, is_chosen):
+    """It would make another merge than the one that was chosen."""
+    for name in ("m", "data"):
+        (tmp_path / name).symlink_to(place / name)
+    lock.write({"Which": Chosen([], winner(place) if is_chosen else None)}, tmp_path)
+    model = {"merge": {"study": "Which"}, "gguf": {"quants": ["Q8_0"]}}
+    raw = config()
+    raw["models"]["X"] = model | {"random_seed": 42}
+    with pytest.raises(UserError) as caught:
+        load(raw, tmp_path)
+    assert caught.value.args == (
+        "models.X.merge: study: its winner has a seed of its own; leave random_seed out",
+    )
+    raw["models"]["X"] = model | {"random_seed": None}  # as if it were left out
+    made = winner(place)
+    made.random_seed = 7
+    lock.write({"Which": Chosen([], made)}, tmp_path)
+    assert load(raw, tmp_path)[0].models["X"].random_seed == 7
+
+
+def notes_of(raw: dict, chosen: Winner) -> list[str]:
+    lock.write({"Which": Chosen([], chosen)})
+    return notes(Planned.open(raw).plan)
+
+
+def test_a_chosen_candidate_that_is_made_otherwise_now_is_told(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "data"):
+        (tmp_path / name).symlink_to(place / name)
+    raw = config(vary={"method": ["ties", "dare_ties"], "w": [0.3, 0.5]})
+    drawn, plain = (candidates(raw, place)[name] for name in ("dare_ties-0.3", "ties-0.3"))
+    of = {
+        each.id: Winner(each.id, each.values, each.random_seed, each.merge)
+        for each in (drawn, plain)
+    }
+    assert notes_of(raw, of[drawn.id]) == notes_of(raw, of[plain.id]) == []
+    raw["studies"]["Which"]["random_seed"] = 1
+    said = "study Which: {}, which was {}, is no longer that merge: `snakemake choose{}`."
+    assert notes_of(raw, of[drawn.id]) == [said.format(drawn.id, "chosen", "")]
+    assert notes_of(raw, of[plain.id]) == [], "ties draws nothing"
+    raw["studies"]["Which"]["merge"] = MERGE | {"dtype": "float16"}
+    assert notes_of(raw, of[plain.id]) == [said.format(plain.id, "chosen", "")]
+    of[plain.id].picked = True  # a plain `choose` would leave it as it is
+    again = said.format(plain.id, "picked", " --config model=Which")
+    assert notes_of(raw, of[plain.id]) == [again]
 
 
 def test_a_mistake_in_a_model_that_waits_is_told_at_once(place):
@@ -500,6 +560,39 @@ def test_a_candidate_that_is_called_as_a_parent_is_takes_nothing_of_it(place, tm
     own = {values["perplexity.evaluation"][0] for values in outcome.parent_values.values()}
     assert own == {np.exp(9.0)}
     assert outcome.rounds[0].values()["code"]["perplexity.evaluation"][0] == np.exp(1.0)
+
+
+def chosen_by(monkeypatch, raw: dict, measured: dict, *names: str) -> dict[str, Chosen]:
+    """The lock after `choose`. measured: {study: its outcome}. names: what `model=` says."""
+    Path("given.json").write_text(json.dumps(raw | ({"model": list(names)} if names else {})))
+    monkeypatch.setattr("sys.argv", ["choose.py", "--config", "given.json"])
+    monkeypatch.setattr(choose, "outcome_now", lambda plan, name: measured[name])
+    assert choose.main() == 0
+    return lock.read()
+
+
+def test_a_picked_winner_stays_until_its_study_is_named(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "data"):
+        (tmp_path / name).symlink_to(place / name)
+    raw = config()
+    raw["studies"]["Other"] = copy.deepcopy(STUDY)
+    values = {name: list(each.values.items()) for name, each in candidates(raw, place).items()}
+    options = OPTIONS | {"candidates": list(values.items()), "rounds": OPTIONS["rounds"][1:]}
+    nll = measured(tmp_path, {f"{name} 1": [n, n + 0.1] for n, name in enumerate(values)})
+    found = {name: read_outcome(options | {"study": name}, nll) for name in ("Which", "Other")}
+    picked = winner(place)
+    picked.candidate, picked.picked = "task_arithmetic-0.5", True
+    lock.write({"Which": Chosen([], picked)})
+    stayed = chosen_by(monkeypatch, raw, found)
+    assert stayed["Which"].winner == picked and stayed["Other"].winner.candidate == "ties-0.3"
+    assert (
+        "  task_arithmetic-0.5 was picked and stays the winner; `snakemake choose --config "
+        "model=Which` takes ties-0.3.\n"
+    ) in capsys.readouterr().out
+    assert chosen_by(monkeypatch, raw, found, "Other")["Which"].winner == picked
+    assert chosen_by(monkeypatch, raw, found, "Which")["Which"].winner.candidate == "ties-0.3"
+    assert "stays the winner" not in capsys.readouterr().out
 
 
 def test_the_lock_is_yaml_that_people_can_read(tmp_path, place):

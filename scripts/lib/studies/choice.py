@@ -106,9 +106,7 @@ def in_order(means: Mapping[str, np.ndarray], rule: Rule) -> Order:
     return Order(order, np.asarray(scores), ranks, [int(i) for i in np.flatnonzero(front)])
 
 
-def decide(
-    figures: Sequence[Figure], rule: Rule, siblings: Callable[[int], list[str]]
-) -> Decision:
+def decide(figures: Sequence[Figure], rule: Rule, siblings: Callable[[int], list[str]]) -> Decision:
     """Choose a candidate, and say how sure that is.
 
     figures: those that the rule names. siblings(index): ids of the candidates that differ from one
