@@ -4,7 +4,7 @@ It prints the head of the table, which candidate wins and how sure that is. A mo
 `merge: {study: NAME}` is made by that merge from then on. Where the study has several rounds, it
 writes who stays for the next one. `--config model=NAME`: only this study; with `pick=ID` the
 candidate of that name is taken, whatever was measured. It stays the winner until its study is named
-again. Exit status 1 if a study is not measured.
+again. Exit status 1 if a study is not measured, or its candidates are not comparable.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def main() -> int:
         else:
             outcome = outcome_now(session.plan, name)
             print("\n".join(said(session, name, outcome)))
-            is_done = is_done and bool(outcome.rounds)
+            is_done = is_done and bool(outcome.rounds) and not outcome.is_stuck
             chosen[name] = entry(session, name, outcome, before)
             if stays(session, name, before):
                 chosen[name].winner = before.winner
@@ -52,10 +52,12 @@ def main() -> int:
 
 def said(session: Session, name: str, outcome: Outcome) -> list[str]:
     """The lines on what came out of a study."""
+    if not outcome.rounds and outcome.is_stuck:
+        return [f"{name}: {words.unlike(outcome)}"]
     if not outcome.rounds:
         return [f"{name}: it is not measured yet: `snakemake --cores all` does that."]
     lines = [f"{name}:", *head(outcome), *(f"  {line}" for line in words.sentences(outcome))]
-    if not outcome.last:
+    if not outcome.last and not outcome.is_stuck:
         chunks = session.config.studies[name].each_round[len(outcome.rounds)].chunks
         on = f" on {count(chunks, 'chunk')}" if chunks else ""
         lines.append(f"  `snakemake --cores all` measures them{on}; then `snakemake choose` again.")

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import choose
+import perplexity
 from lib.config.load import load
 from lib.config.merges import METHODS, PARAMETERS, REQUIRED
 from lib.errors import UserError
@@ -19,7 +20,9 @@ from lib.hub.lock import Lock
 from lib.planning.graph import Graph
 from lib.record.artifact import in_order as in_build_order
 from lib.record.contents import Contents
+from lib.run import studies as run_studies
 from lib.run.studies import notes
+from lib.stages.studies import Study, preflight
 from lib.studies import grid, lock
 from lib.studies.choice import Figure, Rule, decide, in_order, survivors
 from lib.studies.lock import Chosen, Winner
@@ -245,6 +248,80 @@ def test_the_parameters_of_each_method_are_those_of_mergekit():
         assert needed == ([REQUIRED[method]] if method in REQUIRED else []), method
 
 
+# tokenizers
+
+
+class Tokenizers:
+    """An Inspector. of: {reference: its tokenizer}."""
+
+    def __init__(self, **of: str):
+        self.of = of
+
+    def clash(self, one: str, other: str) -> str | None:
+        return None if self.of[one] == self.of[other] else f"{one} and {other} differ"
+
+
+def checked(measure: dict, choose: dict, sources: list[str], **of: str) -> list[tuple[str, str]]:
+    """What the preflight says of a study of A and B, whose `tokenizer_source` is varied."""
+    merge = {"merge_method": "ties", "base_model": "A", "models": [{"model": "B"}]}
+    raw = {
+        "merge": merge | {"tokenizer_source": "$source"},
+        "vary": {"source": sources},
+        "measure": measure,
+        "choose": choose,
+    }
+    study = Study.model_validate(raw)
+    return [(row.state, row.text) for row in preflight(Tokenizers(**of), "S", study)]
+
+
+UNLIKE = "perplexities of its candidates are not comparable: A and B differ"
+TEXT, TASKS = {"perplexity": ["t"]}, {"tasks": {"hellaswag": {"file": "a.txt"}}}
+
+
+@pytest.mark.parametrize(
+    ("measure", "choose", "sources", "said"),
+    [
+        (
+            TEXT,
+            {},
+            ["A", "B"],
+            ["problem: " + UNLIKE + "; choose by tasks"],
+        ),
+        (
+            TEXT | TASKS,
+            {"maximise": ["tasks.hellaswag"]},
+            ["base", "union"],
+            ["note: " + UNLIKE],
+        ),
+        (
+            TEXT,
+            {},
+            ["base", "A"],
+            ["note: B is left out where perplexities are compared: B and A differ"],
+        ),
+        (
+            TEXT | {"kld": ["t"]},
+            {},
+            ["A"],
+            ["problem: no KL divergence from B can be measured: B and A differ"],
+        ),
+        (TASKS, {"maximise": ["tasks.hellaswag"]}, ["A", "B"], []),
+    ],
+)
+def test_the_preflight_says_which_perplexities_are_not_comparable(measure, choose, sources, said):
+    found = checked(measure, choose, sources, A="one", B="other")
+    assert [f"{state}: {text}" for state, text in found] == said
+    assert checked(measure, choose, sources, A="one", B="one") == []
+
+
+def test_a_text_that_is_cut_otherwise_has_another_digest_and_one_numbered_otherwise_not():
+    tokens = np.array([[5, 7, 5], [9, 7, 5]])
+    numbered = np.array([[1, 0, 1], [2, 0, 1]])
+    cut = np.array([[5, 7, 5], [9, 9, 5]])
+    assert perplexity.digest(tokens) == perplexity.digest(numbered) != perplexity.digest(cut)
+    assert perplexity.digest(tokens) != perplexity.digest(tokens[:1])
+
+
 # models that take a winner
 
 
@@ -408,6 +485,17 @@ def test_the_plan_says_the_disk_of_the_candidates_that_lie_there_at_once(place, 
     assert peaks[1] < peaks[0] + small, peaks
 
 
+def test_those_that_stayed_come_first_so_that_only_they_wait_for_each_other(place):
+    """Else a candidate of the next round would wait for one that is measured no more."""
+    ids = list(candidates(config(), place))
+    settings, _ = load(config(rounds=[{"chunks": 2, "keep": 2}, {}]), place)
+    settings._chosen = {"Which": Chosen([{"chunks": 2, "kept": [ids[1], ids[3]]}], None)}
+    study = Graph(settings, Contents(place / "no such file"), Lock()).shared.study("Which")
+    assert list(study.merges) == [ids[1], ids[3], ids[0], ids[2]]
+    early = {up.path for name in (ids[1], ids[3]) for up in study.merges[name].uses.values()}
+    assert not any(f"/candidates/{name}/" in path for name in (ids[0], ids[2]) for path in early)
+
+
 # the choice
 
 
@@ -562,12 +650,14 @@ def test_a_candidate_that_is_called_as_a_parent_is_takes_nothing_of_it(place, tm
     assert outcome.rounds[0].values()["code"]["perplexity.evaluation"][0] == np.exp(1.0)
 
 
-def chosen_by(monkeypatch, raw: dict, measured: dict, *names: str) -> dict[str, Chosen]:
+def chosen_by(
+    monkeypatch, raw: dict, measured: dict, *names: str, status: int = 0
+) -> dict[str, Chosen]:
     """The lock after `choose`. measured: {study: its outcome}. names: what `model=` says."""
     Path("given.json").write_text(json.dumps(raw | ({"model": list(names)} if names else {})))
     monkeypatch.setattr("sys.argv", ["choose.py", "--config", "given.json"])
     monkeypatch.setattr(choose, "outcome_now", lambda plan, name: measured[name])
-    assert choose.main() == 0
+    assert choose.main() == status
     return lock.read()
 
 
@@ -593,6 +683,39 @@ def test_a_picked_winner_stays_until_its_study_is_named(place, tmp_path, monkeyp
     assert chosen_by(monkeypatch, raw, found, "Other")["Which"].winner == picked
     assert chosen_by(monkeypatch, raw, found, "Which")["Which"].winner.candidate == "ties-0.3"
     assert "stays the winner" not in capsys.readouterr().out
+
+
+def test_choose_and_status_say_that_candidates_are_not_comparable(
+    place, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "data"):
+        (tmp_path / name).symlink_to(place / name)
+    values = {name: list(each.values.items()) for name, each in candidates(config(), place).items()}
+    options = OPTIONS | {"candidates": list(values.items()), "rounds": OPTIONS["rounds"][1:]}
+    nll = measured(tmp_path, {f"{name} 1": [1.0] * (3 + n) for n, name in enumerate(values)})
+    found = read_outcome(options, nll)
+    assert chosen_by(monkeypatch, config(), {"Which": found}, status=1) == {}
+    text = (
+        "Perplexity on t is not comparable: the text was cut into other tokens for ties-0.5, "
+        "task_arithmetic-0.3, task_arithmetic-0.5 than for the rest. Nothing is chosen: choose by "
+        "tasks, or give all candidates one tokenizer."
+    )
+    assert capsys.readouterr().out == f"Which: {text}\n"
+    monkeypatch.setattr(run_studies, "outcome_now", lambda plan, name: found)
+    assert notes(Planned.open(config()).plan) == [f"study Which: {text}"]
+    # Few chunks may not tell them apart yet.
+    stay = ["ties-0.3", "ties-0.5"]
+    later = {"ties-0.3 2": [1.0] * 9, "ties-0.5 2": [1.0] * 8}
+    both = measured(tmp_path, {f"{name} 1": [1.0, 2.0] for name in values} | later)
+    rounds = OPTIONS["rounds"]
+    found = read_outcome(options | {"rounds": rounds, "kept": [stay]}, both)
+    given = config(rounds=[{"chunks": 2, "keep": "half"}, {}])
+    lasting = chosen_by(monkeypatch, given, {"Which": found}, status=1)["Which"]
+    assert lasting == Chosen([{"chunks": 2, "kept": stay}], None)
+    said = capsys.readouterr().out
+    assert "tokens for ties-0.5 than for the rest. Nothing is chosen" in said
+    assert "`snakemake --cores all` measures them" not in said
 
 
 def test_the_lock_is_yaml_that_people_can_read(tmp_path, place):

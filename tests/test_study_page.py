@@ -38,14 +38,15 @@ class Study:
     """A study whose measured files are written by hand.
 
     worse(candidate's values, figure): by how much its pieces are worse than those of others; of a
-    text in nats. noise: of a piece. rounds: [(chunks, keep)]. done: rounds that are measured.
+    text in nats. cut(values): how its texts are cut into tokens. noise: of a piece. rounds:
+    [(chunks, keep)]. done: rounds that are measured.
     """
 
     def __init__(self, folder: Path, vary: dict[str, list], **more: Any):
         self.folder, self.random = folder, np.random.default_rng(7)
         given = {"texts": TEXTS, "tasks": (), "klds": (), "parents": PARENTS, "name": "Which"}
         given |= {"rounds": [(30, None)], "done": None, "seed": None, "by": "ranks", "noise": 0.01}
-        given |= {"worse": lambda values, figure: 0.0} | more
+        given |= {"worse": lambda values, figure: 0.0, "cut": lambda values: "one"} | more
         self.given = given
         rows = grid.combinations(vary, [])
         self.candidates = {c.id: c.values for c in grid.candidates({}, rows, 0)}
@@ -68,11 +69,12 @@ class Study:
         parents = [f"parents/{name}" for name in given["parents"] if is_last]
         for name in [*taking, *parents]:
             values = self.candidates.get(name, {"parent": name.removeprefix("parents/")})
+            cut = {"tokens": given["cut"](values)}
             for text in given["texts"]:
                 nll = hard[text][:chunks] + given["worse"](values, text)
                 nll = nll + self.random.normal(0, given["noise"], chunks)
                 self._put(
-                    f"round {number} perplexity.{text} {name}", {"per_chunk": {"nll": [*nll]}}
+                    f"round {number} perplexity.{text} {name}", cut | {"per_chunk": {"nll": [*nll]}}
                 )
             for task in given["tasks"] if is_last else ():
                 solved = self.random.random(150) > 0.4 + given["worse"](values, task)
@@ -93,7 +95,7 @@ class Study:
         """Those of the recipe (lib/stages/studies.py), through JSON as a recipe is."""
         given = self.given
         choose = {
-            "minimise": [f"perplexity.{text}" for text in given["texts"]],
+            "minimise": given.get("minimise", [f"perplexity.{text}" for text in given["texts"]]),
             "maximise": [f"tasks.{task}" for task in given["tasks"]],
             "by": given["by"],
             "weights": {},
@@ -227,6 +229,69 @@ def test_a_winner_whose_other_seed_is_behind_the_second_is_undecided(tmp_path, r
         "Undecided: ties-2 differs from it in the seed alone and is behind sce-1, the second, so a "
         "seed does more than what sets the first two apart."
     )
+
+
+def test_a_parent_of_another_tokenizer_is_compared_with_none(tmp_path):
+    def cut(values: dict) -> str:
+        return "other" if values.get("parent") == "m_code_13" else "one"
+
+    study = Study(tmp_path, {"w": [0.1, 0.3]}, worse=weight, cut=cut)
+    merged = said(study)["Merged models"]
+    assert merged.startswith("Unmerged, ./m/base has perplexity ") and "./m/code has" not in merged
+    assert "The winner is better than all of them" in merged
+    assert merged.endswith(
+        "The text was cut into other tokens for ./m/code than for the candidates: its perplexity "
+        "on code and perplexity on prose is left out."
+    )
+    rows = list(csv.DictReader(io.StringIO(study.write().with_suffix(".csv").read_text())))
+    assert {row["candidate"]: bool(row["perplexity.code"]) for row in rows} == {
+        **{"0.1": True, "0.3": True, "./m/base": True},
+        "./m/code": False,
+    }
+
+
+def test_a_parent_with_another_number_of_chunks_breaks_nothing(tmp_path):
+    study = Study(tmp_path, {"w": [0.1, 0.3]}, worse=weight, cut=lambda values: "")
+    for role, path in study.measured.items():
+        if role.endswith("parents/m_base_e6"):
+            nll = json.loads(Path(path).read_text())["per_chunk"]["nll"]
+            Path(path).write_text(json.dumps({"per_chunk": {"nll": nll[:-2]}}))
+    assert "for ./m/base than for the candidates" in said(study)["Merged models"]
+    study.write()
+
+
+@pytest.mark.parametrize("chunks", [30, 28])
+def test_candidates_of_different_tokenizers_are_not_compared_by_perplexity(tmp_path, chunks):
+    """Neither where they happen to have as many chunks."""
+    study = Study(tmp_path, {"w": [0.1, 0.3]}, cut=lambda values: str(values.get("w", 0.1)))
+    for role, path in study.measured.items():
+        if role.endswith(" 0.3"):
+            found = json.loads(Path(path).read_text())
+            found["per_chunk"]["nll"] = found["per_chunk"]["nll"][:chunks]
+            Path(path).write_text(json.dumps(found))
+    text = (
+        "Perplexity on code is not comparable: the text was cut into other tokens for 0.3 than for "
+        "the rest; perplexity on prose is not comparable: the text was cut into other tokens for "
+        "0.3 than for the rest. Nothing is chosen: choose by tasks, or give all candidates one "
+        "tokenizer."
+    )
+    assert study.outcome.winner is None and study.outcome.is_stuck
+    assert words.sentences(study.outcome) == [text]
+    assert "is not comparable" in study.write().read_text()
+
+
+def test_candidates_of_different_tokenizers_are_chosen_by_tasks(tmp_path):
+    study = Study(
+        tmp_path,
+        {"w": [0.1, 0.3]},
+        tasks=("arc",),
+        minimise=[],
+        cut=lambda values: str(values.get("w", 0.1)),
+        worse=lambda values, figure: 0.3 * (values.get("w") == 0.1),
+    )
+    assert study.outcome.winner == "0.3"
+    assert said(study)["Not compared"].endswith("other tokens for 0.3 than for the rest.")
+    study.write()
 
 
 def test_a_single_candidate_is_compared_with_none(tmp_path):

@@ -64,6 +64,10 @@ def _note(plan: Plan, name: str, chosen: Chosen) -> list[str]:
         if winner.picked:
             return []
     outcome = outcome_now(plan, name)
+    if outcome.is_stuck:
+        from lib.studies import words
+
+        return [f"study {name}: {words.unlike(outcome)}"]
     kept = [each.kept for each in outcome.rounds if each.kept]
     if kept and kept != [entry["kept"] for entry in chosen.rounds][: len(kept)]:
         number = len(kept)

@@ -4,15 +4,17 @@ A candidate is a merge and a conversion like those of a model. Both are deleted 
 unless the study keeps them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field
 
+from lib.formats.merge_references import as_mapping, merge_references
 from lib.keys import values
 from lib.keys.section import Choice, Flag, Number, Read, Section, TextList
 from lib.record.artifact import Artifact
+from lib.stages.checked import Inspector, Row
 from lib.stages.convert import convert
 from lib.stages.evaluation import EvaluateStage, TaskFile, to_tasks
 from lib.stages.merge import merge
@@ -411,3 +413,44 @@ def known_figures(study: Study) -> Iterator[str]:
     yield from (f"perplexity.{text}" for text in study.measure.perplexity)
     yield from (f"kld.{text}" for text in study.measure.kld)
     yield from (f"tasks.{name}" for name in study.measure.tasks)
+
+
+def preflight(inspector: Inspector, name: str, study: Study) -> Iterator[Row]:
+    """Check that candidates and the models that are merged cut texts into the same tokens.
+
+    Of a tokenizer its vocabulary is known. A measured perplexity tells how its text was cut.
+    """
+    measure = study.measure
+    own = dict.fromkeys(part for each in study.candidates for part in tokenizer_of(each.merge))
+    same = len({tokenizer_of(each.merge) for each in study.candidates}) == 1
+    differ = None if same else _clash(inspector, own)
+    if differ and measure.perplexity:
+        by_it = any(figure.startswith("perplexity.") for figure in study.minimised)
+        said = f"perplexities of its candidates are not comparable: {differ}"
+        end = "; choose by tasks" if by_it else ""
+        yield Row(name, "problem" if by_it else "note", said + end)
+    for parent in study.parents:
+        if not (text := _clash(inspector, {parent: None, **own})):
+            continue
+        if measure.kld:
+            yield Row(name, "problem", f"no KL divergence from {parent} can be measured: {text}")
+        elif measure.perplexity and not differ:
+            yield Row(name, "note", f"{parent} is left out where perplexities are compared: {text}")
+
+
+def tokenizer_of(merge: dict[str, Any]) -> tuple[str, ...]:
+    """The models whose tokenizer a merge takes: one, or of a union all."""
+    asked = merge.get("tokenizer_source") or as_mapping(merge.get("tokenizer")).get("source")
+    every = [found for found in merge_references(merge) if found.parts]
+    if asked == "union":
+        return tuple(dict.fromkeys(found.parts[0] for found in every))
+    if asked and asked != "base":
+        places = ("tokenizer_source",), ("tokenizer", "source")
+        every = [found for found in every if found.where in places]
+    return tuple(found.parts[0] for found in every[:1])
+
+
+def _clash(inspector: Inspector, references: Iterable[str]) -> str | None:
+    """How the first model's vocabulary differs from another's, in words; None if none does."""
+    first, *others = references
+    return next((text for each in others if (text := inspector.clash(first, each))), None)
