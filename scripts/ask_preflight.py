@@ -36,7 +36,7 @@ from lib.record.interpreter import installed_versions
 from lib.record.tools import CONVERTER, bundled_tree, own_tool
 from lib.run.answers import columns, open_session, parser
 from lib.run.session import Session
-from lib.stages import cold, convert, moe, similarity
+from lib.stages import cold, convert, moe, similarity, studies
 from lib.stages.checked import SHAPE, Inspector, Row
 from lib.stages.environments import FILES, deciding
 from lib.units import count
@@ -98,6 +98,7 @@ class Preflight(Inspector):
                 rows += family.preflight(self, name, model)
             if name in self.whole.studies:
                 rows += (row for parent in model.parents for row in convert.preflight(self, parent))
+                rows += studies.preflight(self, name, model)
             elif model.similarity is not None:
                 rows += similarity.preflight(self, name, model)
         rows += [Row("config", "note", text) for text in cold.nowhere(self.whole)]

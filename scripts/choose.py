@@ -3,7 +3,8 @@
 It prints the head of the table, which candidate wins and how sure that is. A model with
 `merge: {study: NAME}` is made by that merge from then on. Where the study has several rounds, it
 writes who stays for the next one. `--config model=NAME`: only this study; with `pick=ID` the
-candidate of that name is taken, whatever was measured. Exit status 1 if a study is not measured.
+candidate of that name is taken, whatever was measured. It stays the winner until its study is named
+again. Exit status 1 if a study is not measured, or its candidates are not comparable.
 """
 
 from collections.abc import Iterator
@@ -37,8 +38,11 @@ def main() -> int:
         else:
             outcome = outcome_now(session.plan, name)
             print("\n".join(said(session, name, outcome)))
-            is_done = is_done and bool(outcome.rounds)
+            is_done = is_done and bool(outcome.rounds) and not outcome.is_stuck
             chosen[name] = entry(session, name, outcome, before)
+            if stays(session, name, before):
+                chosen[name].winner = before.winner
+                print(kept(name, outcome, before.winner))
         for line in changed(name, before, chosen[name]):
             print(line)
     if any(each != Chosen() for each in chosen.values()):
@@ -48,10 +52,12 @@ def main() -> int:
 
 def said(session: Session, name: str, outcome: Outcome) -> list[str]:
     """The lines on what came out of a study."""
+    if not outcome.rounds and outcome.is_stuck:
+        return [f"{name}: {words.unlike(outcome)}"]
     if not outcome.rounds:
         return [f"{name}: it is not measured yet: `snakemake --cores all` does that."]
     lines = [f"{name}:", *head(outcome), *(f"  {line}" for line in words.sentences(outcome))]
-    if not outcome.last:
+    if not outcome.last and not outcome.is_stuck:
         chunks = session.config.studies[name].each_round[len(outcome.rounds)].chunks
         on = f" on {count(chunks, 'chunk')}" if chunks else ""
         lines.append(f"  `snakemake --cores all` measures them{on}; then `snakemake choose` again.")
@@ -81,6 +87,19 @@ def entry(session: Session, name: str, outcome: Outcome, before: Chosen) -> Chos
     if not outcome.winner:
         return Chosen(rounds or before.rounds, before.winner)
     return Chosen(rounds, winner_of(candidates(session, name)[outcome.winner]))
+
+
+def stays(session: Session, name: str, before: Chosen) -> bool:
+    """Whether somebody has picked the winner, and this run does not name the study."""
+    return bool(before.winner and before.winner.picked) and name not in session.options.model
+
+
+def kept(name: str, outcome: Outcome, winner: Winner) -> str:
+    """The line on a winner that stays because somebody picked it."""
+    other = outcome.winner if outcome.winner != winner.candidate else None
+    takes = f" takes {other}" if other else " chooses by what is measured"
+    how = f"`snakemake choose --config model={name}`{takes}"
+    return f"  {winner.candidate} was picked and stays the winner; {how}."
 
 
 def picked(session: Session, name: str, before: Chosen) -> Chosen:

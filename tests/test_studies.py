@@ -3,11 +3,14 @@
 import copy
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+import choose
+import perplexity
 from lib.config.load import load
 from lib.config.merges import METHODS, PARAMETERS, REQUIRED
 from lib.errors import UserError
@@ -17,10 +20,14 @@ from lib.hub.lock import Lock
 from lib.planning.graph import Graph
 from lib.record.artifact import in_order as in_build_order
 from lib.record.contents import Contents
+from lib.run import studies as run_studies
+from lib.run.studies import notes
+from lib.stages.studies import Study, preflight
 from lib.studies import grid, lock
 from lib.studies.choice import Figure, Rule, decide, in_order, survivors
 from lib.studies.lock import Chosen, Winner
 from lib.studies.outcome import read_outcome, table
+from project import Planned
 from tiny_models import make_models, make_texts
 
 MERGE = {
@@ -177,6 +184,14 @@ MISTAKES = [
         {"choose": {"weights": {"perplexity.evaluation": 2}}},
         "studies.Which.choose.weights: belong to by: sum",
     ),
+    *(
+        (
+            {"choose": {"by": "sum", "weights": {"perplexity.evaluation": weight}}},
+            f"studies.Which.choose.weights: perplexity.evaluation: {weight!r} is not a finite "
+            "number above 0",
+        )
+        for weight in (float("nan"), float("inf"), -1, 0)
+    ),
     (
         {"rounds": [{"chunks": 2}, {"chunks": 4}]},
         "studies.Which.rounds[0]: keep is missing: how many stay for the next round",
@@ -233,6 +248,80 @@ def test_the_parameters_of_each_method_are_those_of_mergekit():
         assert needed == ([REQUIRED[method]] if method in REQUIRED else []), method
 
 
+# tokenizers
+
+
+class Tokenizers:
+    """An Inspector. of: {reference: its tokenizer}."""
+
+    def __init__(self, **of: str):
+        self.of = of
+
+    def clash(self, one: str, other: str) -> str | None:
+        return None if self.of[one] == self.of[other] else f"{one} and {other} differ"
+
+
+def checked(measure: dict, choose: dict, sources: list[str], **of: str) -> list[tuple[str, str]]:
+    """What the preflight says of a study of A and B, whose `tokenizer_source` is varied."""
+    merge = {"merge_method": "ties", "base_model": "A", "models": [{"model": "B"}]}
+    raw = {
+        "merge": merge | {"tokenizer_source": "$source"},
+        "vary": {"source": sources},
+        "measure": measure,
+        "choose": choose,
+    }
+    study = Study.model_validate(raw)
+    return [(row.state, row.text) for row in preflight(Tokenizers(**of), "S", study)]
+
+
+UNLIKE = "perplexities of its candidates are not comparable: A and B differ"
+TEXT, TASKS = {"perplexity": ["t"]}, {"tasks": {"hellaswag": {"file": "a.txt"}}}
+
+
+@pytest.mark.parametrize(
+    ("measure", "choose", "sources", "said"),
+    [
+        (
+            TEXT,
+            {},
+            ["A", "B"],
+            ["problem: " + UNLIKE + "; choose by tasks"],
+        ),
+        (
+            TEXT | TASKS,
+            {"maximise": ["tasks.hellaswag"]},
+            ["base", "union"],
+            ["note: " + UNLIKE],
+        ),
+        (
+            TEXT,
+            {},
+            ["base", "A"],
+            ["note: B is left out where perplexities are compared: B and A differ"],
+        ),
+        (
+            TEXT | {"kld": ["t"]},
+            {},
+            ["A"],
+            ["problem: no KL divergence from B can be measured: B and A differ"],
+        ),
+        (TASKS, {"maximise": ["tasks.hellaswag"]}, ["A", "B"], []),
+    ],
+)
+def test_the_preflight_says_which_perplexities_are_not_comparable(measure, choose, sources, said):
+    found = checked(measure, choose, sources, A="one", B="other")
+    assert [f"{state}: {text}" for state, text in found] == said
+    assert checked(measure, choose, sources, A="one", B="one") == []
+
+
+def test_a_text_that_is_cut_otherwise_has_another_digest_and_one_numbered_otherwise_not():
+    tokens = np.array([[5, 7, 5], [9, 7, 5]])
+    numbered = np.array([[1, 0, 1], [2, 0, 1]])
+    cut = np.array([[5, 7, 5], [9, 9, 5]])
+    assert perplexity.digest(tokens) == perplexity.digest(numbered) != perplexity.digest(cut)
+    assert perplexity.digest(tokens) != perplexity.digest(tokens[:1])
+
+
 # models that take a winner
 
 
@@ -261,6 +350,54 @@ def test_a_model_waits_for_its_study_and_all_else_is_built(place):
         "choose` takes its winner"
     )
     assert graph.waits("results/Plain/README.md") is None
+
+
+@pytest.mark.parametrize("is_chosen", [False, True])
+def test_a_seed_beside_the_winner_of_a_study_is_refused(place, tmp_path, is_chosen):
+    """It would make another merge than the one that was chosen."""
+    for name in ("m", "data"):
+        (tmp_path / name).symlink_to(place / name)
+    lock.write({"Which": Chosen([], winner(place) if is_chosen else None)}, tmp_path)
+    model = {"merge": {"study": "Which"}, "gguf": {"quants": ["Q8_0"]}}
+    raw = config()
+    raw["models"]["X"] = model | {"random_seed": 42}
+    with pytest.raises(UserError) as caught:
+        load(raw, tmp_path)
+    assert caught.value.args == (
+        "models.X.merge: study: its winner has a seed of its own; leave random_seed out",
+    )
+    raw["models"]["X"] = model | {"random_seed": None}  # as if it were left out
+    made = winner(place)
+    made.random_seed = 7
+    lock.write({"Which": Chosen([], made)}, tmp_path)
+    assert load(raw, tmp_path)[0].models["X"].random_seed == 7
+
+
+def notes_of(raw: dict, chosen: Winner) -> list[str]:
+    lock.write({"Which": Chosen([], chosen)})
+    return notes(Planned.open(raw).plan)
+
+
+def test_a_chosen_candidate_that_is_made_otherwise_now_is_told(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "data"):
+        (tmp_path / name).symlink_to(place / name)
+    raw = config(vary={"method": ["ties", "dare_ties"], "w": [0.3, 0.5]})
+    drawn, plain = (candidates(raw, place)[name] for name in ("dare_ties-0.3", "ties-0.3"))
+    of = {
+        each.id: Winner(each.id, each.values, each.random_seed, each.merge)
+        for each in (drawn, plain)
+    }
+    assert notes_of(raw, of[drawn.id]) == notes_of(raw, of[plain.id]) == []
+    raw["studies"]["Which"]["random_seed"] = 1
+    said = "study Which: {}, which was {}, is no longer that merge: `snakemake choose{}`."
+    assert notes_of(raw, of[drawn.id]) == [said.format(drawn.id, "chosen", "")]
+    assert notes_of(raw, of[plain.id]) == [], "ties draws nothing"
+    raw["studies"]["Which"]["merge"] = MERGE | {"dtype": "float16"}
+    assert notes_of(raw, of[plain.id]) == [said.format(plain.id, "chosen", "")]
+    of[plain.id].picked = True  # a plain `choose` would leave it as it is
+    again = said.format(plain.id, "picked", " --config model=Which")
+    assert notes_of(raw, of[plain.id]) == [again]
 
 
 def test_a_mistake_in_a_model_that_waits_is_told_at_once(place):
@@ -348,6 +485,17 @@ def test_the_plan_says_the_disk_of_the_candidates_that_lie_there_at_once(place, 
     assert peaks[1] < peaks[0] + small, peaks
 
 
+def test_those_that_stayed_come_first_so_that_only_they_wait_for_each_other(place):
+    """Else a candidate of the next round would wait for one that is measured no more."""
+    ids = list(candidates(config(), place))
+    settings, _ = load(config(rounds=[{"chunks": 2, "keep": 2}, {}]), place)
+    settings._chosen = {"Which": Chosen([{"chunks": 2, "kept": [ids[1], ids[3]]}], None)}
+    study = Graph(settings, Contents(place / "no such file"), Lock()).shared.study("Which")
+    assert list(study.merges) == [ids[1], ids[3], ids[0], ids[2]]
+    early = {up.path for name in (ids[1], ids[3]) for up in study.merges[name].uses.values()}
+    assert not any(f"/candidates/{name}/" in path for name in (ids[0], ids[2]) for path in early)
+
+
 # the choice
 
 
@@ -387,8 +535,9 @@ def test_the_share_of_draws_is_that_of_a_bootstrap_done_by_hand():
     assert np.isclose(mean, apart_by.mean()) and np.isclose(error, apart_by.std(ddof=1) / 40**0.5)
 
 
-def apart(one: int, other: int) -> bool:
-    return False
+def apart(index: int) -> list[str]:
+    """No candidate has siblings."""
+    return []
 
 
 def test_what_is_the_same_is_undecided_and_what_is_better_is_decided():
@@ -409,8 +558,8 @@ def test_what_is_the_same_is_undecided_and_what_is_better_is_decided():
     single = figure("perplexity.a", [1.0], [2.0])
     assert not decide([single], Rule(["perplexity.a"], [], "ranks"), apart).is_sure
     # What differs in its seed alone is chance, however far apart the text finds it.
-    seeds = decide([better], Rule(["perplexity.a"], [], "ranks"), lambda one, other: True)
-    assert (seeds.winner, seeds.is_sure, seeds.only_seed) == (1, False, True)
+    seeds = decide([better], Rule(["perplexity.a"], [], "ranks"), lambda index: ["other"])
+    assert (seeds.winner, seeds.is_sure, seeds.siblings) == (1, False, ["other"])
 
 
 def test_a_choice_is_the_same_every_time():
@@ -426,7 +575,7 @@ def measured(tmp_path, values: dict[str, list[float]]) -> dict[str, str]:
     found = {}
     for key, nll in values.items():
         name, number = key.split()
-        file = tmp_path / f"{name}-{number}.json"
+        file = tmp_path / f"{name}-{number}.json".replace("/", "_")
         file.write_text(json.dumps({"perplexity": {}, "per_chunk": {"nll": nll}}))
         found[f"round {number} perplexity.t {name}"] = str(file)
     return found
@@ -450,7 +599,8 @@ def test_a_round_is_over_once_all_of_it_is_measured_and_the_next_has_who_stayed(
     assert read_outcome(OPTIONS, lacking).rounds == []
     once = read_outcome(OPTIONS, roles)
     assert once.rounds[0].kept == ["a", "b"] and once.winner is None and not once.last
-    both = roles | measured(tmp_path, {"a 2": [1.0] * 12, "b 2": [0.9] * 12, "p 2": [0.5] * 12})
+    second = {"a 2": [1.0] * 12, "b 2": [0.9] * 12, "parents/p 2": [0.5] * 12}
+    both = roles | measured(tmp_path, second)
     done = read_outcome(OPTIONS | {"kept": [["a", "b"]]}, both)
     assert done.winner == "b" and done.decision.is_sure
     assert {name: each.number for name, each in done.dropped().items()} == {"c": 1, "d": 1}
@@ -458,6 +608,114 @@ def test_a_round_is_over_once_all_of_it_is_measured_and_the_next_has_who_stayed(
     assert [row.split(",")[0] for row in rows] == ["candidate", "b", "a", "c", "d", "./m/p"]
     assert rows[3].endswith("place 3 of 4 in round 1")
     assert "0.5" not in rows[1] and rows[-1].split(",")[3] == f"{np.exp(0.5):.7g}"
+
+
+def test_a_candidate_that_is_called_as_a_parent_is_takes_nothing_of_it(place, tmp_path):
+    """Each model has figures of its own, where only a model of the config is varied."""
+    entries = {name: {"source": f"./m/{name}"} for name in ("code", "prose")}
+    other = [{"model": "./m/base"}, {"model": "$other"}]
+    merge = {"merge_method": "task_arithmetic", "base_model": "./m/base", "dtype": "bfloat16"}
+    merge["models"] = [each | {"parameters": {"weight": 0.5}} for each in other]
+    raw = config(merge=merge, vary={"other": ["code", "prose"]})
+    raw["models"] |= {name: each | {"gguf": {"quants": ["Q8_0"]}} for name, each in entries.items()}
+    raw["studies"]["Which"] |= {
+        "measure": {"kld": ["evaluation"], "perplexity": ["evaluation"]},
+        "choose": {"minimise": ["kld.evaluation"]},
+    }
+    study = graph_of(raw, place).shared.study("Which")
+    base = grid.word("./m/base")
+    assert set(study.parents) == {base, "code", "prose"}
+    names = [*study.parents, *study.merges]
+    assert sum("base.kld" in made.path for made in study.artifacts) == len(study.parents)
+    assert sum("perplexity" in made.path for made in study.measured.values()) == len(names)
+    assert len({made.path for made in study.measured.values()}) == len(study.measured)
+
+    def value(path: str) -> float:
+        if "/parents/" in path:
+            return 9.0
+        return 1.0 if "/candidates/code/" in path else 2.0
+
+    roles = {}
+    for number, (role, made) in enumerate(study.measured.items()):
+        found = {"per_chunk": {"nll": [value(made.path)] * 3}}
+        if made.rule == "evaluate":
+            found = {"kld": {}, "per_chunk": {"kld": [value(made.path)] * 3}}
+        roles[role] = tmp_path / f"{number}.json"
+        roles[role].write_text(json.dumps(found))
+    outcome = read_outcome(study.table.options, roles)
+    assert outcome.winner == "code"
+    assert {name for name, _, _ in outcome.away} == {"code", "prose"}
+    own = {values["perplexity.evaluation"][0] for values in outcome.parent_values.values()}
+    assert own == {np.exp(9.0)}
+    assert outcome.rounds[0].values()["code"]["perplexity.evaluation"][0] == np.exp(1.0)
+
+
+def chosen_by(
+    monkeypatch, raw: dict, measured: dict, *names: str, status: int = 0
+) -> dict[str, Chosen]:
+    """The lock after `choose`. measured: {study: its outcome}. names: what `model=` says."""
+    Path("given.json").write_text(json.dumps(raw | ({"model": list(names)} if names else {})))
+    monkeypatch.setattr("sys.argv", ["choose.py", "--config", "given.json"])
+    monkeypatch.setattr(choose, "outcome_now", lambda plan, name: measured[name])
+    assert choose.main() == status
+    return lock.read()
+
+
+def test_a_picked_winner_stays_until_its_study_is_named(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "data"):
+        (tmp_path / name).symlink_to(place / name)
+    raw = config()
+    raw["studies"]["Other"] = copy.deepcopy(STUDY)
+    values = {name: list(each.values.items()) for name, each in candidates(raw, place).items()}
+    options = OPTIONS | {"candidates": list(values.items()), "rounds": OPTIONS["rounds"][1:]}
+    nll = measured(tmp_path, {f"{name} 1": [n, n + 0.1] for n, name in enumerate(values)})
+    found = {name: read_outcome(options | {"study": name}, nll) for name in ("Which", "Other")}
+    picked = winner(place)
+    picked.candidate, picked.picked = "task_arithmetic-0.5", True
+    lock.write({"Which": Chosen([], picked)})
+    stayed = chosen_by(monkeypatch, raw, found)
+    assert stayed["Which"].winner == picked and stayed["Other"].winner.candidate == "ties-0.3"
+    assert (
+        "  task_arithmetic-0.5 was picked and stays the winner; `snakemake choose --config "
+        "model=Which` takes ties-0.3.\n"
+    ) in capsys.readouterr().out
+    assert chosen_by(monkeypatch, raw, found, "Other")["Which"].winner == picked
+    assert chosen_by(monkeypatch, raw, found, "Which")["Which"].winner.candidate == "ties-0.3"
+    assert "stays the winner" not in capsys.readouterr().out
+
+
+def test_choose_and_status_say_that_candidates_are_not_comparable(
+    place, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "data"):
+        (tmp_path / name).symlink_to(place / name)
+    values = {name: list(each.values.items()) for name, each in candidates(config(), place).items()}
+    options = OPTIONS | {"candidates": list(values.items()), "rounds": OPTIONS["rounds"][1:]}
+    nll = measured(tmp_path, {f"{name} 1": [1.0] * (3 + n) for n, name in enumerate(values)})
+    found = read_outcome(options, nll)
+    assert chosen_by(monkeypatch, config(), {"Which": found}, status=1) == {}
+    text = (
+        "Perplexity on t is not comparable: the text was cut into other tokens for ties-0.5, "
+        "task_arithmetic-0.3, task_arithmetic-0.5 than for the rest. Nothing is chosen: choose by "
+        "tasks, or give all candidates one tokenizer."
+    )
+    assert capsys.readouterr().out == f"Which: {text}\n"
+    monkeypatch.setattr(run_studies, "outcome_now", lambda plan, name: found)
+    assert notes(Planned.open(config()).plan) == [f"study Which: {text}"]
+    # Few chunks may not tell them apart yet.
+    stay = ["ties-0.3", "ties-0.5"]
+    later = {"ties-0.3 2": [1.0] * 9, "ties-0.5 2": [1.0] * 8}
+    both = measured(tmp_path, {f"{name} 1": [1.0, 2.0] for name in values} | later)
+    rounds = OPTIONS["rounds"]
+    found = read_outcome(options | {"rounds": rounds, "kept": [stay]}, both)
+    given = config(rounds=[{"chunks": 2, "keep": "half"}, {}])
+    lasting = chosen_by(monkeypatch, given, {"Which": found}, status=1)["Which"]
+    assert lasting == Chosen([{"chunks": 2, "kept": stay}], None)
+    said = capsys.readouterr().out
+    assert "tokens for ties-0.5 than for the rest. Nothing is chosen" in said
+    assert "`snakemake --cores all` measures them" not in said
 
 
 def test_the_lock_is_yaml_that_people_can_read(tmp_path, place):

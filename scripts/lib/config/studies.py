@@ -22,7 +22,7 @@ def take_winners(
     studies: the config's. chosen: the lock. Returns the models, {model: the place of its merge, for
     messages}, and {model: study} of those whose study has no winner yet. Such a model gets the
     first candidate's merge, so that all else of it can be checked. If the study is not in the
-    config, `merge` gets a ValueError as its value.
+    config, or the model has a seed beside it, `merge` gets a ValueError as its value.
     """
     if not isinstance(models, Mapping):
         return models, {}, {}
@@ -39,9 +39,11 @@ def take_winners(
             near = suggestion(study, map(str, as_mapping(studies)))
             error = f"study: {show(study)} is no study of this config{near}"
             taken[name] = {**model, "merge": ValueError(error)}
+        elif model.get("random_seed") is not None:
+            error = "study: its winner has a seed of its own; leave random_seed out"
+            taken[name] = {**model, "merge": ValueError(error)}
         elif winner := chosen.get(study, Chosen()).winner:
-            seed = {"random_seed": winner.random_seed}
-            taken[name] = {**seed, **model, "merge": winner.merge}
+            taken[name] = {**model, "merge": winner.merge, "random_seed": winner.random_seed}
             origins[name] = f"models.{name}.merge: {LOCK_FILE}: {study}"
         else:
             waiting[name] = study

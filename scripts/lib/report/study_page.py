@@ -74,8 +74,8 @@ def plot(outcome: Outcome) -> str:
     top = 66.0
     views = study_views.views(outcome)
     if not views:
-        drawing = Drawing(WIDTH, 120, f"{outcome.study}: nothing is measured yet")
-        said = "Nothing is measured yet."
+        said = words.sentences(outcome)[0]
+        drawing = Drawing(WIDTH, 120, f"{outcome.study}: {said}")
     else:
         view = views[-1]
         if len(view.asked) > 1:

@@ -1,10 +1,12 @@
 """The studies of a run: what came out of them by now, and whether the lock still says it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lib.planning.graph import HOW_TO_CHOOSE
 from lib.planning.staleness import Plan, State
-from lib.studies.lock import Chosen
+from lib.stages.merge import DRAWING_METHODS
+from lib.studies.grid import Candidate
+from lib.studies.lock import Chosen, Winner
 
 if TYPE_CHECKING:  # it takes numpy, and a dry run does without
     from lib.studies.outcome import Outcome
@@ -43,18 +45,29 @@ def notes(plan: Plan) -> list[str]:
     return lines
 
 
+def _made_by(merge: Candidate | Winner) -> tuple[dict[str, Any], int | None]:
+    """What makes a merge: mergekit's configuration, and its seed if the method draws."""
+    draws = merge.merge.get("merge_method") in DRAWING_METHODS
+    return merge.merge, merge.random_seed if draws else None
+
+
 def _note(plan: Plan, name: str, chosen: Chosen) -> list[str]:
     study, winner = plan.graph.config.studies[name], chosen.winner
     if winner:
         now = {each.id: each for each in study.candidates}.get(winner.candidate)
-        if now is None or now.merge != winner.merge:
+        if now is None or _made_by(now) != _made_by(winner):
             what = "is no longer one of it" if now is None else "is no longer that merge"
-            return [
-                f"study {name}: {winner.candidate}, which was chosen, {what}: `snakemake choose`."
-            ]
+            how = f" --config model={name}" if winner.picked else ""
+            was = "picked" if winner.picked else "chosen"
+            said = f"{winner.candidate}, which was {was}, {what}"
+            return [f"study {name}: {said}: `snakemake choose{how}`."]
         if winner.picked:
             return []
     outcome = outcome_now(plan, name)
+    if outcome.is_stuck:
+        from lib.studies import words
+
+        return [f"study {name}: {words.unlike(outcome)}"]
     kept = [each.kept for each in outcome.rounds if each.kept]
     if kept and kept != [entry["kept"] for entry in chosen.rounds][: len(kept)]:
         number = len(kept)

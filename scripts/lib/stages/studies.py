@@ -4,15 +4,17 @@ A candidate is a merge and a conversion like those of a model. Both are deleted 
 unless the study keeps them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field
 
+from lib.formats.merge_references import as_mapping, merge_references
 from lib.keys import values
 from lib.keys.section import Choice, Flag, Number, Read, Section, TextList
 from lib.record.artifact import Artifact
+from lib.stages.checked import Inspector, Row
 from lib.stages.convert import convert
 from lib.stages.evaluation import EvaluateStage, TaskFile, to_tasks
 from lib.stages.merge import merge
@@ -45,6 +47,20 @@ def to_vary(value: Any) -> dict[str, list[Any]]:
     for name, entries in found.items():
         if not entries:
             raise ValueError(f"{name} has no values")
+    return found
+
+
+def to_weights(value: Any) -> dict[str, float]:
+    """{figure: a finite number above 0}."""
+    found = {}
+    for figure, weight in values.to_mapping(value).items():
+        problem = ValueError(f"{figure}: {values.show(weight)} is not a finite number above 0")
+        try:
+            found[figure] = values.to_number(weight, 0, None, whole=False)
+        except ValueError:
+            raise problem from None
+        if not found[figure]:
+            raise problem
     return found
 
 
@@ -99,8 +115,8 @@ class Choose(Section):
         "(perplexities as their logarithm). `pareto`: the lowest mean of ranks among those that no "
         "other beats in everything.",
     )
-    weights: Read(dict[str, float], values.to_mapping, dict[str, float]) = Field(
-        {}, description="`sum`: the weight of each figure; 1 if not given."
+    weights: Read(dict[str, float], to_weights, dict[str, float]) = Field(
+        {}, description="`sum`: the weight of each figure, above 0; 1 if not given."
     )
 
 
@@ -244,14 +260,14 @@ class Declared:
         last = len(study.each_round) - 1
         for parent, reference in self.parents.items():
             weights = shared.weights(reference, study.allow_pickle)
-            self._measure(f"parents/{parent}", parent, weights, {last}, self._waits())
+            self._measure("parents", parent, weights, {last}, self._waits())
         taking = [{c.id for c in study.taking_part(n, chosen)} for n in range(last + 1)]
         # Those of the latest round first: only they have work left when that round comes.
         late = sorted(study.candidates, key=lambda c: -sum(c.id in ids for ids in taking))
         for candidate in late:
             rounds = {number for number, ids in enumerate(taking) if candidate.id in ids}
             merged = self._merge(candidate)
-            self._measure(f"candidates/{candidate.id}", candidate.id, merged, rounds, {})
+            self._measure("candidates", candidate.id, merged, rounds, {})
         self.table = self._table()
         self.artifacts.append(self.table)
 
@@ -278,10 +294,15 @@ class Declared:
         return made
 
     def _measure(
-        self, place: str, name: str, weights: Artifact, rounds: set[int], waits: dict[str, Artifact]
+        self, kind: str, name: str, weights: Artifact, rounds: set[int], waits: dict[str, Artifact]
     ) -> None:
-        """Declare a model's conversion and all that is measured of it. rounds: from 0."""
-        shared, measure, place = self.shared, self.study.measure, f"{self.top}/{place}"
+        """Declare a model's conversion and all that is measured of it.
+
+        kind: parents or candidates. A candidate may be called as a parent is. rounds: from 0.
+        """
+        shared, measure, place = self.shared, self.study.measure, f"{self.top}/{kind}/{name}"
+        is_parent = kind == "parents"
+        whose = f"{kind}/{name}" if is_parent else name
         llama_cpp = shared.by_llama_cpp()
         gguf = convert(
             shared,
@@ -304,7 +325,7 @@ class Declared:
             return artifact
 
         def counts(role: str, artifact: Artifact) -> None:
-            self.measured[f"{role} {name}"] = artifact
+            self.measured[f"{role} {whose}"] = artifact
             made.append(artifact)
 
         for number in sorted(rounds):
@@ -323,7 +344,10 @@ class Declared:
             options = {"context": measure.context}
             options["chunks"] = self.study.each_round[last].chunks or measure.chunks
             for text in measure.kld:
-                self._kld(add, text, name, gguf, options)
+                if is_parent:
+                    self._base_logits(add, text, name, gguf, options)
+                else:
+                    self._kld(add, text, gguf, options)
             for task, asked in measure.tasks.items():
                 score = shared.own_file(
                     f"results/{place}/evaluation/tasks/{task}/{CONVERSION}.json",
@@ -338,14 +362,14 @@ class Declared:
                 counts(f"round {last + 1} tasks.{task}", score)
         self._each.append(made)
 
-    def _kld(self, add: Any, text: str, name: str, gguf: Artifact, options: dict) -> None:
+    def _base_logits(self, add: Any, text: str, parent: str, gguf: Artifact, options: dict) -> None:
+        inputs = {"gguf": gguf, "corpus": self.shared.corpus(text)}
+        path = f"evaluation/{text}/base.kld"
+        made = add("", path, "base_logits", options, inputs=inputs, temporary=True)
+        self.base_logits[text, parent] = made
+
+    def _kld(self, add: Any, text: str, gguf: Artifact, options: dict) -> None:
         corpus = self.shared.corpus(text)
-        if name in self.parents:
-            base = f"evaluation/{text}/base.kld"
-            inputs = {"gguf": gguf, "corpus": corpus}
-            made = add("", base, "base_logits", options, inputs=inputs, temporary=True)
-            self.base_logits[text, name] = made
-            return
         for parent in self.parents:
             inputs = {"gguf": gguf, "base": self.base_logits[text, parent], "corpus": corpus}
             add(
@@ -389,3 +413,44 @@ def known_figures(study: Study) -> Iterator[str]:
     yield from (f"perplexity.{text}" for text in study.measure.perplexity)
     yield from (f"kld.{text}" for text in study.measure.kld)
     yield from (f"tasks.{name}" for name in study.measure.tasks)
+
+
+def preflight(inspector: Inspector, name: str, study: Study) -> Iterator[Row]:
+    """Check that candidates and the models that are merged cut texts into the same tokens.
+
+    Of a tokenizer its vocabulary is known. A measured perplexity tells how its text was cut.
+    """
+    measure = study.measure
+    own = dict.fromkeys(part for each in study.candidates for part in tokenizer_of(each.merge))
+    same = len({tokenizer_of(each.merge) for each in study.candidates}) == 1
+    differ = None if same else _clash(inspector, own)
+    if differ and measure.perplexity:
+        by_it = any(figure.startswith("perplexity.") for figure in study.minimised)
+        said = f"perplexities of its candidates are not comparable: {differ}"
+        end = "; choose by tasks" if by_it else ""
+        yield Row(name, "problem" if by_it else "note", said + end)
+    for parent in study.parents:
+        if not (text := _clash(inspector, {parent: None, **own})):
+            continue
+        if measure.kld:
+            yield Row(name, "problem", f"no KL divergence from {parent} can be measured: {text}")
+        elif measure.perplexity and not differ:
+            yield Row(name, "note", f"{parent} is left out where perplexities are compared: {text}")
+
+
+def tokenizer_of(merge: dict[str, Any]) -> tuple[str, ...]:
+    """The models whose tokenizer a merge takes: one, or of a union all."""
+    asked = merge.get("tokenizer_source") or as_mapping(merge.get("tokenizer")).get("source")
+    every = [found for found in merge_references(merge) if found.parts]
+    if asked == "union":
+        return tuple(dict.fromkeys(found.parts[0] for found in every))
+    if asked and asked != "base":
+        places = ("tokenizer_source",), ("tokenizer", "source")
+        every = [found for found in every if found.where in places]
+    return tuple(found.parts[0] for found in every[:1])
+
+
+def _clash(inspector: Inspector, references: Iterable[str]) -> str | None:
+    """How the first model's vocabulary differs from another's, in words; None if none does."""
+    first, *others = references
+    return next((text for each in others if (text := inspector.clash(first, each))), None)

@@ -68,8 +68,9 @@ class Decision:
 
     order: indexes of candidates, the best first. second: None if there is one only. share: of the
     draws in which the winner wins. wins: that of each candidate. is_sure: whether it is decided.
-    only_seed: the first two differ in their seed alone. lead: {figure: (second's value less the
-    winner's, its standard error)}; of a perplexity the relative difference.
+    siblings: ids of those that differ from the winner in their seed alone, dropped ones too. lead:
+    {figure: (second's value less the winner's, its standard error)}; of a perplexity the relative
+    difference.
     """
 
     order: list[int]
@@ -77,7 +78,7 @@ class Decision:
     share: float
     wins: np.ndarray
     is_sure: bool
-    only_seed: bool
+    siblings: list[str]
     lead: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
@@ -105,13 +106,12 @@ def in_order(means: Mapping[str, np.ndarray], rule: Rule) -> Order:
     return Order(order, np.asarray(scores), ranks, [int(i) for i in np.flatnonzero(front)])
 
 
-def decide(
-    figures: Sequence[Figure], rule: Rule, same_but_seed: Callable[[int, int], bool]
-) -> Decision:
+def decide(figures: Sequence[Figure], rule: Rule, siblings: Callable[[int], list[str]]) -> Decision:
     """Choose a candidate, and say how sure that is.
 
-    figures: those that the rule names. same_but_seed(one, other): whether two candidates differ in
-    nothing but their seed. The same figures give the same answer every time.
+    figures: those that the rule names. siblings(index): ids of the candidates that differ from one
+    in nothing but their seed; whether such a one wins is chance, so where the winner has any, the
+    second is within what a seed does. The same figures give the same answer every time.
     """
     means = {figure.name: figure.pieces.mean(axis=1) for figure in figures}
     found = in_order(means, rule)
@@ -136,14 +136,13 @@ def decide(
     order = sorted(range(count), key=lambda one: (round(found.scores[one], 9), -wins[one], one))
     winner = order[0]
     if count == 1:
-        return Decision(order, None, 1.0, wins, True, False)
-    second = order[1]
-    only_seed = same_but_seed(winner, second)
+        return Decision(order, None, 1.0, wins, True, [])
+    second, others = order[1], siblings(winner)
     lead = {figure.name: _lead(figure, winner, second) for figure in figures}
     # What chance does is not seen in one piece.
     enough = all(figure.pieces.shape[1] > 1 for figure in figures)
-    is_sure = enough and bool(wins[winner] >= SURE) and not only_seed
-    return Decision(order, second, float(wins[winner]), wins, is_sure, only_seed, lead)
+    is_sure = enough and bool(wins[winner] >= SURE) and not others
+    return Decision(order, second, float(wins[winner]), wins, is_sure, others, lead)
 
 
 def _lead(figure: Figure, winner: int, second: int) -> tuple[float, float]:

@@ -6,11 +6,32 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lib.studies.choice import Decision, Figure, Order, Rule, decide, in_order, survivors, values_of
+
+# Before a parent's name in a role: a candidate may be called as a parent is, and has no slash.
+PARENTS = "parents/"
+
+
+class Pieces(NamedTuple):
+    """What one file measured.
+
+    values: piece by piece (Figure.pieces). tokens: a digest of how the text was cut into tokens; ""
+    of tasks, and where the file does not say it.
+    """
+
+    values: np.ndarray
+    tokens: str = ""
+
+    def are_like(self, other: "Pieces") -> bool:
+        """Whether both are of the same pieces, as far as that is known."""
+        known = self.tokens and other.tokens
+        return self.values.shape == other.values.shape and (
+            not known or self.tokens == other.tokens
+        )
 
 
 @dataclass
@@ -52,7 +73,9 @@ class Outcome:
     chosen. rounds: those that are measured, from the first on. parent_values: {parent: {figure:
     (value, standard error)}}. away: {(candidate, text, parent): (KL divergence, standard error)}.
     last: whether the last of `rounds` is the study's last one. seed: the name whose values are
-    seeds, or None. parent_pieces: {parent: {figure: a row of Figure.pieces}}.
+    seeds, or None. parent_pieces: {parent: {figure: a row of Figure.pieces}}. unlike: {figure:
+    candidates that had other pieces than the first}: it is in no round. parents_unlike: {parent:
+    figures in which it had other pieces than the candidates}: it has no values of these.
     """
 
     study: str
@@ -65,6 +88,13 @@ class Outcome:
     last: bool
     seed: str | None
     parent_pieces: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    unlike: dict[str, list[str]] = field(default_factory=dict)
+    parents_unlike: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether candidates differ in the pieces of a figure that is chosen by."""
+        return not self.unlike.keys().isdisjoint([*self.rule.minimise, *self.rule.maximise])
 
     @property
     def decision(self) -> Decision | None:
@@ -90,12 +120,14 @@ def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None])
     """The outcome of a study, as far as all of a round is measured.
 
     options: those of its table's recipe (lib/stages/studies.py). measured: {role in that recipe:
-    file, or None if it is not measured}; roles are `round N FIGURE [PARENT] NAME`. Their order does
-    not matter.
+    file, or None if it is not measured}; roles are `round N FIGURE [PARENT] NAME`, where NAME is a
+    candidate's, or a parent's with PARENTS before it. Their order does not matter. Candidates are
+    compared by the same pieces only: a figure of which they had others is left out, and a round in
+    which it is chosen by is not over.
     """
     named = {name: dict(values) for name, values in dict(options["candidates"]).items()}
     options = {**options, "candidates": named, "parents": dict(options["parents"])}
-    pieces: dict[tuple[int, str], dict[str, dict[str, np.ndarray]]] = {}
+    pieces: dict[tuple[int, str], dict[str, dict[str, Pieces]]] = {}
     lacking: set[tuple[int, str, str]] = set()
     for role, path in sorted(measured.items()):
         _, number, figure, *parent, name = role.split(" ")
@@ -109,16 +141,21 @@ def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None])
     choose = options["choose"]
     rule = Rule(choose["minimise"], choose["maximise"], choose["by"], choose["weights"])
     rounds: list[Round] = []
+    unlike: dict[str, list[str]] = {}
     ids, count = list(options["candidates"]), len(options["rounds"])
     for number, about in enumerate(options["rounds"], 1):
         found = {figure: by for (round_, figure), by in pieces.items() if round_ == number}
         if not ids or not found or any(not by.keys() >= set(ids) for by in found.values()):
             break
+        unlike |= {figure: other for figure, by in found.items() if (other := _unlike(by, ids))}
+        if not unlike.keys().isdisjoint([*rule.minimise, *rule.maximise]):
+            break
+        found = {figure: by for figure, by in found.items() if figure not in unlike}
         each = _round(number, about, ids, found, rule)
         rounds.append(each)
         if number == count:
             each.decision = decide(
-                _asked(each.figures, rule), _within(rule, each.figures), _but_seed(options, ids)
+                _asked(each.figures, rule), _within(rule, each.figures), _siblings(options, ids)
             )
             each.order.order = each.decision.order
         else:
@@ -127,33 +164,50 @@ def read_outcome(options: Mapping[str, Any], measured: Mapping[str, str | None])
             ids = [name for name in ids if name in kept]
     parents = {parent: {} for parent in options["parents"]}
     parent_pieces = {parent: {} for parent in options["parents"]}
+    parents_unlike: dict[str, list[str]] = {}
+    last = bool(rounds) and rounds[-1].number == count
     away = {}
     for (_, figure), by in pieces.items():
         for name, parts in by.items():
-            for parent, values in parts.items():
+            for parent, part in parts.items():
+                values = part.values
                 mean, error = (float(a[0]) for a in values_of(Figure(figure, "", values[None])))
                 if parent:
                     away[name, figure.removeprefix("kld."), parent] = mean, error
-                elif name in parents:
-                    parents[name][figure], parent_pieces[name][figure] = (mean, error), values
-    last = bool(rounds) and rounds[-1].number == count
+                elif name.startswith(PARENTS) and figure not in unlike:
+                    own = name.removeprefix(PARENTS)
+                    if last and _unlike(by, [rounds[-1].ids[0], name]):
+                        parents_unlike.setdefault(own, []).append(figure)
+                        continue
+                    parents[own][figure], parent_pieces[own][figure] = (mean, error), values
     about = options["study"], options["candidates"], options["parents"]
-    return Outcome(*about, rule, rounds, parents, away, last, options["seed"], parent_pieces)
+    values = rounds, parents, away, last, options["seed"], parent_pieces, unlike, parents_unlike
+    return Outcome(*about, rule, *values)
 
 
-def _pieces(path: Path) -> np.ndarray:
-    """What one file measured, piece by piece (Figure.pieces)."""
+def _pieces(path: Path) -> Pieces:
+    """What one file measured."""
     found = json.loads(path.read_text())
     if "correct" in found:
-        return np.array([float(sign) for sign in found["correct"]])
-    return np.array(found["per_chunk"]["kld" if "kld" in found else "nll"])
+        return Pieces(np.array([float(sign) for sign in found["correct"]]))
+    values = np.array(found["per_chunk"]["kld" if "kld" in found else "nll"])
+    return Pieces(values, found.get("tokens", ""))
+
+
+def _unlike(by: Mapping[str, Mapping[str, Pieces]], names: list[str]) -> list[str]:
+    """Those of `names` that had other pieces of a figure than the first of them.
+
+    by: {name: {parent, or "": what was measured}}. Of several parents the mean is taken.
+    """
+    first = next(iter(by[names[0]].values()))
+    return [name for name in names if not all(map(first.are_like, by[name].values()))]
 
 
 def _round(number: int, about: Mapping, ids: list[str], found: Mapping, rule: Rule) -> Round:
     figures = []
     for name, by in found.items():
         # Of several parents the mean.
-        pieces = np.array([np.mean(list(by[each].values()), axis=0) for each in ids])
+        pieces = np.array([np.mean([p.values for p in by[each].values()], axis=0) for each in ids])
         figures.append(Figure(name, name.partition(".")[2] + (name[:5] == "tasks") * ".", pieces))
     # What is chosen by comes first, in the order of the config.
     first = [*rule.minimise, *rule.maximise]
@@ -175,22 +229,18 @@ def _within(rule: Rule, figures: list[Figure]) -> Rule:
     return rule._replace(minimise=low, maximise=high)
 
 
-def _but_seed(options: Mapping[str, Any], ids: list[str]) -> Any:
-    """Whether two candidates, by their indexes, differ in nothing but their seed."""
-    seed = options["seed"]
+def _siblings(options: Mapping[str, Any], ids: list[str]) -> Any:
+    """The function that `decide` takes, for candidates of these ids; those dropped count too."""
+    but_seed = {
+        candidate: {name: value for name, value in values.items() if name != options["seed"]}
+        for candidate, values in options["candidates"].items()
+    }
 
-    def same(one: int, other: int) -> bool:
-        pair = [
-            {
-                name: value
-                for name, value in options["candidates"][ids[index]].items()
-                if name != seed
-            }
-            for index in (one, other)
-        ]
-        return pair[0] == pair[1]
+    def siblings(index: int) -> list[str]:
+        own = ids[index]
+        return [each for each in but_seed if each != own and but_seed[each] == but_seed[own]]
 
-    return same
+    return siblings
 
 
 def table(outcome: Outcome) -> str:

@@ -26,7 +26,7 @@ def sentences(outcome: Outcome) -> list[str]:
 def answers(outcome: Outcome) -> list[tuple[str, str]]:
     """The sentences with a title each: [(title, text)]."""
     if not outcome.rounds:
-        return [("So far", "Nothing is measured yet.")]
+        return [("So far", unlike(outcome) or "Nothing is measured yet.")]
     if outcome.decision:
         found = [
             ("Winner", winner(outcome)),
@@ -35,7 +35,8 @@ def answers(outcome: Outcome) -> list[tuple[str, str]]:
         ]
     else:
         found = [("So far", _so_far(outcome.rounds[-1], outcome))]
-    found += [("Merged models", parents(outcome)), ("Dropped", dropped(outcome))]
+    found += [("Merged models", parents(outcome)), ("Not compared", unlike(outcome))]
+    found += [("Dropped", dropped(outcome))]
     return [(title, text) for title, text in found if text]
 
 
@@ -54,10 +55,17 @@ def sureness(outcome: Outcome) -> str:
     if found.second is None:
         return "There is no other to compare it with."
     second = each.ids[found.second]
-    if found.only_seed:
+    if second in found.siblings:
         return (
             f"Undecided: {second}, the second, differs from it in the seed alone, so which of the "
             "two is ahead is chance."
+        )
+    if found.siblings:
+        one, *more = found.siblings
+        also = f" (and {len(more)} more)" if more else ""
+        return (
+            f"Undecided: {one}{also} differs from it in the seed alone and is behind {second}, the "
+            "second, so a seed does more than what sets the first two apart."
         )
     asked = [figure for figure in each.figures if figure.name in _asked(outcome)]
     pieces = _pieces_of(figure.name for figure in asked)
@@ -103,15 +111,30 @@ def parents(outcome: Outcome) -> str:
         for parent, values in outcome.parent_values.items()
     }
     known = {name: values for name, values in known.items() if values}
+    left_out = _parents_left_out(outcome)
     if not known:
-        return ""
+        return left_out
     if len(known) <= NAMED:
         said = "; ".join(f"{name} has {_said(values)}" for name, values in known.items())
     else:
         said = "; ".join(_best_parent(known, name) for name in _asked(outcome))
     if not outcome.last:
         return f"Unmerged, on the chunks of the last round (not comparable with this one), {said}."
-    return f"Unmerged, {said}. {_against_parents(outcome)}"
+    return " ".join(filter(None, (f"Unmerged, {said}.", _against_parents(outcome), left_out)))
+
+
+def unlike(outcome: Outcome) -> str:
+    """Which figures are not compared, because candidates had other pieces."""
+    said = []
+    for name, others in outcome.unlike.items():
+        who, more = ", ".join(others[:NAMED]), len(others) - NAMED
+        who += f" and {more} more" if more > 0 else ""
+        said.append(f"{titled(name)} is not comparable: {_other(name, who)} than for the rest")
+    if not said:
+        return ""
+    text = f"{'; '.join(said)}."
+    end = "Nothing is chosen: choose by tasks, or give all candidates one tokenizer."
+    return text[0].upper() + text[1:] + (f" {end}" if outcome.is_stuck else "")
 
 
 def dropped(outcome: Outcome) -> str:
@@ -213,6 +236,23 @@ def _against_parents(outcome: Outcome) -> str:
     if all(clear):
         return f"The winner is better than {'all of them' if len(clear) > 1 else 'it'}, {by}."
     return f"None of them is better than the winner {by}."
+
+
+def _parents_left_out(outcome: Outcome) -> str:
+    """Which parents are not compared, because they had other pieces than the candidates."""
+    said = []
+    for parent, figures in outcome.parents_unlike.items():
+        why = _other(figures[0], outcome.parents[parent])
+        where = " and ".join(map(titled, figures))
+        said.append(f"{why[0].upper()}{why[1:]} than for the candidates: its {where} is left out.")
+    return " ".join(said)
+
+
+def _other(name: str, who: str) -> str:
+    """How the pieces of a figure differ, in words."""
+    if name.startswith("perplexity."):
+        return f"the text was cut into other tokens for {who}"
+    return f"there were other {_pieces_of([name])} for {who}"
 
 
 def _so_far(each: Round, outcome: Outcome) -> str:
