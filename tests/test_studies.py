@@ -15,8 +15,12 @@ from lib.forecast.machine import Machine
 from lib.forecast.outlook import forecast
 from lib.hub.lock import Lock
 from lib.planning.graph import Graph
+from lib.planning.publishing import again
 from lib.record.artifact import in_order as in_build_order
 from lib.record.contents import Contents
+from lib.run.answers import NOTHING_FORCED
+from lib.run.session import Session
+from lib.run.studies import notes
 from lib.studies import grid, lock
 from lib.studies.choice import Figure, Rule, decide, in_order, survivors
 from lib.studies.lock import Chosen, Winner
@@ -261,6 +265,69 @@ def test_a_model_waits_for_its_study_and_all_else_is_built(place):
         "choose` takes its winner"
     )
     assert graph.waits("results/Plain/README.md") is None
+
+
+ADAPTER = {"rank": 4, "embed_lora": True, "skip_undecomposable": True}
+NEEDS = {
+    "a lora is extracted against it": {
+        "X": {"source": "./m/code", "extract_lora": {"base": "Best", "adapters": {"a": ADAPTER}}}
+    },
+    "what is merged is compared with it": {
+        "X": {
+            "merge": {
+                "merge_method": "linear",
+                "models": [
+                    {"model": "./m/code", "parameters": {"weight": 1}},
+                    {"model": "./m/prose", "parameters": {"weight": 1}},
+                ],
+                "dtype": "bfloat16",
+            },
+            "similarity": {"base": "Best"},
+        }
+    },
+    "its lora is converted": {
+        "X": {
+            "source": "./m/prose",
+            "gguf": {"quants": ["Q8_0"], "lora": {"l": "./results/Best/lora/a"}},
+        }
+    },
+    "the lora of a model that waits is converted": {
+        "Y": {"source": "./m/code", "extract_lora": {"base": "Best", "adapters": {"a": ADAPTER}}},
+        "X": {
+            "source": "./m/prose",
+            "gguf": {"quants": ["Q8_0"], "lora": {"l": "./results/Y/lora/a"}},
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("how", NEEDS)
+def test_what_needs_a_model_that_waits_in_any_section_waits_too(place, monkeypatch, how):
+    """A run would else stop at it, and never measure the study."""
+    monkeypatch.chdir(place)
+    raw = config()
+    raw["models"]["Best"] = {
+        "merge": {"study": "Which"},
+        "extract_lora": {"adapters": {"a": ADAPTER}},
+    }
+    raw["models"] |= NEEDS[how]
+    session = Session(raw, lambda: NOTHING_FORCED, True)
+    assert session.config.waiting == dict.fromkeys(["Best", *NEEDS[how]], "Which")
+    assert session.graph.names == ["Plain", "Which"]
+    needed = [up for path in session.asked() for up in session.find(path).inputs.values()]
+    assert needed and all(session.find(up.path) is up for up in needed)
+    assert any(line.startswith("X waits for the study Which: ") for line in notes(session.plan))
+
+
+def test_the_config_that_is_published_has_the_model_that_extracts_its_adapter(place):
+    raw = config()
+    adapters = {"base": "./m/base", "adapters": {"a": ADAPTER}}
+    raw["models"]["Told"] = {"source": "./m/code", "extract_lora": adapters}
+    lora = {"l": "./results/Told/lora/a"}
+    raw["models"]["X"] = {"source": "./m/prose", "gguf": {"quants": ["Q8_0"], "lora": lora}}
+    published = yaml.safe_load(again(load(raw, place)[0], Lock(), "X")["recipes/config.yaml"])
+    assert list(published["models"]) == ["X", "Told"]
+    load(published, place)
 
 
 def test_a_mistake_in_a_model_that_waits_is_told_at_once(place):

@@ -274,6 +274,11 @@ class Model(_Forms):
         own = [self.similarity.base] if self.similarity and self.similarity.base else []
         return own + [each for family in self.families() for each in family.references(self)]
 
+    def needs(self) -> list[str]:
+        """All that it is made from or with: `parts`, `references`, models with its adapters."""
+        adapted = (each for family in self.families() for each in family.adapters_of(self))
+        return [*self.parts(), *self.references(), *adapted]
+
     def corpora(self) -> set[str]:
         """The names of the texts that its sections use."""
         found = {corpus for family in self.families() for corpus in family.corpora(self)}
@@ -335,7 +340,8 @@ class Config(Section):
     def waiting(self) -> dict[str, str]:
         """{model: the study that it is to take its merge from, and that has no winner yet}.
 
-        Models that are merged from such a model are among them, and studies that merge one.
+        Models that need such a model are among them (a merge of it, a LoRA adapter of it or against
+        it), and studies that merge one.
         """
         return self._waiting
 

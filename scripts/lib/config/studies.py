@@ -61,19 +61,19 @@ def _first(study: Any) -> Any:
 
 
 def all_waiting(models: Mapping[str, Any], studies: Mapping[str, Study], waiting: dict) -> dict:
-    """`waiting` of `take_winners`, and what is merged from such a model, models and studies."""
-    found, more, parts = dict(waiting), True, {}
+    """`waiting` of `take_winners`, and what needs such a model, models and studies."""
+    found, more, needs = dict(waiting), True, {}
     for name, entry in (models | studies).items() if waiting else ():
         try:
-            parts[name] = entry.parts()
+            needs[name] = entry.needs()
         except ValueError:  # a study that `check` reports
             continue
     while more:
         more = {
-            name: found[part]
-            for name, needed in parts.items()
-            for part in needed
-            if name not in found and part in found
+            name: found[need]
+            for name, needed in needs.items()
+            for need in needed
+            if name not in found and need in found
         }
         found |= more
     return found

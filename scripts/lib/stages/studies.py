@@ -182,6 +182,10 @@ class Study(Section):
         """None beside `parts`."""
         return []
 
+    def needs(self) -> list[str]:
+        """All that it is made from: `parts`."""
+        return self.parts()
+
     def corpora(self) -> set[str]:
         """The names of the texts on which it measures."""
         return {*self.measure.perplexity, *self.measure.kld}
