@@ -3,11 +3,14 @@
 import copy
 import itertools
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+import ask_orphans
 from lib.config.load import load
 from lib.config.merges import METHODS, PARAMETERS, REQUIRED
 from lib.errors import UserError
@@ -16,15 +19,18 @@ from lib.forecast.outlook import forecast
 from lib.hub.lock import Lock
 from lib.planning.graph import Graph
 from lib.planning.publishing import again
+from lib.record.artifact import Artifact
 from lib.record.artifact import in_order as in_build_order
 from lib.record.contents import Contents
-from lib.run.answers import NOTHING_FORCED
+from lib.record.layout import log_file
+from lib.run.answers import NOTHING_FORCED, everything
 from lib.run.session import Session
 from lib.run.studies import notes
 from lib.studies import grid, lock
 from lib.studies.choice import Figure, Rule, decide, in_order, survivors
 from lib.studies.lock import Chosen, Winner
 from lib.studies.outcome import read_outcome, table
+from project import Planned
 from tiny_models import make_models, make_texts
 
 MERGE = {
@@ -328,6 +334,36 @@ def test_the_config_that_is_published_has_the_model_that_extracts_its_adapter(pl
     published = yaml.safe_load(again(load(raw, place)[0], Lock(), "X")["recipes/config.yaml"])
     assert list(published["models"]) == ["X", "Told"]
     load(published, place)
+
+
+def test_what_a_lost_lock_declared_is_no_orphan(place, tmp_path, monkeypatch):
+    """On another branch, say: `clean_orphans` would delete finished models."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "data"):
+        (tmp_path / name).symlink_to(place / name)
+    shutil.copytree(place / "m/base", "other")
+    raw = config(rounds=[{"chunks": 2, "keep": 2}, {"chunks": 4}])
+    lora = {"base": "./other", "adapters": {"a": ADAPTER}}
+    raw["models"]["Best"] = {"merge": {"study": "Which"}, "extract_lora": lora, "gguf": {}}
+    rounds = [{"chunks": 2, "kept": ["ties-0.3", "ties-0.5"]}]
+    lock.write({"Which": Chosen(rounds, winner(place))}, tmp_path)
+    planned = Planned(raw)
+    for made in everything(planned.session()):
+        log = Path(log_file(made.path))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+    planned.mark(Artifact("results/Gone/x.gguf", "quantize", "Gone", {}))
+    Path("results/Best/gguf/.Best-Q8_0.gguf.building").mkdir()
+    found = [each.path for each in ask_orphans.find(planned.session())]
+    assert found == ["results/Gone/x.gguf", "results/Best/gguf/.Best-Q8_0.gguf.building"]
+    lock.LOCK_FILE.unlink()
+    session = planned.session()
+    late = "results/studies/Which/candidates/ties-0.3/perplexity/2/evaluation.json"
+    assert session.graph.find(late) is None and Path(late).exists()
+    found = list(ask_orphans.find(session))
+    assert [each.path for each in found] == ["results/Gone/x.gguf"]
+    said = ask_orphans.shown(found, [], ask_orphans.waiting(session))
+    assert said[-2:] == ["  Best waits for the study Which", "  Which has a round to choose"]
 
 
 def test_a_mistake_in_a_model_that_waits_is_told_at_once(place):
