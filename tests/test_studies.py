@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -392,16 +393,56 @@ def test_a_model_has_the_merge_that_the_lock_says(place, tmp_path, monkeypatch):
     assert load(raw, tmp_path)[0].models["X"].merge == settings.models["X"].merge
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["{", "models: {}", "studies: {Which: {winner: {candidate: a}}}", "studies: [1]"]
-    + ["studies: {Which: {rounds: [{chunks: 1}]}}", "studies: {Which: {won: a}}"],
-)
+ROUNDS = "studies: {Which: {rounds: [%s]}}"
+WINNER = "studies: {Which: {winner: {candidate: a, values: {}, random_seed: 0, merge: {}%s}}}"
+NINES = (f"&{now} [{', '.join([f'*{old}'] * 9)}]" for old, now in itertools.pairwise("abcdefgh"))
+BOMB = f"[&a [x], {', '.join(NINES)}]"
+NO_LOCKS = {
+    "{": "not YAML",
+    "a: 2023-99-99": "not YAML",
+    "[" * 5000: "not YAML",
+    "[]": "it is no mapping",
+    "models: {}": "it has the unknown key 'models'",
+    "studies: [1]": "studies is no mapping",
+    "studies: {5: {}}": "the name 5 is not text",
+    "studies: {Which: 5}": "Which is no mapping",
+    "studies: {Which: {won: a}}": "Which has the unknown key 'won'",
+    "studies: {Which: {rounds: 5}}": "the rounds of Which are no list",
+    ROUNDS % "5": "a round of Which is no mapping",
+    ROUNDS % "[chunks, kept]": "a round of Which is no mapping",
+    ROUNDS % "{chunks: 1}": "a round of Which has no kept",
+    ROUNDS % "{chunks: few, kept: [a]}": "the chunks of a round of Which are 'few'",
+    ROUNDS % "{chunks: true, kept: [a]}": "the chunks of a round of Which are True",
+    ROUNDS % "{chunks: 1, kept: null}": "kept of a round of Which is no list of candidates",
+    ROUNDS % "{chunks: 1, kept: 5}": "kept of a round of Which is no list of candidates",
+    ROUNDS % "{chunks: 1, kept: ties-0.3}": "kept of a round of Which is no list of candidates",
+    ROUNDS % "{chunks: 1, kept: [[a]]}": "kept of a round of Which is no list of candidates",
+    ROUNDS % "{chunks: 1, kept: []}": "kept of a round of Which is no list of candidates",
+    "studies: {Which: {winner: {candidate: a}}}": "the winner of Which has no values",
+    "studies: {Which: {winner: [a]}}": "the winner of Which is no mapping",
+    WINNER % ", candidate: [a]": "candidate of the winner of Which is a list",
+    WINNER % ", values: 1": "values of the winner of Which is 1",
+    WINNER % ", random_seed: '1'": "random_seed of the winner of Which is '1'",
+    WINNER % ", random_seed: true": "random_seed of the winner of Which is True",
+    WINNER % ", random_seed: -1": "random_seed of the winner of Which is -1",
+    WINNER % ", merge: ties": "merge of the winner of Which is 'ties'",
+    WINNER % ", picked: 1": "picked of the winner of Which is 1",
+    WINNER % ", won: 1": "the winner of Which has the unknown key 'won'",
+    WINNER % ", merge: &m {a: *m}": "studies: lists and mappings within one another, 40 deep",
+    WINNER % ', merge: {a: "\\0"}': "studies: no text here can have the character '\\x00'",
+    WINNER % f", merge: {{a: {BOMB}}}": "studies: more than 200000 values",
+}
+
+
+@pytest.mark.parametrize("text", NO_LOCKS)
 def test_a_lock_that_is_none_is_told_in_one_line(tmp_path, text):
     (tmp_path / "config").mkdir()
     (tmp_path / lock.LOCK_FILE).write_text(text)
-    with pytest.raises(UserError, match="studies.lock.yaml: not"):
+    with pytest.raises(UserError) as caught:
         lock.read(tmp_path)
+    (line,) = caught.value.lines
+    assert re.search("studies.lock.yaml: not (YAML|a lock) .*; restore it or delete it$", line)
+    assert NO_LOCKS[text] in line
 
 
 def test_a_lock_is_read_as_it_was_written(tmp_path, place):

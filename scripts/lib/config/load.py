@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lib.config import bounds
 from lib.config.checks import Checks
 from lib.config.merge_files import ADDED, KEYS, read_merge_files
 from lib.config.schema import WITH_SECTIONS, Config, Options, section_at
 from lib.config.studies import all_waiting, take_winners
 from lib.errors import UserError
+from lib.keys import bounds
 from lib.keys.section import Section
 from lib.keys.values import show, suggestion
 from lib.stages.quantize import INVALID
