@@ -5,6 +5,8 @@ import itertools
 import json
 import re
 import shutil
+import time
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -138,9 +140,39 @@ def test_two_candidates_never_share_a_directory():
     assert all(len(each.id) < 100 for each in made)
 
 
+LISTS = {f"list{n}": [[n / 7, 0.123456789], [0.5, n]] for n in range(9)}
+LONG = {
+    "merge_method": "linear",
+    "models": [
+        {"model": "./m/code", "parameters": {"weight": 1}},
+        {"model": "./m/prose", "parameters": {"weight": [{"value": f"${n}"} for n in LISTS]}},
+    ],
+    "dtype": "bfloat16",
+}
+
+
+def test_files_can_be_called_by_a_candidate_however_many_values_it_has(place):
+    graph = graph_of(config(merge=LONG, vary=LISTS), place)
+    made = graph.config.studies["Which"].candidates
+    assert len({each.id for each in made}) == 2**9
+    longest = max((Path(a.path).name for a in graph.artifacts("Which").values()), key=len)
+    assert len(f".{longest}.recipe.json.1234567.part") <= 255
+    with pytest.raises(ValueError, match="twice"):
+        grid.candidates(LONG, [made[0].values, made[0].values], 0)
+
+
+def test_a_name_that_files_could_be_called_by_stays_as_it_was():
+    values = {f"n{number}": "a" * 40 for number in range(5)} | {"last": "b" * 14}
+    (made,) = grid.candidates({"m": [f"${name}" for name in values]}, [values], 0)
+    assert made.id == "-".join(values.values()) and len(made.id) == 219
+    (longer,) = grid.candidates({"m": "$n0"}, [values | {"last": "b" * 15}], 0)
+    assert len(longer.id) == 80 + 17 and longer.id.startswith("aaaa")
+
+
 # what is refused
 
 
+DAY = date(2020, 1, 1)
 MISTAKES = [
     ({"vary": {}}, "studies.Which: varies nothing: give names values under vary or pairs"),
     ({"vary": {"method": ["ties"]}}, "studies.Which.merge: $w has no values under vary or pairs"),
@@ -201,6 +233,26 @@ MISTAKES = [
         {"vary": {"method": ["ties"], "w": [1], "score": [2]}},
         "studies.Which.vary.score: $score is a column of the study's table; choose another name",
     ),
+    (
+        {"vary": {"method": ["ties"], "w": [0.3, DAY]}},
+        "studies.Which.vary.w[1]: datetime.date(2020, 1, 1) is not text, a finite number, true or",
+    ),
+    (
+        {"vary": {"method": ["ties"]}, "pairs": [{"w": [0.3, DAY]}]},
+        "studies.Which.pairs[0].w[1]: datetime.date(2020, 1, 1) is not text",
+    ),
+    (
+        {"vary": {"method": ["ties"], "w": [{DAY: 1}]}},
+        "studies.Which.vary.w[0].datetime.date(2020, 1, 1): the key datetime.date(2020, 1, 1) is",
+    ),
+    (
+        {"vary": {"method": ["ties"], "w": list(range(4001))}},
+        "studies.Which.vary: makes 4,001 candidates, and a study has 4,000 at most; vary less",
+    ),
+    (
+        {"vary": {}, "pairs": [{"method": "ties", "w": number} for number in range(4001)]},
+        "studies.Which.pairs: makes 4,001 candidates, and",
+    ),
     ({"random_seed": "$seed"}, "studies.Which.merge: $seed has no values under vary or pairs"),
 ]
 
@@ -210,6 +262,18 @@ def test_a_mistake_in_a_study_is_told_in_one_line(place, changes, message):
     with pytest.raises(UserError) as caught:
         load(config(**changes), place)
     assert any(message in line for line in caught.value.args), caught.value.args
+
+
+@pytest.mark.parametrize("names", [6, 9, 5000])
+def test_a_grid_without_bound_is_refused_before_anything_is_made(place, names):
+    """Nine names of ten values took all memory. A model that waits for it makes none either."""
+    raw = config(vary={f"n{number}": list(range(10)) for number in range(names)})
+    raw["studies"]["Which"]["merge"] = LONG | {"chat_template": "".join(f"$n{n}" for n in range(5))}
+    raw["models"]["X"] = {"merge": {"study": "Which"}, "gguf": {"quants": ["Q8_0"]}}
+    began = time.process_time()
+    with pytest.raises(UserError, match=r"studies.Which.vary: makes [\w,^ ]+ candidates, and a"):
+        load(raw, place)
+    assert time.process_time() - began < 5
 
 
 def test_a_study_and_a_model_cannot_have_one_name(place):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.config.merges import check_merge, check_parameters
+from lib.config.merges import check_merge, check_parameters, check_values
 from lib.formats.merge_references import as_mapping, as_sequence
 from lib.keys.values import show, suggestion
 from lib.stages import evaluation
@@ -52,8 +52,9 @@ def take_winners(
 def _first(study: Any) -> Any:
     """The merge of a study's first candidate, as far as the study is what it should be."""
     study = as_mapping(study)
-    vary = {name: list(as_sequence(v)) or [v] for name, v in as_mapping(study.get("vary")).items()}
-    pairs = [as_mapping(pair) for pair in as_sequence(study.get("pairs"))]
+    varied = as_mapping(study.get("vary")).items()
+    vary = {name: (list(as_sequence(v)) or [v])[:1] for name, v in varied}
+    pairs = [as_mapping(pair) for pair in as_sequence(study.get("pairs"))[:1]]
     try:
         return grid.filled(study.get("merge"), grid.combinations(vary, pairs)[0])
     except (ValueError, IndexError):
@@ -98,13 +99,21 @@ def check(checks: Any, name: str, study: Study) -> None:
         checks.add((*at, *where), f"${key} is a column of the study's table; choose another name")
     if not varied:
         checks.add(at, "varies nothing: give names values under vary or pairs")
+    _check_measure(checks, at, study)
+    odd = [*check_values(study.vary, ("vary",)), *check_values(study.pairs, ("pairs",))]
+    for where, message in odd:
+        checks.add((*at, *where), message)
+    many = grid.excess(study.vary, study.pairs)
+    if many:
+        checks.add((*at, "vary" if study.vary else "pairs"), many)
+    if odd or many:
+        return
     try:
         candidates = study.candidates
     except ValueError as error:
         checks.add((*at, "merge"), str(error))
         return
     _check_candidates(checks, at, candidates)
-    _check_measure(checks, at, study)
 
 
 def _check_candidates(checks: Any, at: tuple, candidates: list[grid.Candidate]) -> None:
