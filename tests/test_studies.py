@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import ask_orphans
+import choose
 from lib.config.load import load
 from lib.config.merges import METHODS, PARAMETERS, REQUIRED
 from lib.errors import UserError
@@ -455,6 +456,51 @@ def test_a_model_has_the_merge_that_the_lock_says(place, tmp_path, monkeypatch):
     assert twin.uses["same"] is own
     raw["studies"]["Which"]["vary"]["w"] = [0.7]  # changes nothing until choose is asked
     assert load(raw, tmp_path)[0].models["X"].merge == settings.models["X"].merge
+
+
+@pytest.mark.parametrize("where", ["candidate", "adapter", "base", "other study"])
+@pytest.mark.parametrize("is_chosen", [False, True])
+def test_a_study_that_merges_its_own_winner_is_a_circle(place, tmp_path, where, is_chosen):
+    (tmp_path / "m").symlink_to(place / "m")
+    (tmp_path / "data").symlink_to(place / "data")
+    raw = config()
+    raw["models"]["Best"] = {"merge": {"study": "Which"}, "gguf": {"quants": ["Q8_0"]}}
+    merge = raw["studies"]["Which"]["merge"]
+    around = "Which -> Best"
+    if where == "candidate":
+        merge["models"][0]["model"] = "$o"
+        raw["studies"]["Which"]["vary"]["o"] = ["./m/code", "Best"]
+    elif where == "base":
+        merge["base_model"] = "Best"
+    elif where == "adapter":
+        merge["models"][0]["model"] = "./m/code+Best"
+    else:
+        around = "Which -> Better -> Other -> Best"
+        raw["studies"]["Other"] = config(merge=MERGE | {"base_model": "Best"})["studies"]["Which"]
+        raw["models"]["Better"] = {"merge": {"study": "Other"}}
+        merge["base_model"] = "Better"
+    if is_chosen:
+        lock.write({"Which": Chosen([], winner(place))}, tmp_path)
+    with pytest.raises(UserError) as caught:
+        load(raw, tmp_path)
+    (line,) = caught.value.lines
+    start, _, circle = line.partition("the merges go round in a circle: ")
+    assert start in ("studies.Which.merge: ", "studies.Other.merge: ")
+    names, known = circle.split(" -> "), around.split(" -> ")
+    assert names[0] == names[-1] and set(names) == set(known) and len(names) == len(known) + 1
+
+
+def test_choose_says_which_study_waits_for_another(place, monkeypatch):
+    """It said that there are no studies."""
+    monkeypatch.chdir(place)
+    raw = config()
+    raw["models"]["Best"] = {"merge": {"study": "Which"}}
+    raw["studies"]["Next"] = config(merge=MERGE | {"base_model": "Best"})["studies"]["Which"]
+    session = Session(raw | {"model": ["Next"]}, lambda: NOTHING_FORCED, True)
+    monkeypatch.setattr(choose, "open_session", lambda config: session)
+    monkeypatch.setattr("sys.argv", ["choose.py", "--config", "c.json"])
+    with pytest.raises(UserError, match="^Next waits for the study Which: `snakemake --cores all`"):
+        choose.main()
 
 
 ROUNDS = "studies: {Which: {rounds: [%s]}}"

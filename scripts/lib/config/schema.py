@@ -326,15 +326,21 @@ class Config(Section):
         {}, description="Grids of merges that are measured, to choose one of them; by name."
     )
 
-    # Set when the config is read: what `snakemake choose` has written, and the models that wait
-    # for it, {model: study}.
+    # Set when the config is read: what `snakemake choose` has written, the models that take it, and
+    # those that wait for it, {model: study}.
     _chosen: dict[str, Chosen] = PrivateAttr(default_factory=dict)
+    _takes: dict[str, str] = PrivateAttr(default_factory=dict)
     _waiting: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @property
     def chosen(self) -> dict[str, Chosen]:
         """{study: its entry in the lock of studies}."""
         return self._chosen
+
+    @property
+    def takes(self) -> dict[str, str]:
+        """{model: the study that it takes its merge from}."""
+        return self._takes
 
     @property
     def waiting(self) -> dict[str, str]:

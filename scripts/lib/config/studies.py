@@ -20,13 +20,13 @@ def take_winners(
     """Replace `merge: {study: NAME}` in the config's `models` by the merge that was chosen.
 
     studies: the config's. chosen: the lock. Returns the models, {model: the place of its merge, for
-    messages}, and {model: study} of those whose study has no winner yet. Such a model gets the
-    first candidate's merge, so that all else of it can be checked. If the study is not in the
-    config, `merge` gets a ValueError as its value.
+    messages} of those whose study has a winner, and {model: study} of all. A model whose study has
+    none yet gets the first candidate's merge, so that all else of it can be checked. If the study
+    is not in the config, `merge` gets a ValueError as its value.
     """
     if not isinstance(models, Mapping):
         return models, {}, {}
-    taken, origins, waiting = dict(models), {}, {}
+    taken, origins, takes = dict(models), {}, {}
     for name, model in models.items():
         merge = as_mapping(as_mapping(model).get("merge"))
         if "study" not in merge:
@@ -40,13 +40,14 @@ def take_winners(
             error = f"study: {show(study)} is no study of this config{near}"
             taken[name] = {**model, "merge": ValueError(error)}
         elif winner := chosen.get(study, Chosen()).winner:
+            takes[name] = study
             seed = {"random_seed": winner.random_seed}
             taken[name] = {**seed, **model, "merge": winner.merge}
             origins[name] = f"models.{name}.merge: {LOCK_FILE}: {study}"
         else:
-            waiting[name] = study
+            takes[name] = study
             taken[name] = {**model, "merge": _first(studies[study])}
-    return taken, origins, waiting
+    return taken, origins, takes
 
 
 def _first(study: Any) -> Any:
@@ -62,7 +63,7 @@ def _first(study: Any) -> Any:
 
 
 def all_waiting(models: Mapping[str, Any], studies: Mapping[str, Study], waiting: dict) -> dict:
-    """`waiting` of `take_winners`, and what needs such a model, models and studies."""
+    """`waiting`, models whose study has no winner, and what needs one, models and studies."""
     found, more, needs = dict(waiting), True, {}
     for name, entry in (models | studies).items() if waiting else ():
         try:
