@@ -539,7 +539,7 @@ NO_LOCKS = {
     WINNER % ", picked: 1": "picked of the winner of Which is 1",
     WINNER % ", won: 1": "the winner of Which has the unknown key 'won'",
     WINNER % ", merge: &m {a: *m}": "studies: lists and mappings within one another, 40 deep",
-    WINNER % ', merge: {a: "\\0"}': "studies: no text here can have the character '\\x00'",
+    WINNER % ', merge: {a: "\\0"}': "studies: no text of a config can have the character '\\x00'",
     WINNER % f", merge: {{a: {BOMB}}}": "studies: more than 200000 values",
 }
 
@@ -586,6 +586,20 @@ def test_not_more_candidates_lie_on_the_disk_than_the_study_allows(place):
         not merge.uses and not merge.temporary
         for merge in kept.shared.study("Which").merges.values()
     )
+
+
+@pytest.mark.parametrize("more", [{}, {"at_once": 1}, {"keep": True}])
+def test_candidates_that_are_the_same_merge_are_merged_once(place, monkeypatch, more):
+    """The seed of a method that does not draw; they follow each other, so that no disk is taken."""
+    monkeypatch.chdir(place)
+    vary = {"seed": [1, 2, 3], "method": ["ties", "dare_ties"], "w": [0.5]}
+    study = graph_of(config(vary=vary, random_seed="$seed", **more), place).shared.study("Which")
+    same = {name: merge.uses.get("same") for name, merge in study.merges.items()}
+    ties = [f"{seed}-ties-0.5" for seed in (1, 2, 3)]
+    linked = [study.merges[name] if more != {"at_once": 1} else None for name in ties[:2]]
+    assert list(same)[:3] == ties and [same.pop(name) for name in ties] == [None, *linked]
+    assert len({study.merges[name].digest for name in ties}) == 1
+    assert same == {f"{seed}-dare_ties-0.5": None for seed in (1, 2, 3)}
 
 
 @pytest.mark.parametrize("cores", [2, 64])

@@ -34,4 +34,4 @@ def insist(raw: Mapping[str, Any]) -> None:
 def _insist_on_text(text: str, key: str) -> None:
     """Lone surrogates fit no file, and NUL fits no name of a file and no command line."""
     if found := IMPOSSIBLE.search(text):
-        raise UserError(f"{key}: no text here can have the character {found[0]!a}")
+        raise UserError(f"{key}: no text of a config can have the character {found[0]!a}")
