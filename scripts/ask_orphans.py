@@ -2,7 +2,8 @@
 
 With --delete, and with `snakemake clean_orphans --config yes=true`, delete them. Only an artifact
 that has a record is Quantmill's, with its log and its benchmark, and what `snakemake speed` has
-measured of a model. All other files are listed and never deleted.
+measured of a model. All other files are listed and never deleted. What a model or a study has that
+waits for a choice is no orphan: the choice will say what is declared.
 """
 
 import os
@@ -15,6 +16,7 @@ from lib.errors import program
 from lib.record import recipe as recipes
 from lib.record.layout import (
     SNAKEMAKE_MARK,
+    STUDIES,
     artifact_of,
     building_directories,
     needs_no_record,
@@ -62,7 +64,7 @@ def main() -> None:
     orphans = list(find(session))
     strangers = [file for orphan in orphans for file in orphan.others]
     strangers += unrecorded({file for orphan in orphans for file in orphan.files})
-    print("\n".join(shown(orphans, strangers)))
+    print("\n".join(shown(orphans, strangers, waiting(session))))
     if not arguments.delete or not orphans:
         return
     if not session.options.yes:
@@ -83,7 +85,11 @@ def find(session: Session) -> Iterator[Orphan]:
     They are artifacts with a record, what was measured of a model's speed, logs and benchmarks
     without an artifact, and at last the working directories of killed builds.
     """
-    declared, claimed = session.graph.find, set()
+    graph, claimed = session.graph, set()
+
+    def declared(path: str) -> bool:
+        return bool(graph.find(path) or graph.waits(path))
+
     for path in sorted(recorded("results"), key=Path):
         record = recipes.read(path)
         if record is None or declared(path):
@@ -111,6 +117,13 @@ def find(session: Session) -> Iterator[Orphan]:
             yield Orphan(str(building), "left by a killed build", files, [])
 
 
+def waiting(session: Session) -> list[str]:
+    """The models and studies with something under results/ that wait, and for what; a line each."""
+    homes = sorted([*Path("results").glob("*/"), *Path("results", STUDIES).glob("*/")])
+    found = filter(None, (session.graph.waits(str(home)) for home in homes))
+    return [text.partition(":")[0] for text in found]
+
+
 def content(path: Path, record: recipes.Record) -> tuple[list[Path], list[Path]]:
     """The files at an artifact's path: (those that its record lists, all others).
 
@@ -131,16 +144,20 @@ def content(path: Path, record: recipes.Record) -> tuple[list[Path], list[Path]]
     return ours, [file for file in inside if file not in ours]
 
 
-def shown(orphans: list[Orphan], strangers: list[Path]) -> list[str]:
-    """The lines to print: a line for each orphan, then the files that Quantmill did not make."""
+def shown(orphans: list[Orphan], strangers: list[Path], waiting: list[str]) -> list[str]:
+    """The lines to print: a line for each orphan, what waits, what Quantmill did not make."""
     if not orphans:
-        lines = ["No orphans: the config declares all that Quantmill has made here."]
+        which = "all else" if waiting else "all"
+        lines = [f"No orphans: the config declares {which} that Quantmill has made here."]
     else:
         number = count(len(orphans), "orphan")
         size = human(sum(orphan.bytes for orphan in orphans))
         lines = [f"{number} that the config no longer declares, {size}:"]
         rows = [(orphan.path, orphan.kind, human(orphan.bytes)) for orphan in orphans]
         lines += first(columns(rows, right=(2,)), SHOWN, "  ")
+    if waiting:
+        lines += ["", "No orphans are looked for in what waits for a choice:"]
+        lines += [f"  {text}" for text in waiting]
     if strangers:
         lines += [
             "",

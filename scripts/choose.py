@@ -26,7 +26,9 @@ def main() -> int:
     session = open_session(parser(__doc__).parse_args().config)
     names = [name for name in session.graph.names if name in session.config.studies]
     if not names:
-        raise UserError("this config has no studies")
+        waiting = [name for name in session.config.studies if name in session.config.waiting]
+        told = [f"{session.graph.why_waiting(name)}." for name in waiting]
+        raise UserError(*(told or ["this config has no studies"]))
     if session.options.pick and len(names) > 1:
         raise UserError("pick: say of which study: --config model=NAME pick=ID")
     chosen, is_done = lock.read(), True

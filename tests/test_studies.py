@@ -3,12 +3,17 @@
 import copy
 import itertools
 import json
+import re
+import shutil
+import time
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+import ask_orphans
 import choose
 import perplexity
 from lib.config.load import load
@@ -18,9 +23,14 @@ from lib.forecast.machine import Machine
 from lib.forecast.outlook import forecast
 from lib.hub.lock import Lock
 from lib.planning.graph import Graph
+from lib.planning.publishing import again
+from lib.record.artifact import Artifact
 from lib.record.artifact import in_order as in_build_order
 from lib.record.contents import Contents
+from lib.record.layout import log_file
 from lib.run import studies as run_studies
+from lib.run.answers import NOTHING_FORCED, everything
+from lib.run.session import Session
 from lib.run.studies import notes
 from lib.stages.studies import Study, preflight
 from lib.studies import grid, lock
@@ -134,9 +144,39 @@ def test_two_candidates_never_share_a_directory():
     assert all(len(each.id) < 100 for each in made)
 
 
+LISTS = {f"list{n}": [[n / 7, 0.123456789], [0.5, n]] for n in range(9)}
+LONG = {
+    "merge_method": "linear",
+    "models": [
+        {"model": "./m/code", "parameters": {"weight": 1}},
+        {"model": "./m/prose", "parameters": {"weight": [{"value": f"${n}"} for n in LISTS]}},
+    ],
+    "dtype": "bfloat16",
+}
+
+
+def test_files_can_be_called_by_a_candidate_however_many_values_it_has(place):
+    graph = graph_of(config(merge=LONG, vary=LISTS), place)
+    made = graph.config.studies["Which"].candidates
+    assert len({each.id for each in made}) == 2**9
+    longest = max((Path(a.path).name for a in graph.artifacts("Which").values()), key=len)
+    assert len(f".{longest}.recipe.json.1234567.part") <= 255
+    with pytest.raises(ValueError, match="twice"):
+        grid.candidates(LONG, [made[0].values, made[0].values], 0)
+
+
+def test_a_name_that_files_could_be_called_by_stays_as_it_was():
+    values = {f"n{number}": "a" * 40 for number in range(5)} | {"last": "b" * 14}
+    (made,) = grid.candidates({"m": [f"${name}" for name in values]}, [values], 0)
+    assert made.id == "-".join(values.values()) and len(made.id) == 219
+    (longer,) = grid.candidates({"m": "$n0"}, [values | {"last": "b" * 15}], 0)
+    assert len(longer.id) == 80 + 17 and longer.id.startswith("aaaa")
+
+
 # what is refused
 
 
+DAY = date(2020, 1, 1)
 MISTAKES = [
     ({"vary": {}}, "studies.Which: varies nothing: give names values under vary or pairs"),
     ({"vary": {"method": ["ties"]}}, "studies.Which.merge: $w has no values under vary or pairs"),
@@ -205,6 +245,26 @@ MISTAKES = [
         {"vary": {"method": ["ties"], "w": [1], "score": [2]}},
         "studies.Which.vary.score: $score is a column of the study's table; choose another name",
     ),
+    (
+        {"vary": {"method": ["ties"], "w": [0.3, DAY]}},
+        "studies.Which.vary.w[1]: datetime.date(2020, 1, 1) is not text, a finite number, true or",
+    ),
+    (
+        {"vary": {"method": ["ties"]}, "pairs": [{"w": [0.3, DAY]}]},
+        "studies.Which.pairs[0].w[1]: datetime.date(2020, 1, 1) is not text",
+    ),
+    (
+        {"vary": {"method": ["ties"], "w": [{DAY: 1}]}},
+        "studies.Which.vary.w[0].datetime.date(2020, 1, 1): the key datetime.date(2020, 1, 1) is",
+    ),
+    (
+        {"vary": {"method": ["ties"], "w": list(range(4001))}},
+        "studies.Which.vary: makes 4,001 candidates, and a study has 4,000 at most; vary less",
+    ),
+    (
+        {"vary": {}, "pairs": [{"method": "ties", "w": number} for number in range(4001)]},
+        "studies.Which.pairs: makes 4,001 candidates, and",
+    ),
     ({"random_seed": "$seed"}, "studies.Which.merge: $seed has no values under vary or pairs"),
 ]
 
@@ -214,6 +274,18 @@ def test_a_mistake_in_a_study_is_told_in_one_line(place, changes, message):
     with pytest.raises(UserError) as caught:
         load(config(**changes), place)
     assert any(message in line for line in caught.value.args), caught.value.args
+
+
+@pytest.mark.parametrize("names", [6, 9, 5000])
+def test_a_grid_without_bound_is_refused_before_anything_is_made(place, names):
+    """Nine names of ten values took all memory. A model that waits for it makes none either."""
+    raw = config(vary={f"n{number}": list(range(10)) for number in range(names)})
+    raw["studies"]["Which"]["merge"] = LONG | {"chat_template": "".join(f"$n{n}" for n in range(5))}
+    raw["models"]["X"] = {"merge": {"study": "Which"}, "gguf": {"quants": ["Q8_0"]}}
+    began = time.process_time()
+    with pytest.raises(UserError, match=r"studies.Which.vary: makes [\w,^ ]+ candidates, and a"):
+        load(raw, place)
+    assert time.process_time() - began < 5
 
 
 def test_a_study_and_a_model_cannot_have_one_name(place):
@@ -400,6 +472,99 @@ def test_a_chosen_candidate_that_is_made_otherwise_now_is_told(place, tmp_path, 
     assert notes_of(raw, of[plain.id]) == [again]
 
 
+ADAPTER = {"rank": 4, "embed_lora": True, "skip_undecomposable": True}
+NEEDS = {
+    "a lora is extracted against it": {
+        "X": {"source": "./m/code", "extract_lora": {"base": "Best", "adapters": {"a": ADAPTER}}}
+    },
+    "what is merged is compared with it": {
+        "X": {
+            "merge": {
+                "merge_method": "linear",
+                "models": [
+                    {"model": "./m/code", "parameters": {"weight": 1}},
+                    {"model": "./m/prose", "parameters": {"weight": 1}},
+                ],
+                "dtype": "bfloat16",
+            },
+            "similarity": {"base": "Best"},
+        }
+    },
+    "its lora is converted": {
+        "X": {
+            "source": "./m/prose",
+            "gguf": {"quants": ["Q8_0"], "lora": {"l": "./results/Best/lora/a"}},
+        }
+    },
+    "the lora of a model that waits is converted": {
+        "Y": {"source": "./m/code", "extract_lora": {"base": "Best", "adapters": {"a": ADAPTER}}},
+        "X": {
+            "source": "./m/prose",
+            "gguf": {"quants": ["Q8_0"], "lora": {"l": "./results/Y/lora/a"}},
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("how", NEEDS)
+def test_what_needs_a_model_that_waits_in_any_section_waits_too(place, monkeypatch, how):
+    """A run would else stop at it, and never measure the study."""
+    monkeypatch.chdir(place)
+    raw = config()
+    raw["models"]["Best"] = {
+        "merge": {"study": "Which"},
+        "extract_lora": {"adapters": {"a": ADAPTER}},
+    }
+    raw["models"] |= NEEDS[how]
+    session = Session(raw, lambda: NOTHING_FORCED, True)
+    assert session.config.waiting == dict.fromkeys(["Best", *NEEDS[how]], "Which")
+    assert session.graph.names == ["Plain", "Which"]
+    needed = [up for path in session.asked() for up in session.find(path).inputs.values()]
+    assert needed and all(session.find(up.path) is up for up in needed)
+    assert any(line.startswith("X waits for the study Which: ") for line in notes(session.plan))
+
+
+def test_the_config_that_is_published_has_the_model_that_extracts_its_adapter(place):
+    raw = config()
+    adapters = {"base": "./m/base", "adapters": {"a": ADAPTER}}
+    raw["models"]["Told"] = {"source": "./m/code", "extract_lora": adapters}
+    lora = {"l": "./results/Told/lora/a"}
+    raw["models"]["X"] = {"source": "./m/prose", "gguf": {"quants": ["Q8_0"], "lora": lora}}
+    published = yaml.safe_load(again(load(raw, place)[0], Lock(), "X")["recipes/config.yaml"])
+    assert list(published["models"]) == ["X", "Told"]
+    load(published, place)
+
+
+def test_what_a_lost_lock_declared_is_no_orphan(place, tmp_path, monkeypatch):
+    """On another branch, say: `clean_orphans` would delete finished models."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "data"):
+        (tmp_path / name).symlink_to(place / name)
+    shutil.copytree(place / "m/base", "other")
+    raw = config(rounds=[{"chunks": 2, "keep": 2}, {"chunks": 4}])
+    lora = {"base": "./other", "adapters": {"a": ADAPTER}}
+    raw["models"]["Best"] = {"merge": {"study": "Which"}, "extract_lora": lora, "gguf": {}}
+    rounds = [{"chunks": 2, "kept": ["ties-0.3", "ties-0.5"]}]
+    lock.write({"Which": Chosen(rounds, winner(place))}, tmp_path)
+    planned = Planned(raw)
+    for made in everything(planned.session()):
+        log = Path(log_file(made.path))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+    planned.mark(Artifact("results/Gone/x.gguf", "quantize", "Gone", {}))
+    Path("results/Best/gguf/.Best-Q8_0.gguf.building").mkdir()
+    found = [each.path for each in ask_orphans.find(planned.session())]
+    assert found == ["results/Gone/x.gguf", "results/Best/gguf/.Best-Q8_0.gguf.building"]
+    lock.LOCK_FILE.unlink()
+    session = planned.session()
+    late = "results/studies/Which/candidates/ties-0.3/perplexity/2/evaluation.json"
+    assert session.graph.find(late) is None and Path(late).exists()
+    found = list(ask_orphans.find(session))
+    assert [each.path for each in found] == ["results/Gone/x.gguf"]
+    said = ask_orphans.shown(found, [], ask_orphans.waiting(session))
+    assert said[-2:] == ["  Best waits for the study Which", "  Which has a round to choose"]
+
+
 def test_a_mistake_in_a_model_that_waits_is_told_at_once(place):
     raw = config()
     raw["models"]["X"] = {"merge": {"study": "Which"}, "gguf": {"quants": ["Q9_0"]}}
@@ -426,16 +591,101 @@ def test_a_model_has_the_merge_that_the_lock_says(place, tmp_path, monkeypatch):
     assert load(raw, tmp_path)[0].models["X"].merge == settings.models["X"].merge
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["{", "models: {}", "studies: {Which: {winner: {candidate: a}}}", "studies: [1]"]
-    + ["studies: {Which: {rounds: [{chunks: 1}]}}", "studies: {Which: {won: a}}"],
-)
+@pytest.mark.parametrize("where", ["candidate", "adapter", "base", "other study"])
+@pytest.mark.parametrize("is_chosen", [False, True])
+def test_a_study_that_merges_its_own_winner_is_a_circle(place, tmp_path, where, is_chosen):
+    (tmp_path / "m").symlink_to(place / "m")
+    (tmp_path / "data").symlink_to(place / "data")
+    raw = config()
+    raw["models"]["Best"] = {"merge": {"study": "Which"}, "gguf": {"quants": ["Q8_0"]}}
+    merge = raw["studies"]["Which"]["merge"]
+    around = "Which -> Best"
+    if where == "candidate":
+        merge["models"][0]["model"] = "$o"
+        raw["studies"]["Which"]["vary"]["o"] = ["./m/code", "Best"]
+    elif where == "base":
+        merge["base_model"] = "Best"
+    elif where == "adapter":
+        merge["models"][0]["model"] = "./m/code+Best"
+    else:
+        around = "Which -> Better -> Other -> Best"
+        raw["studies"]["Other"] = config(merge=MERGE | {"base_model": "Best"})["studies"]["Which"]
+        raw["models"]["Better"] = {"merge": {"study": "Other"}}
+        merge["base_model"] = "Better"
+    if is_chosen:
+        lock.write({"Which": Chosen([], winner(place))}, tmp_path)
+    with pytest.raises(UserError) as caught:
+        load(raw, tmp_path)
+    (line,) = caught.value.lines
+    start, _, circle = line.partition("the merges go round in a circle: ")
+    assert start in ("studies.Which.merge: ", "studies.Other.merge: ")
+    names, known = circle.split(" -> "), around.split(" -> ")
+    assert names[0] == names[-1] and set(names) == set(known) and len(names) == len(known) + 1
+
+
+def test_choose_says_which_study_waits_for_another(place, monkeypatch):
+    """It said that there are no studies."""
+    monkeypatch.chdir(place)
+    raw = config()
+    raw["models"]["Best"] = {"merge": {"study": "Which"}}
+    raw["studies"]["Next"] = config(merge=MERGE | {"base_model": "Best"})["studies"]["Which"]
+    session = Session(raw | {"model": ["Next"]}, lambda: NOTHING_FORCED, True)
+    monkeypatch.setattr(choose, "open_session", lambda config: session)
+    monkeypatch.setattr("sys.argv", ["choose.py", "--config", "c.json"])
+    with pytest.raises(UserError, match="^Next waits for the study Which: `snakemake --cores all`"):
+        choose.main()
+
+
+ROUNDS = "studies: {Which: {rounds: [%s]}}"
+WINNER = "studies: {Which: {winner: {candidate: a, values: {}, random_seed: 0, merge: {}%s}}}"
+NINES = (f"&{now} [{', '.join([f'*{old}'] * 9)}]" for old, now in itertools.pairwise("abcdefgh"))
+BOMB = f"[&a [x], {', '.join(NINES)}]"
+NO_LOCKS = {
+    "{": "not YAML",
+    "a: 2023-99-99": "not YAML",
+    "[" * 5000: "not YAML",
+    "[]": "it is no mapping",
+    "models: {}": "it has the unknown key 'models'",
+    "studies: [1]": "studies is no mapping",
+    "studies: {5: {}}": "the name 5 is not text",
+    "studies: {Which: 5}": "Which is no mapping",
+    "studies: {Which: {won: a}}": "Which has the unknown key 'won'",
+    "studies: {Which: {rounds: 5}}": "the rounds of Which are no list",
+    ROUNDS % "5": "a round of Which is no mapping",
+    ROUNDS % "[chunks, kept]": "a round of Which is no mapping",
+    ROUNDS % "{chunks: 1}": "a round of Which has no kept",
+    ROUNDS % "{chunks: few, kept: [a]}": "the chunks of a round of Which are 'few'",
+    ROUNDS % "{chunks: true, kept: [a]}": "the chunks of a round of Which are True",
+    ROUNDS % "{chunks: 1, kept: null}": "kept of a round of Which is no list of candidates",
+    ROUNDS % "{chunks: 1, kept: 5}": "kept of a round of Which is no list of candidates",
+    ROUNDS % "{chunks: 1, kept: ties-0.3}": "kept of a round of Which is no list of candidates",
+    ROUNDS % "{chunks: 1, kept: [[a]]}": "kept of a round of Which is no list of candidates",
+    ROUNDS % "{chunks: 1, kept: []}": "kept of a round of Which is no list of candidates",
+    "studies: {Which: {winner: {candidate: a}}}": "the winner of Which has no values",
+    "studies: {Which: {winner: [a]}}": "the winner of Which is no mapping",
+    WINNER % ", candidate: [a]": "candidate of the winner of Which is a list",
+    WINNER % ", values: 1": "values of the winner of Which is 1",
+    WINNER % ", random_seed: '1'": "random_seed of the winner of Which is '1'",
+    WINNER % ", random_seed: true": "random_seed of the winner of Which is True",
+    WINNER % ", random_seed: -1": "random_seed of the winner of Which is -1",
+    WINNER % ", merge: ties": "merge of the winner of Which is 'ties'",
+    WINNER % ", picked: 1": "picked of the winner of Which is 1",
+    WINNER % ", won: 1": "the winner of Which has the unknown key 'won'",
+    WINNER % ", merge: &m {a: *m}": "studies: lists and mappings within one another, 40 deep",
+    WINNER % ', merge: {a: "\\0"}': "studies: no text of a config can have the character '\\x00'",
+    WINNER % f", merge: {{a: {BOMB}}}": "studies: more than 200000 values",
+}
+
+
+@pytest.mark.parametrize("text", NO_LOCKS)
 def test_a_lock_that_is_none_is_told_in_one_line(tmp_path, text):
     (tmp_path / "config").mkdir()
     (tmp_path / lock.LOCK_FILE).write_text(text)
-    with pytest.raises(UserError, match="studies.lock.yaml: not"):
+    with pytest.raises(UserError) as caught:
         lock.read(tmp_path)
+    (line,) = caught.value.lines
+    assert re.search("studies.lock.yaml: not (YAML|a lock) .*; restore it or delete it$", line)
+    assert NO_LOCKS[text] in line
 
 
 def test_a_lock_is_read_as_it_was_written(tmp_path, place):
@@ -469,6 +719,20 @@ def test_not_more_candidates_lie_on_the_disk_than_the_study_allows(place):
         not merge.uses and not merge.temporary
         for merge in kept.shared.study("Which").merges.values()
     )
+
+
+@pytest.mark.parametrize("more", [{}, {"at_once": 1}, {"keep": True}])
+def test_candidates_that_are_the_same_merge_are_merged_once(place, monkeypatch, more):
+    """The seed of a method that does not draw; they follow each other, so that no disk is taken."""
+    monkeypatch.chdir(place)
+    vary = {"seed": [1, 2, 3], "method": ["ties", "dare_ties"], "w": [0.5]}
+    study = graph_of(config(vary=vary, random_seed="$seed", **more), place).shared.study("Which")
+    same = {name: merge.uses.get("same") for name, merge in study.merges.items()}
+    ties = [f"{seed}-ties-0.5" for seed in (1, 2, 3)]
+    linked = [study.merges[name] if more != {"at_once": 1} else None for name in ties[:2]]
+    assert list(same)[:3] == ties and [same.pop(name) for name in ties] == [None, *linked]
+    assert len({study.merges[name].digest for name in ties}) == 1
+    assert same == {f"{seed}-dare_ties-0.5": None for seed in (1, 2, 3)}
 
 
 @pytest.mark.parametrize("cores", [2, 64])

@@ -1,17 +1,20 @@
 """Configs of every shape: made from the schema, and whole ones with something changed in them.
 
-Most are read, checked and planned in a fork of this process; some by `snakemake --dry-run`. Each
-must be taken, or refused in lines that name the key: no traceback, no file made outside
-.snakemake, nothing for a terminal to obey, within seconds and some memory.
+Some trials change the lock of studies beside a whole config instead. Most are read, checked and
+planned in a fork of this process; some by `snakemake --dry-run`. Each must be taken, or refused in
+lines that name the key: no traceback, no file made outside .snakemake, nothing for a terminal to
+obey, within seconds and some memory.
 """
 
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date, datetime
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -30,6 +33,8 @@ from lib.errors import UserError, program
 from lib.hub.lock import File, Lock, Locked, write
 from lib.hub.references import hub_sources
 from lib.run.session import Session
+from lib.studies import grid
+from lib.studies.lock import LOCK_FILE
 from project import EVERYTHING, ROOT, command_line
 
 SCHEMA = json.loads((ROOT / "config/schema.json").read_text())
@@ -71,6 +76,26 @@ STRANGE_VALUES += [
     "(" * 300,
 ]
 STRANGE_VALUES += ["(a+)+$", "a{1000000}{1000000}", "[", "x=(" * 99 + "=q8_0"]
+STRANGE_VALUES += [date(2020, 1, 1), datetime(2020, 1, 1), b"\0\xff", {date(2020, 1, 1): 1}, {"x"}]
+LOCKS = 0.15
+"""The share of trials that change the lock of studies."""
+# A config with a model that takes a winner of a study in two rounds, and the lock that has it.
+TAKING = copy.deepcopy(EVERYTHING)
+TAKING["models"]["Best"] = {"merge": {"study": "Grid"}, "gguf": {"quants": ["Q8_0"]}}
+TAKING["studies"]["Grid"]["rounds"] = [{"chunks": 2, "keep": 2}, {"chunks": 4}]
+CHOSEN = {
+    "studies": {
+        "Grid": {
+            "rounds": [{"chunks": 2, "kept": ["0.3", "0.5"]}],
+            "winner": {
+                "candidate": "0.3",
+                "values": {"w": 0.3},
+                "random_seed": 0,
+                "merge": grid.filled(TAKING["studies"]["Grid"]["merge"], {"w": 0.3}),
+            },
+        }
+    }
+}
 SETTINGS = SimpleNamespace(forceall=False, forcetargets=False, forcerun=set(), targets=set())
 
 
@@ -170,11 +195,19 @@ def at(document: Any, path: tuple) -> Any:
 
 
 def mutated(random: Random) -> tuple[str, Any]:
-    """How, and a whole config with some values changed, moved, taken away or called otherwise."""
+    """How, and a whole config with something changed."""
     number = random.choices(range(len(WHOLE)), [6] + [1] * len(EXAMPLES))[0]
-    document, did = copy.deepcopy(WHOLE[number]), [f"config {number}"]
+    did, document = changed(random, WHOLE[number])
+    return f"config {number}; {did}", document
+
+
+def changed(random: Random, document: Any) -> tuple[str, Any]:
+    """How, and a document with some values changed, moved, taken away or called otherwise."""
+    document, did = copy.deepcopy(document), []
     for _ in range(random.choice([1, 1, 1, 2, 4])):
-        *above, key = random.choice(all_places(document)[1:] or [("models",)])
+        *above, key = random.choice(
+            all_places(document)[1:] or [(next(iter(SCHEMA["properties"])),)]
+        )
         inside = at(document, tuple(above))
         how = random.choice(["strange", "strange", "moved", "gone", "called", "schema"])
         if how == "strange":
@@ -201,6 +234,12 @@ BOMB = "bomb: &a [x, x]\n" + "".join(
 )
 
 
+AT_KEY = "".join(
+    f", &{letter} [{', '.join([f'*{before}'] * 9)}]"
+    for before, letter in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
 class Dumper(yaml.SafeDumper):
     """Writes a list or mapping that is there twice twice."""
 
@@ -218,13 +257,29 @@ def spelt(random: Random, document: Any) -> tuple[str, bytes]:
     line = random.randrange(len(lines))
     how = random.choice(
         ["as it is"] * 12
-        + ["bomb", "bomb in it", "merge key", "twice", "tag", "bytes", "deep", "tab", "itself"]
+        + [
+            "bomb",
+            "bomb in it",
+            "bomb at a key",
+            "itself at a key",
+            "merge key",
+            "twice",
+            "tag",
+            "bytes",
+            "deep",
+            "tab",
+            "itself",
+        ]
         + ["cut", "flipped", "documents", "number", "date", "directive", "nul", "bom", "colon"]
     )
     if how == "bomb":
         text = BOMB + text
     elif how == "bomb in it":
         text = BOMB + "models: {M: {source: *j, merge: *j, gguf: {quants: *j}}}\ncorpora: *j\n"
+    elif how.endswith("at a key"):
+        value = f"[&a [x, x]{AT_KEY}]" if how.startswith("bomb") else "&m {a: *m}"
+        lines[line] = re.sub(": .*", f": {value}", lines[line])
+        text = "".join(lines)
     elif how == "merge key":
         text = f"<<: {random.choice(['[]', '7', '{x: 1}', '*nowhere', '[{a: 1}, 7]'])}\n" + text
     elif how == "twice":
@@ -299,10 +354,18 @@ def cases(random: Random, work: Path) -> Iterator[Case]:
     os.chdir(before)
     pristine = listing(place, *(here / name for name in OURS))
     while True:
-        made = random.random() < 0.4
-        did, document = ("", from_schema(random, SCHEMA)) if made else mutated(random)
-        how, text = spelt(random, document)
-        kind = "made from the schema" if made else "a config with changes"
+        if random.random() < LOCKS:
+            kind, text = "a lock of studies with changes", yaml.dump(TAKING).encode()
+            did, document = changed(random, CHOSEN)
+            how, locked = spelt(random, document)
+            (here / LOCK_FILE).write_bytes(locked)
+        elif random.random() < 0.4:
+            kind, did = "made from the schema", ""
+            how, text = spelt(random, from_schema(random, SCHEMA))
+        else:
+            kind = "a config with changes"
+            did, document = mutated(random)
+            how, text = spelt(random, document)
         kind = kind if how == "as it is" else f"{kind}, spelt otherwise"
         by_snakemake = random.random() < DRY_RUNS
         if by_snakemake:
@@ -319,7 +382,8 @@ def cases(random: Random, work: Path) -> Iterator[Case]:
         yield Case(kind, found)
         for name in OURS:
             shutil.rmtree(here / name, ignore_errors=True)
-        (here / "config/config.yaml").unlink(missing_ok=True)
+        for file in TRIALS:
+            (here / file).unlink(missing_ok=True)
 
 
 def fault(ended: Ended, by_snakemake: bool) -> str | None:
@@ -328,14 +392,15 @@ def fault(ended: Ended, by_snakemake: bool) -> str | None:
     return wrong(ended)
 
 
-# What a dry run may write; the config is the trial's own.
+# What a dry run may write; the config and the lock are the trial's own.
 OURS = (".snakemake", "resources")
+TRIALS = ("config/config.yaml", str(LOCK_FILE))
 
 
 def written(place: Path, pristine: dict[str, tuple]) -> str | None:
     here = place / "project"
     found = listing(place, here / ".snakemake", here / "resources/contents.json")
-    for name in ("project/resources", "project/config/config.yaml"):
-        found.pop(name, None)
+    for name in ("resources", *TRIALS):
+        found.pop(f"project/{name}", None)
     changed = [n for n in found.keys() | pristine.keys() if found.get(n) != pristine.get(n)]
     return f"writes {changed[:3]}" if changed else None

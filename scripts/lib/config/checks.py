@@ -42,6 +42,7 @@ from lib.stages import demo, evaluation, moe, similarity
 from lib.stages.environments import needed
 from lib.stages.family import Family
 from lib.stages.quantize import INVALID
+from lib.studies.lock import Chosen
 
 KeyPath = tuple[Any, ...]
 SHARD_NAME = re.compile(r"-\d{5}-of-\d{5}$")
@@ -389,21 +390,17 @@ class Checks:
             self.add(at, wrong)
 
     def _cycles(self) -> None:
-        """Report merges that are made of themselves, directly or through other merges."""
-        parents = {
-            name: [part for part in model.parts() if part in self.models]
-            for name, model in self.config.models.items()
-            if model.is_made
-        }
+        """Report merges that are made of themselves, through other merges or through studies."""
+        made = [name for name, model in self.config.models.items() if model.is_made]
+        parents = {name: self._made_of(name) for name in [*made, *self.config.studies]}
         done: set[str] = set()
 
         def follow(trail: list[str]) -> None:
             for part in parents.get(trail[-1], ()):
                 if part in trail:
-                    around = " -> ".join([*trail[trail.index(part) :], part])
-                    message = f"the merges go round in a circle: {around}"
-                    key = "merge" if self.config.models[part].merge else "moe"
-                    self.add(("models", part, key), message)
+                    circle = trail[trail.index(part) :]
+                    message = f"the merges go round in a circle: {' -> '.join([*circle, part])}"
+                    self.add(self._turn(circle), message)
                 elif part not in done:
                     follow([*trail, part])
             done.add(trail[-1])
@@ -411,6 +408,25 @@ class Checks:
         for name in parents:
             if name not in done:
                 follow([name])
+
+    def _made_of(self, name: str) -> list[str]:
+        """The models that a model or a study is merged from, and the study that a model takes."""
+        config = self.config
+        study = config.takes.get(name)
+        if study and not config.chosen.get(study, Chosen()).winner:
+            return [study]
+        try:
+            parts = config.entries[name].parts()
+        except ValueError:  # a study that is reported
+            parts = []
+        return [*(part for part in parts if part in self.models), *([study] if study else [])]
+
+    def _turn(self, circle: list[str]) -> KeyPath:
+        """Where a circle of merges is reported: at its study, else at its first model."""
+        for name in circle:
+            if name in self.config.studies:
+                return ("studies", name, "merge")
+        return ("models", circle[0], "merge" if self.config.models[circle[0]].merge else "moe")
 
     # forms
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lib.config import bounds
 from lib.config.checks import Checks
 from lib.config.merge_files import ADDED, KEYS, read_merge_files
 from lib.config.schema import WITH_SECTIONS, Config, Options, section_at
 from lib.config.studies import all_waiting, take_winners
 from lib.errors import UserError
+from lib.keys import bounds
 from lib.keys.section import Section
 from lib.keys.values import show, suggestion
 from lib.stages.quantize import INVALID
@@ -36,7 +36,8 @@ def load(raw: Mapping[str, Any], workdir: Path) -> tuple[Config, Options]:
     models, origins = read_merge_files(raw.get("models"), Path(workdir))
     bounds.insist({"models": models})
     chosen = lock.read(workdir)
-    models, taken, waiting = take_winners(models, raw.get("studies"), chosen)
+    models, taken, takes = take_winners(models, raw.get("studies"), chosen)
+    waiting = {name: study for name, study in takes.items() if name not in taken}
     origins |= taken
     if "models" in raw:
         raw = {**raw, "models": models}
@@ -45,7 +46,7 @@ def load(raw: Mapping[str, Any], workdir: Path) -> tuple[Config, Options]:
     settings = {key: value for key, value in raw.items() if key not in given}
     options = _parse(Options, given, problems)
     config = _parse(Config, settings, problems)
-    config._chosen = chosen
+    config._chosen, config._takes = chosen, takes
     config._waiting = all_waiting(config.models, config.studies, waiting)
     for path, message in Checks(config, settings, Path(workdir)).run():
         problems.add(path, message)

@@ -274,6 +274,11 @@ class Model(_Forms):
         own = [self.similarity.base] if self.similarity and self.similarity.base else []
         return own + [each for family in self.families() for each in family.references(self)]
 
+    def needs(self) -> list[str]:
+        """All that it is made from or with: `parts`, `references`, models with its adapters."""
+        adapted = (each for family in self.families() for each in family.adapters_of(self))
+        return [*self.parts(), *self.references(), *adapted]
+
     def corpora(self) -> set[str]:
         """The names of the texts that its sections use."""
         found = {corpus for family in self.families() for corpus in family.corpora(self)}
@@ -321,9 +326,10 @@ class Config(Section):
         {}, description="Grids of merges that are measured, to choose one of them; by name."
     )
 
-    # Set when the config is read: what `snakemake choose` has written, and the models that wait
-    # for it, {model: study}.
+    # Set when the config is read: what `snakemake choose` has written, the models that take it, and
+    # those that wait for it, {model: study}.
     _chosen: dict[str, Chosen] = PrivateAttr(default_factory=dict)
+    _takes: dict[str, str] = PrivateAttr(default_factory=dict)
     _waiting: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @property
@@ -332,10 +338,16 @@ class Config(Section):
         return self._chosen
 
     @property
+    def takes(self) -> dict[str, str]:
+        """{model: the study that it takes its merge from}."""
+        return self._takes
+
+    @property
     def waiting(self) -> dict[str, str]:
         """{model: the study that it is to take its merge from, and that has no winner yet}.
 
-        Models that are merged from such a model are among them, and studies that merge one.
+        Models that need such a model are among them (a merge of it, a LoRA adapter of it or against
+        it), and studies that merge one.
         """
         return self._waiting
 

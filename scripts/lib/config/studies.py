@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.config.merges import check_merge, check_parameters
+from lib.config.merges import check_merge, check_parameters, check_values
 from lib.formats.merge_references import as_mapping, as_sequence
 from lib.keys.values import show, suggestion
 from lib.stages import evaluation
@@ -20,13 +20,13 @@ def take_winners(
     """Replace `merge: {study: NAME}` in the config's `models` by the merge that was chosen.
 
     studies: the config's. chosen: the lock. Returns the models, {model: the place of its merge, for
-    messages}, and {model: study} of those whose study has no winner yet. Such a model gets the
-    first candidate's merge, so that all else of it can be checked. If the study is not in the
-    config, or the model has a seed beside it, `merge` gets a ValueError as its value.
+    messages} of those whose study has a winner, and {model: study} of all. A model whose study has
+    none yet gets the first candidate's merge, so that all else of it can be checked. If the study
+    is not in the config, or the model has a seed beside it, `merge` gets a ValueError as its value.
     """
     if not isinstance(models, Mapping):
         return models, {}, {}
-    taken, origins, waiting = dict(models), {}, {}
+    taken, origins, takes = dict(models), {}, {}
     for name, model in models.items():
         merge = as_mapping(as_mapping(model).get("merge"))
         if "study" not in merge:
@@ -43,19 +43,21 @@ def take_winners(
             error = "study: its winner has a seed of its own; leave random_seed out"
             taken[name] = {**model, "merge": ValueError(error)}
         elif winner := chosen.get(study, Chosen()).winner:
+            takes[name] = study
             taken[name] = {**model, "merge": winner.merge, "random_seed": winner.random_seed}
             origins[name] = f"models.{name}.merge: {LOCK_FILE}: {study}"
         else:
-            waiting[name] = study
+            takes[name] = study
             taken[name] = {**model, "merge": _first(studies[study])}
-    return taken, origins, waiting
+    return taken, origins, takes
 
 
 def _first(study: Any) -> Any:
     """The merge of a study's first candidate, as far as the study is what it should be."""
     study = as_mapping(study)
-    vary = {name: list(as_sequence(v)) or [v] for name, v in as_mapping(study.get("vary")).items()}
-    pairs = [as_mapping(pair) for pair in as_sequence(study.get("pairs"))]
+    varied = as_mapping(study.get("vary")).items()
+    vary = {name: (list(as_sequence(v)) or [v])[:1] for name, v in varied}
+    pairs = [as_mapping(pair) for pair in as_sequence(study.get("pairs"))[:1]]
     try:
         return grid.filled(study.get("merge"), grid.combinations(vary, pairs)[0])
     except (ValueError, IndexError):
@@ -63,19 +65,19 @@ def _first(study: Any) -> Any:
 
 
 def all_waiting(models: Mapping[str, Any], studies: Mapping[str, Study], waiting: dict) -> dict:
-    """`waiting` of `take_winners`, and what is merged from such a model, models and studies."""
-    found, more, parts = dict(waiting), True, {}
+    """`waiting`, models whose study has no winner, and what needs one, models and studies."""
+    found, more, needs = dict(waiting), True, {}
     for name, entry in (models | studies).items() if waiting else ():
         try:
-            parts[name] = entry.parts()
+            needs[name] = entry.needs()
         except ValueError:  # a study that `check` reports
             continue
     while more:
         more = {
-            name: found[part]
-            for name, needed in parts.items()
-            for part in needed
-            if name not in found and part in found
+            name: found[need]
+            for name, needed in needs.items()
+            for need in needed
+            if name not in found and need in found
         }
         found |= more
     return found
@@ -100,13 +102,21 @@ def check(checks: Any, name: str, study: Study) -> None:
         checks.add((*at, *where), f"${key} is a column of the study's table; choose another name")
     if not varied:
         checks.add(at, "varies nothing: give names values under vary or pairs")
+    _check_measure(checks, at, study)
+    odd = [*check_values(study.vary, ("vary",)), *check_values(study.pairs, ("pairs",))]
+    for where, message in odd:
+        checks.add((*at, *where), message)
+    many = grid.excess(study.vary, study.pairs)
+    if many:
+        checks.add((*at, "vary" if study.vary else "pairs"), many)
+    if odd or many:
+        return
     try:
         candidates = study.candidates
     except ValueError as error:
         checks.add((*at, "merge"), str(error))
         return
     _check_candidates(checks, at, candidates)
-    _check_measure(checks, at, study)
 
 
 def _check_candidates(checks: Any, at: tuple, candidates: list[grid.Candidate]) -> None:

@@ -27,9 +27,11 @@ from lib.stages.cold import KIND
 from lib.stages.family import Forms
 from lib.stages.registry import FAMILIES, FULL_WEIGHTS, family_of
 from lib.stages.shared import Shared
+from lib.studies.lock import Chosen
 
 REPORT = ("csv", "svg", "html")
-HOW_TO_CHOOSE = "`snakemake --cores all` measures it, then `snakemake choose` takes its winner"
+MEASURED = "`snakemake --cores all` measures it, then `snakemake choose`"
+HOW_TO_CHOOSE = f"{MEASURED} takes its winner"
 REPORT_TOOLS = ("matplotlib", "textalloc")
 
 
@@ -127,10 +129,21 @@ class Graph:
         return self.shared.find(path) or self._all_shared.find(path)
 
     def waits(self, path: str) -> str | None:
-        """Why a path is not declared, if its model waits for a study; else None."""
-        name = next(iter(PurePosixPath(path).parts[1:]), None)
-        study = self.config.waiting.get(name)
-        return study and f"{name} waits for the study {study}: {HOW_TO_CHOOSE}"
+        """Why a path is not declared, if its model or study waits for a choice; else None."""
+        parts = PurePosixPath(path).parts
+        if parts[:1] != ("results",):
+            return None
+        name = next(iter(parts[2 if parts[1:2] == (STUDIES,) else 1 :]), None)
+        if name in self.config.waiting:
+            return self.why_waiting(name)
+        study, chosen = self.config.studies.get(name), self.config.chosen.get(name, Chosen())
+        if study and len(chosen.rounds) < len(study.each_round) - 1:
+            return f"{name} has a round to choose: {MEASURED} says who stays"
+        return None
+
+    def why_waiting(self, name: str) -> str:
+        """The words that a model or a study of `Config.waiting` waits, and how that ends."""
+        return f"{name} waits for the study {self.config.waiting[name]}: {HOW_TO_CHOOSE}"
 
     @cached_property
     def _all_shared(self) -> Shared:
@@ -145,7 +158,7 @@ class Graph:
         for name in self.config.corpora:
             for suffix in (".txt", ".parquet"):
                 self.shared.corpus(name, suffix)
-        for name in self.config.entries.keys() - self.config.waiting.keys():
+        for name in self.config.entries:  # what waits uses the same, whoever wins
             self.artifacts(name)
         return self.shared
 

@@ -204,7 +204,7 @@ def again(config: Any, lock: Lock, name: str) -> dict[str, str]:
     names = [name]
     for known in names:  # which grows meanwhile
         model = config.models[known]
-        named = [part for part in (*model.parts(), *model.references()) if part in config.models]
+        named = [part for part in model.needs() if part in config.models]
         names += [part for part in dict.fromkeys(named) if part not in names]
     used = set().union(*(config.models[known].corpora() for known in names))
     how = {"mode": "json", "exclude_unset": True}

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.planning.graph import HOW_TO_CHOOSE
 from lib.planning.staleness import Plan, State
-from lib.stages.merge import DRAWING_METHODS
+from lib.stages.merge import seed_of
 from lib.studies.grid import Candidate
 from lib.studies.lock import Chosen, Winner
 
@@ -47,8 +47,7 @@ def notes(plan: Plan) -> list[str]:
 
 def _made_by(merge: Candidate | Winner) -> tuple[dict[str, Any], int | None]:
     """What makes a merge: mergekit's configuration, and its seed if the method draws."""
-    draws = merge.merge.get("merge_method") in DRAWING_METHODS
-    return merge.merge, merge.random_seed if draws else None
+    return merge.merge, seed_of(merge.merge, merge.random_seed)
 
 
 def _note(plan: Plan, name: str, chosen: Chosen) -> list[str]:

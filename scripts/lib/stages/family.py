@@ -160,6 +160,10 @@ class Family:
         """Directories and hub ids that its section names, beside what the model is made from."""
         return []
 
+    def adapters_of(self, model: Any) -> list[str]:
+        """Models of the config that its section takes extracted adapters of."""
+        return []
+
     def own(self, model: Any) -> Any:
         """This family's section of the model; None if the model has none."""
         return getattr(model, self.name, None)

@@ -113,6 +113,10 @@ class GgufFamily(Family):
         """The LoRA adapters from outside."""
         return [source for source in model.gguf.lora.values() if not named_by(source)]
 
+    def adapters_of(self, model: Any) -> list[str]:
+        """The models that extract the other LoRA adapters."""
+        return [found[0] for source in model.gguf.lora.values() if (found := named_by(source))]
+
     def names(self, model: Any) -> list[str]:
         """The quants' names, and the conversion's."""
         return [*(quant.name for quant in model.gguf.quants), model.conversion]

@@ -66,6 +66,11 @@ def _first(artifact: Artifact) -> Artifact | None:
     return artifact.inputs.get(f"model {first}")
 
 
+def seed_of(config: dict[str, Any], random_seed: int) -> int | None:
+    """The seed, if it decides the merge; None for a method that does not draw."""
+    return random_seed if config.get("merge_method") in DRAWING_METHODS else None
+
+
 def of_model(shared: Any, name: str, model: Any) -> Artifact:
     """Declare the merge of a model. model: its section (lib/config/schema.Model)."""
     published = model.publish is not None and model.publish.safetensors is not None
@@ -94,15 +99,17 @@ def merge(
     """Declare the merge results/PLACE/safetensors.
 
     If a model that the config names before has the same merge, that is made first, and this one is
-    linked to it (step.sh, `same`). config: mergekit's. uses, details: fields of Artifact.
+    linked to it (step.sh, `same`); else to what `uses` names so. config: mergekit's. uses, details:
+    fields of Artifact.
     """
     parts = (part for found in merge_references(config) for part in found.parts)
     options: dict[str, Any] = {"merge": config}
-    if config.get("merge_method") in DRAWING_METHODS:
-        options["random_seed"] = random_seed
+    seed = seed_of(config, random_seed)
+    if seed is not None:
+        options["random_seed"] = seed
     if allow_pickle:
         options["allow_pickle"] = True
-    if first := shared.same_merge(place, config, options.get("random_seed"), allow_pickle):
+    if first := shared.same_merge(place, config, seed, allow_pickle):
         uses = (uses or {}) | {"same": first}
     return shared.once(
         f"results/{place}/safetensors",

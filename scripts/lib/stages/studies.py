@@ -4,6 +4,7 @@ A candidate is a merge and a conversion like those of a model. Both are deleted 
 unless the study keeps them.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from lib.record.artifact import Artifact
 from lib.stages.checked import Inspector, Row
 from lib.stages.convert import convert
 from lib.stages.evaluation import EvaluateStage, TaskFile, to_tasks
-from lib.stages.merge import merge
+from lib.stages.merge import merge, seed_of
 from lib.stages.stage import Stage
 from lib.studies import grid
 from lib.studies.grid import Candidate
@@ -198,6 +199,10 @@ class Study(Section):
         """None beside `parts`."""
         return []
 
+    def needs(self) -> list[str]:
+        """All that it is made from: `parts`."""
+        return self.parts()
+
     def corpora(self) -> set[str]:
         """The names of the texts on which it measures."""
         return {*self.measure.perplexity, *self.measure.kld}
@@ -255,6 +260,11 @@ class Declared:
         self.measured: dict[str, Artifact] = {}  # by its role in the table's recipe
         self.artifacts: list[Artifact] = []
         self._each: list[list[Artifact]] = []  # what was measured of each model, in order
+        # Of each candidate a text of what decides its merge: equal for twins.
+        self._twins = {
+            c.id: json.dumps([c.merge, seed_of(c.merge, c.random_seed)]) for c in study.candidates
+        }
+        self._last: dict[str, tuple[int, Artifact]] = {}  # of twins: its place, and its merge
         self.parents = {grid.word(ref): ref for ref in study.parents}
         self.base_logits: dict[tuple[str, str], Artifact] = {}
         last = len(study.each_round) - 1
@@ -262,8 +272,15 @@ class Declared:
             weights = shared.weights(reference, study.allow_pickle)
             self._measure("parents", parent, weights, {last}, self._waits())
         taking = [{c.id for c in study.taking_part(n, chosen)} for n in range(last + 1)]
-        # Those of the latest round first: only they have work left when that round comes.
-        late = sorted(study.candidates, key=lambda c: -sum(c.id in ids for ids in taking))
+        # Those of the latest round first: only they have work left when that round comes. Twins
+        # follow each other, so that their merge is still there.
+        first: dict[str, int] = {}
+        for place, twin in enumerate(self._twins.values()):
+            first.setdefault(twin, place)
+        late = sorted(
+            study.candidates,
+            key=lambda c: (-sum(c.id in ids for ids in taking), first[self._twins[c.id]]),
+        )
         for candidate in late:
             rounds = {number for number, ids in enumerate(taking) if candidate.id in ids}
             merged = self._merge(candidate)
@@ -278,6 +295,16 @@ class Declared:
         before = self._each[-self.study.at_once]
         return {f"after {number}": artifact for number, artifact in enumerate(before)}
 
+    def _twin(self, candidate: Candidate) -> dict[str, Artifact]:
+        """The merge of an earlier candidate that is the same, for `uses`.
+
+        Only one that may lie on the disk anyway when this one is made: to wait for a later twin
+        would keep more of them there than `at_once`.
+        """
+        place, twin = self._last.get(self._twins[candidate.id], (0, None))
+        near = self.study.keep or len(self.merges) - place < self.study.at_once
+        return {"same": twin} if twin and near else {}
+
     def _merge(self, candidate: Candidate) -> Artifact:
         made = merge(
             self.shared,
@@ -286,9 +313,10 @@ class Declared:
             candidate.random_seed,
             self.study.allow_pickle,
             model=self.name,
-            uses=self._waits(),
+            uses=self._waits() | self._twin(candidate),
             temporary=not self.study.keep,
         )
+        self._last[self._twins[candidate.id]] = len(self.merges), made
         self.merges[candidate.id] = made
         self.artifacts.append(made)
         return made

@@ -7,6 +7,7 @@ mapping. Within a longer text (`./models/$name`) it becomes the value's text. `$
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,12 @@ Values = dict[str, Any]  # {name: value}
 
 # Columns of a study's table, which no varied name may have.
 COLUMNS = ("candidate", "rank", "score", "wins", "front", "round", "dropped")
+
+# Candidates of a study: to check and plan so many takes some seconds, to measure them days.
+MOST = 4000
+# A file name has 255 bytes at most. The longest with a candidate's id in it is that of a record
+# that is being written: .ID-BF16.gguf.recipe.json.1234567.part
+LONGEST, SHORTENED = 219, 80
 
 _NAME = re.compile(r"\$(\$|\w+|\{\w+\})")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
@@ -49,9 +56,23 @@ class Candidate:
 
 
 def combinations(vary: Mapping[str, list[Any]], pairs: list[Values]) -> list[Values]:
-    """All combinations of the values in `vary`, each with each of `pairs` (if there are any)."""
+    """All combinations of the values in `vary`, each with each of `pairs` (if there are any).
+
+    Raises ValueError if they are too many.
+    """
+    if wrong := excess(vary, pairs):
+        raise ValueError(wrong)
     crossed = [dict(zip(vary, row, strict=True)) for row in itertools.product(*vary.values())]
     return [row | pair for row in crossed for pair in pairs or [{}]]
+
+
+def excess(vary: Mapping[str, list[Any]], pairs: list[Values]) -> str | None:
+    """That there are too many combinations, in words; None if there are not."""
+    number = math.prod(map(len, [*vary.values(), pairs or [{}]]))
+    if number <= MOST:
+        return None
+    many = f"{number:,}" if number < 10**15 else "more than 10^15"
+    return f"makes {many} candidates, and a study has {MOST:,} at most; vary less"
 
 
 def names_in(template: Any) -> Iterator[str]:
@@ -89,16 +110,17 @@ def candidates(
 ) -> list[Candidate]:
     """The candidate of each row of values.
 
-    random_seed: a number, or `$name`. Raises ValueError for a `$name` without a value, for a seed
-    that is no whole number of 32 bits, and for two rows that are the same.
+    random_seed: a number, or `$name`. Raises ValueError for a `$name` without a value, for a value
+    that is no plain data, for a seed that is no whole number of 32 bits, and for two rows that are
+    the same.
     """
     found: dict[str, Candidate] = {}
     for values in rows:
-        name = "-".join(map(word, values.values())) or "only"
+        name = _fitting("-".join(map(word, values.values())) or "only", values)
         if name in found:
             if found[name].values == values:
                 raise ValueError(f"{found[name].label}: twice")
-            name += f"_{_digest(json.dumps(values))}"
+            name = _fitting(f"{name}_{_digest(_text(values))}", values)
         seed = filled(random_seed, values)
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise ValueError(f"random_seed: {show(seed)} is no whole number from 0 to 4294967295")
@@ -115,6 +137,16 @@ def word(value: Any) -> str:
     return f"{end}_{_digest(text)}"
 
 
+def _fitting(name: str, values: Values) -> str:
+    """An id of a candidate, as it is if files can be called by it; else its beginning and a digest.
+
+    The digest is of all values, and long enough for thousands of ids with one beginning.
+    """
+    if len(name) <= LONGEST:
+        return name
+    return f"{name[:SHORTENED].rstrip('._-')}_{_digest(_text(values), 16)}"
+
+
 def _value(name: str, values: Values) -> Any:
     name = name.strip("{}")
     if name not in values:
@@ -124,8 +156,12 @@ def _value(name: str, values: Values) -> Any:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """A value as text. Raises ValueError for what is no plain data, such as YAML's dates."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value)
+    except TypeError:
+        raise ValueError(f"{show(value)} is no plain data") from None
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
+def _digest(text: str, digits: int = 6) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]

@@ -15,6 +15,7 @@
 """
 
 import os
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,17 @@ from typing import Any
 import yaml
 
 from lib.errors import UserError
+from lib.keys import bounds
+from lib.keys.values import show
 
 LOCK_FILE = Path("config/studies.lock.yaml")
 HEADER = """\
 # Which candidate of each study was chosen: written by `snakemake choose`, to be committed.
 # A model with `merge: {study: NAME}` is made by the merge that stands here.
 """
+# The keys of a round, and of a winner with their types.
+ROUND = ("chunks", "kept")
+WINNER = {"candidate": str, "values": dict, "random_seed": int, "merge": dict, "picked": bool}
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -64,28 +70,71 @@ def read(workdir: Path = Path()) -> dict[str, Chosen]:
     """
     path = Path(workdir) / LOCK_FILE
     try:
-        data = yaml.load(path.read_bytes(), Loader=Loader) or {}
+        data = yaml.load(path.read_bytes(), Loader=Loader)
     except FileNotFoundError:
         return {}
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not YAML ({text}); restore it or delete it") from None
     try:
-        studies = data.pop("studies", None) or {}
-        if data:
-            raise ValueError(f"unknown key {next(iter(data))!r}")
-        found = {}
-        for name, entry in studies.items():
-            winner = entry.pop("winner", None)
-            rounds = entry.pop("rounds", None) or []
-            if entry or not all({"chunks", "kept"} == set(each) for each in rounds):
-                raise ValueError(f"the entry of {name!r} has other keys than rounds and winner")
-            found[name] = Chosen(rounds, Winner(**winner) if winner else None)
-            if winner and not isinstance(found[name].winner.merge, dict):
-                raise ValueError(f"the winner of {name!r} has no merge")
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        document = _mapping({} if data is None else data, "it", ("studies",))
+        bounds.insist(document)
+        studies = document.get("studies") or {}
+        return {name: _entry(name, entry) for name, entry in _mapping(studies, "studies").items()}
+    except (UserError, ValueError) as error:
         raise UserError(f"{path}: not a lock ({error}); restore it or delete it") from None
-    return found
+
+
+def _entry(study: Any, entry: Any) -> Chosen:
+    """A study's entry. Raises ValueError if it is none."""
+    if not isinstance(study, str):
+        raise ValueError(f"the name {show(study)} is not text")
+    entry = _mapping(entry, study, ("rounds", "winner"))
+    rounds = entry.get("rounds") or []
+    if not isinstance(rounds, list):
+        raise ValueError(f"the rounds of {study} are no list")
+    for each in rounds:
+        each = _mapping(each, f"a round of {study}", ROUND)
+        if missing := [key for key in ROUND if key not in each]:
+            raise ValueError(f"a round of {study} has no {missing[0]}")
+        chunks, kept = each["chunks"], each["kept"]
+        if chunks is not None and not (_is(chunks, int) and chunks > 0):
+            raise ValueError(f"the chunks of a round of {study} are {show(chunks)}")
+        if not isinstance(kept, list) or not kept or not all(_is(name, str) for name in kept):
+            raise ValueError(f"kept of a round of {study} is no list of candidates")
+    winner = entry.get("winner")
+    return Chosen(rounds, None if winner is None else _winner(study, winner))
+
+
+def _winner(study: str, winner: Any) -> Winner:
+    """A study's winner. Raises ValueError if it is none."""
+    what = f"the winner of {study}"
+    winner = {"picked": False} | _mapping(winner, what, WINNER)
+    for key, type_ in WINNER.items():
+        if key not in winner:
+            raise ValueError(f"{what} has no {key}")
+        if not _is(winner[key], type_):
+            raise ValueError(f"{key} of {what} is {show(winner[key])}")
+    if not 0 <= winner["random_seed"] < 2**32:
+        raise ValueError(f"random_seed of {what} is {show(winner['random_seed'])}")
+    return Winner(**winner)
+
+
+def _mapping(value: Any, what: str, known: Collection[str] | None = None) -> dict[Any, Any]:
+    """The value. Raises ValueError if it is no mapping, or has a key that is not in `known`."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is no mapping")
+    for key in value if known is not None else ():
+        if key not in known:
+            raise ValueError(f"{what} has the unknown key {show(key)}")
+    return value
+
+
+def _is(value: Any, type_: type) -> bool:
+    """Whether a value has a type; true and false are no numbers."""
+    return isinstance(value, type_) and not (type_ is int and isinstance(value, bool))
 
 
 def write(chosen: dict[str, Chosen], workdir: Path = Path()) -> None:

@@ -1,4 +1,4 @@
-"""Bounds of a config: what no config of a person's exceeds, and what no file could hold."""
+"""Bounds of configs and locks: what no person's exceeds, and what no file could hold."""
 
 import re
 from collections.abc import Mapping
