@@ -41,10 +41,9 @@ def check_sources(moe: dict, allow_pickle: bool) -> None:
 def check_tensors(moe: dict, output: Path) -> None:
     """Raise UserError unless the mixture has the tensors that follow from its configuration."""
     base = Path(moe_references(moe)[0].parts[0])
-    like = read_weights(base)
+    made, like = read_weights(output).tensors, read_weights(base)
     if not like.tensors:
         return  # pickled
-    made = read_weights(output).tensors
     kind = moe_architectures.choose(moe, [read_json(base / "config.json")["model_type"]])
     wanted = dict(moe_architectures.tensors_of(moe, kind, like.tensors))
     for name in sorted(wanted.keys() | made.keys()):
@@ -91,8 +90,8 @@ def main() -> None:
         if args.output is None:
             check_sources(moe, args.allow_pickle)
             return
+        check_tensors(moe, args.output)  # whose reader tells of a file that was cut off
         check_output(args.output)
-        check_tensors(moe, args.output)
     except UserError as error:
         message = str(error)
         for path in sorted(names, key=len, reverse=True):
