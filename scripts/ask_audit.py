@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,18 +106,20 @@ def directory(top: Path, key: Path | None, targets: list[str]) -> Branch:
         name = path.relative_to(top).as_posix()
         if audit.ADDED.fullmatch(name):
             continue
-        if path.is_file():
-            names.append(name)
-        elif path.is_symlink() or not path.is_dir():
-            text = "is a link to a directory or to nothing, or no file"
-            raise UserError(printable(f"dir: {path} {text}, so what is in it would not be checked"))
-    read = [name for name in names if wanted(name, targets)]
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            found = pool.map(lambda name: sha256_of(top / name), read)
-            hashes = dict(zip(read, found, strict=True))
-    except OSError as error:
-        raise unreadable(error) from None
+        with told(path):
+            if path.is_file():
+                names.append(name)
+            elif path.is_symlink() or not path.is_dir():
+                text = "is a link to a directory or to nothing, or no file"
+                raise unchecked(path, f" {text}, so what is in it would not be checked")
+
+    def hashed(name: str) -> str:
+        with told(top / name):
+            return sha256_of(top / name)
+
+    with ThreadPoolExecutor(4) as pool:
+        read = [name for name in names if wanted(name, targets)]
+        hashes = dict(zip(read, pool.map(hashed, read), strict=True))
     check_targets(names, targets)
     return Branch(None, None, {name: hashes.get(name) for name in names}, top.joinpath, key)
 
@@ -125,15 +128,24 @@ def below(top: Path) -> Iterator[Path]:
     """All that is in a directory. Raises UserError for a directory that may not be read."""
 
     def fail(error: OSError) -> None:
-        raise unreadable(error)
+        raise unchecked(error.filename, f": {error.strerror}")
 
     for here, folders, files in os.walk(top, onerror=fail):
         yield from (Path(here, name) for name in (*folders, *files))
 
 
-def unreadable(error: OSError) -> UserError:
-    """What is said of a file or directory that cannot be read: what it has is not checked."""
-    return UserError(printable(f"dir: {error.filename}: {error.strerror}"))
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Raise UserError if a file cannot be read in the `with` block."""
+    try:
+        yield
+    except OSError as error:
+        raise unchecked(path, f": {error.strerror}") from None
+
+
+def unchecked(path: Path | str, why: str) -> UserError:
+    """What is said of a file or directory of which not everything can be checked."""
+    return UserError(printable(f"dir: {path}{why}"))
 
 
 def repository(repo: str, key: Path | None, targets: list[str]) -> Iterator[tuple[str, Branch]]:

@@ -8,7 +8,7 @@ without `yes=true`.
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +123,7 @@ def listing(session: Session, store: Store, kept: list[Kept], sizes: dict[str, F
         *first(table(kept), SHOWN, "  "),
     ]
     if refused := [each for each in kept if not each.entry]:
-        lines.append(f"refused: {len(refused)}, {refused[0].why}; `--config check=true` lists them")
+        lines.append(f"refused: {len(refused)}, {refused[0].why}; `--config check=true` names them")
     return lines
 
 
@@ -151,7 +151,7 @@ def entries(kept: list[Kept]) -> str:
 
 def fill(session: Session, store: Store) -> None:
     """Put all that is here and fresh, and hash it before."""
-    number = size = 0
+    number = size = others = 0
     for artifact in shared(session):
         record = session.plan.record(artifact)
         fresh = session.plan.state(artifact) is State.FRESH and os.path.exists(artifact.path)
@@ -164,8 +164,12 @@ def fill(session: Session, store: Store) -> None:
         if flushed_digests(list(files), {}) != files:
             print(f"{artifact.path} has other bytes than its record says: `snakemake verify`")
             continue
-        store.put(entry, made)
-        number, size = number + 1, size + record.bytes
+        if store.put(entry, made) is None:
+            others += 1
+        else:
+            number, size = number + 1, size + record.bytes
+    if others:
+        print(f"Not put: {count(others, 'artifact')}, whose entries only others may replace.")
     print(f"Put there: {count(number, 'artifact')}, {human(size)}.")
 
 
@@ -190,13 +194,14 @@ def check(store: Store, kept: list[Kept], sizes: dict[str, Found], yes: bool) ->
             of = each.entry.record.artifact if each.entry else "its entry"
             bad[each.file.name] = f"{of}: of its files {is_there}"
     size = human(sum(file.bytes for file in sizes.values()))
-    if foreign := [each for each in kept if isinstance(each.why, Foreign)]:
-        print(f"{store.shown}: {entries(foreign)} not to be taken here: {foreign[0].why}")
+    if foreign := {each.file.name: each.why for each in kept if isinstance(each.why, Foreign)}:
+        print(f"{store.shown}: not to be taken here {is_are(len(foreign))} {len(foreign)}:")
+        print("\n".join(named(foreign)))
     if not bad and not damaged:
         print(f"{store.shown}: {entries(kept)}, {size}: every byte is what its entry says.")
         return 0
     print(f"{store.shown}: {entries(kept)}, {size} read; damaged {is_are(len(bad))} {len(bad)}:")
-    print("\n".join(first([f"  {name[-69:]}  {why}" for name, why in bad.items()], SHOWN, "  ")))
+    print("\n".join(named(bad)))
     if not yes:
         print("\nTo remove these: snakemake store --config check=true yes=true")
         return 1
@@ -204,6 +209,11 @@ def check(store: Store, kept: list[Kept], sizes: dict[str, Found], yes: bool) ->
         store.place.remove(name)
     print("\nRemoved; who needs one builds it, and puts it there again.")
     return 0
+
+
+def named(files: Mapping[str, object]) -> list[str]:
+    """A line for each file: {name: what is to be said of it}."""
+    return first([f"  {name[-69:]}  {why}" for name, why in files.items()], SHOWN, "  ")
 
 
 def prune(session: Session, store: Store, kept: list[Kept], sizes: dict[str, Found]) -> None:

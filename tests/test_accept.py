@@ -4,11 +4,14 @@ import fcntl
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import lib.stages.shared
-from lib.planning.acceptance import adopt, judge
+from lib.planning.acceptance import Acceptance, adopt, judge
+from lib.record import cold
 from lib.record import recipe as recipes
+from lib.record.artifact import Artifact
 from project import FORMS, Planned, Project, append, evaluations, everything, of, shards
 
 MERGED = everything("Mix") | everything("Two")
@@ -67,6 +70,28 @@ def test_the_reports_and_cards_are_made_anew_so_that_they_can_say_it(edited):
     assert f"\nthe merge: taken as it is by {by} on " in card.read_text()
     assert "although the code that makes it changed." in card.read_text()
     assert "\nBF16, Q8_0: taken as they are by" in card.read_text()
+
+
+def test_what_was_accepted_of_a_cold_file_comes_back_with_its_record(tmp_path, monkeypatch):
+    """Snakemake deletes the record of what a failed step should have brought back."""
+    monkeypatch.chdir(tmp_path)
+    made, recipe = "results/M/gguf/M-Q8_0.gguf", {"step": "quantize"}
+    note = cold.note_of(made)
+    Path(note).parent.mkdir(parents=True)
+    Path(note).write_text("{}")
+    record = recipes.Record(made, recipe, recipes.digest(recipe), 1, "0" * 64)
+    facts = {"place": {"store": "/store"}, "record": asdict(record)}
+    inputs = {cold.MADE: record.sha256}
+    recipes.write(
+        recipes.Record(note, {}, recipes.digest({}), 2, "1" * 64, inputs=inputs, notes=facts)
+    )
+    recipes.write(record)
+    wanted = Artifact(made, "quantize", "M", {})
+    wanted.recipe = recipe | {"code": "newer"}
+    adopt(Acceptance([(wanted, ["code"])]))
+    Path(recipes.path_of(made)).unlink()
+    cold.restore(made)
+    assert recipes.read(made).fits(wanted.digest)
 
 
 def test_a_file_is_accepted_with_what_it_is_made_from_and_nothing_else(edited):

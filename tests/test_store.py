@@ -333,7 +333,20 @@ def test_a_damaged_one_without_its_inputs_fails_in_one_line_and_the_next_run_bui
     assert not notes.is_refused(Store(there.settings).look(artifact().digest))
 
 
-NAMES = ("../x", "a/../../x", "/etc/x", "..", ".", "", "a//b", "./a", "a\\b", "a\0b", "a" * 256)
+NAMES = (
+    "../x",
+    "a/../../x",
+    "/etc/x",
+    "..",
+    ".",
+    "",
+    "a//b",
+    "./a",
+    "a\\b",
+    "a\0b",
+    "a" * 256,
+    "a/" * 600 + "a",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -941,7 +954,8 @@ def test_what_is_not_for_us_is_neither_damaged_nor_without_content(
 
     assert needed()  # what is not signed
     assert ask_store.check(shop, *everything_in(shop, monkeypatch), yes=True) == 0
-    assert "1 entry not to be taken here: is not signed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"not to be taken here is 1:\n  {artifact().digest}.json  is not signed" in said
     assert entry.exists()
     document = entry.read_text()
     write(entry, document.replace('"quantmill_store":1', '"quantmill_store":2'))

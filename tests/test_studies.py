@@ -357,7 +357,7 @@ TEXT, TASKS = {"perplexity": ["t"]}, {"tasks": {"hellaswag": {"file": "a.txt"}}}
             TEXT,
             {},
             ["A", "B"],
-            ["problem: " + UNLIKE + "; choose by tasks"],
+            ["problem: " + UNLIKE + "; choose by tasks, in one round"],
         ),
         (
             TEXT | TASKS,
@@ -963,7 +963,7 @@ def test_choose_and_status_say_that_candidates_are_not_comparable(
     text = (
         "Perplexity on t is not comparable: the text was cut into other tokens for ties-0.5, "
         "task_arithmetic-0.3, task_arithmetic-0.5 than for the rest. Nothing is chosen: choose by "
-        "tasks, or give all candidates one tokenizer."
+        "tasks, in one round, or give all candidates one tokenizer."
     )
     assert capsys.readouterr().out == f"Which: {text}\n"
     monkeypatch.setattr(run_studies, "outcome_now", lambda plan, name: found)

@@ -272,8 +272,8 @@ def test_candidates_of_different_tokenizers_are_not_compared_by_perplexity(tmp_p
     text = (
         "Perplexity on code is not comparable: the text was cut into other tokens for 0.3 than for "
         "the rest; perplexity on prose is not comparable: the text was cut into other tokens for "
-        "0.3 than for the rest. Nothing is chosen: choose by tasks, or give all candidates one "
-        "tokenizer."
+        "0.3 than for the rest. Nothing is chosen: choose by tasks, in one round, or give "
+        "all candidates one tokenizer."
     )
     assert study.outcome.winner is None and study.outcome.is_stuck
     assert words.sentences(study.outcome) == [text]

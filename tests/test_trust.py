@@ -258,18 +258,21 @@ def test_what_a_walk_would_not_see_is_refused_in_a_directory(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
-@pytest.mark.parametrize("name", ["folder", "folder/file"])
-def test_what_may_not_be_read_is_not_passed_over(name):
+@pytest.mark.parametrize(
+    ("name", "mode", "said"),
+    [("folder", 0, "folder"), ("folder", 0o744, "folder/file"), ("folder/file", 0, "folder/file")],
+)
+def test_what_may_not_be_read_is_not_passed_over(name, mode, said):
     """Another user may read it, and load what is in it."""
     with tempfile.TemporaryDirectory() as top:
         Path(top).chmod(0o755)
         branch(Path(top, "copy"))
         Path(top, "copy/folder").mkdir()
         Path(top, "copy/folder/file").write_bytes(b"evil")
-        Path(top, "copy", name).chmod(0)
+        Path(top, "copy", name).chmod(mode)
         os.seteuid(65534)
         try:
-            with pytest.raises(UserError, match=f"dir: .*copy/{name}: Permission denied"):
+            with pytest.raises(UserError, match=f"dir: .*copy/{said}: Permission denied"):
                 ask_audit.directory(Path(top, "copy"), None, [])
         finally:
             os.seteuid(0)

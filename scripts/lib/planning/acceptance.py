@@ -123,6 +123,7 @@ def adopt(answer: Acceptance) -> None:
             record = recipes.read(path)
             record.accepted.append(entry)
             recipes.write(record)
+            cold.follow(record)
 
 
 def _user() -> str:

@@ -17,6 +17,7 @@ import json
 import os
 import tempfile
 import zlib
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,14 @@ def restore(artifact: str) -> None:
     note = recipes.read(note_of(artifact))
     if note and os.path.exists(note.artifact) and (record := note.notes.get("record")):
         recipes.write(Record(**record))
+
+
+def follow(record: Record) -> None:
+    """Have the note of an artifact, if there is one, keep its record as it is now."""
+    note = recipes.read(note_of(record.artifact))
+    if note and "record" in note.notes:
+        note.notes["record"] = asdict(record)
+        recipes.write(note)
 
 
 def forget(artifact: str) -> None:

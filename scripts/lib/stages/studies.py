@@ -455,7 +455,7 @@ def preflight(inspector: Inspector, name: str, study: Study) -> Iterator[Row]:
     if differ and measure.perplexity:
         by_it = any(figure.startswith("perplexity.") for figure in study.minimised)
         said = f"perplexities of its candidates are not comparable: {differ}"
-        end = "; choose by tasks" if by_it else ""
+        end = "; choose by tasks, in one round" if by_it else ""
         yield Row(name, "problem" if by_it else "note", said + end)
     for parent in study.parents:
         if not (text := _clash(inspector, {parent: None, **own})):

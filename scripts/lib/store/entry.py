@@ -24,7 +24,7 @@ from lib.record.layout import SNAKEMAKE_MARK
 from lib.record.recipe import Record
 
 SCHEMA = 1
-LONGEST = 255  # bytes of a file's name
+LONGEST, LONGEST_PATH = 255, 1000  # bytes of a file's name, and of that with its folders
 MAPPINGS = ("recipe", "files", "inputs", "notes", "machine")  # of a record
 _HEX = re.compile("[0-9a-f]{64}")
 
@@ -120,7 +120,8 @@ def is_inside(name: Any) -> bool:
         return False
     path = PurePosixPath(name)
     plain = path.as_posix() == name and path.parts and not path.is_absolute()
-    short = all(len(part.encode(errors="replace")) <= LONGEST for part in path.parts)
+    sizes = [len(part.encode(errors="replace")) for part in (name, *path.parts)]
+    short = sizes[0] <= LONGEST_PATH and max(sizes[1:], default=0) <= LONGEST
     return bool(plain) and short and not {"..", SNAKEMAKE_MARK} & set(path.parts)
 
 

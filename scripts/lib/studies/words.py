@@ -133,7 +133,7 @@ def unlike(outcome: Outcome) -> str:
     if not said:
         return ""
     text = f"{'; '.join(said)}."
-    end = "Nothing is chosen: choose by tasks, or give all candidates one tokenizer."
+    end = "Nothing is chosen: choose by tasks, in one round, or give all candidates one tokenizer."
     return text[0].upper() + text[1:] + (f" {end}" if outcome.is_stuck else "")
 
 
