@@ -22,9 +22,12 @@ MADE = {
     "results/Mix/shards/Q8_0": "llama-gguf-split",
     "results/Mix/evaluation/mixed.json": "llama-perplexity",
     "results/Mix/gguf/Mix-BF16.gguf": "convert.py",
+    "results/Two/safetensors": "merge.py",
+}
+# Those of further models, which are built once each lie was told of the former.
+MORE = {
     "results/Seeing/gguf/mmproj-Seeing-F16.gguf": "convert.py",
     "results/Plain/gguf/Plain.lora-poet.gguf": "convert_lora_to_gguf.py",
-    "results/Two/safetensors": "merge.py",
     "results/Mixed/safetensors": "moe.py",
     "results/Told/lora/prose": "extract_lora.py",
 }
@@ -56,26 +59,31 @@ CONVERTED = "results/Mix/gguf/Mix-BF16.gguf"
 
 def cases(random: Random, work: Path) -> Iterator[Case]:
     project = Project.create(work / "project")
-    for name in ("Mixed", "Told", "Seeing"):
-        project.config["models"][name] = EVERYTHING["models"][name]
-    project.model("Plain")["gguf"] |= {"lora": {"poet": "./m/poet"}}
     project.repository = copy_workflow(work / "workflow")
     lie = work / "lie.sh"
     lie.write_text("")
     wrap(project, lie)
     project.build()
-    todo: list[tuple[str, str]] = []
+    yield from each(random, project, lie, MADE)
+    for name in ("Mixed", "Told", "Seeing"):
+        project.config["models"][name] = EVERYTHING["models"][name]
+    project.model("Plain")["gguf"] |= {"lora": {"poet": "./m/poet"}}
+    project.build()
+    yield from each(random, project, lie, MORE)
     while True:
-        if not todo:
-            todo = [(made, kind) for made in MADE for kind in kinds(made)]
-            random.shuffle(todo)
-        made, kind = todo.pop()
-        yield Case(f"{MADE[made]}: {kind}", told(project, lie, made, kind))
+        yield from each(random, project, lie, MADE | MORE)
 
 
-def kinds(made: str) -> list[str]:
-    """The lies that can be told of an artifact."""
-    tool = MADE[made]
+def each(random: Random, project: Project, lie: Path, tools: dict[str, str]) -> Iterator[Case]:
+    """Each lie about each of these artifacts, in any order. tools: {artifact: its tool}."""
+    todo = [(made, kind) for made, tool in tools.items() for kind in kinds(made, tool)]
+    random.shuffle(todo)
+    for made, kind in todo:
+        yield Case(f"{tools[made]}: {kind}", told(project, lie, made, tools[made], kind))
+
+
+def kinds(made: str, tool: str) -> list[str]:
+    """The lies that a tool can tell of an artifact."""
     if tool == "llama-perplexity":  # what it writes is read as it comes
         return [EARLY, *OF_ALL]
     found = [kind for kind in (*OF_FILES, *OF_ALL) if (tool, kind) not in UNKNOWN]
@@ -113,13 +121,13 @@ def wrap(project: Project, lie: Path) -> None:
     )
 
 
-def told(project: Project, lie: Path, made: str, kind: str) -> str | None:
+def told(project: Project, lie: Path, made: str, tool: str, kind: str) -> str | None:
     """One lie about one artifact; what does not hold."""
     artifact = project / made
     before = bytes_of(artifact)
     shutil.rmtree(artifact) if artifact.is_dir() else artifact.unlink()
     where = building_directory(made)
-    about = f'[ "$tool" = {MADE[made]} ] && [ "${{OUT%/*/*}}" = {where} ] || exit 0'
+    about = f'[ "$tool" = {tool} ] && [ "${{OUT%/*/*}}" = {where} ] || exit 0'
     largest = """find "$OUT" -type f -printf '%s %p\\n' | sort -rn | head -1 | cut -d' ' -f2-"""
     size = '[ -z "$out" ] || size=$(stat -c %s "$out")'
     special = {EARLY: "# early", OTHER: f'cp "{project / ANOTHER}" "$out"'}
