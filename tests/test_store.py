@@ -1047,6 +1047,7 @@ def bucket(tmp_path_factory):
     os.environ.update(env)
     import s3fs
 
+    s3fs.S3FileSystem.clear_instance_cache()  # of the server of another file's tests
     s3fs.S3FileSystem().mkdir("bucket")
     yield "s3://bucket/team"
     server.terminate()
