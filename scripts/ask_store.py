@@ -19,7 +19,6 @@ from lib.planning.taking import behind
 from lib.record import cold
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
-from lib.record.digests import flushed_digests
 from lib.record.recipe import Record
 from lib.record.unrecorded import recorded
 from lib.run.answers import columns, everything, first, open_session, parser
@@ -95,16 +94,11 @@ def read(store: Store, session: Session) -> list[Kept]:
             entry = store.read(digest)
         except Refused as error:
             return Kept(digest, file, None, store.named(digest), error, digest in wanted)
-        return entry and Kept(digest, file, entry, contents_of(entry), None, digest in wanted)
+        return entry and Kept(digest, file, entry, entry.sha256s, None, digest in wanted)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = filter(None, pool.map(one, store.entries()))
     return sorted(found, key=lambda kept: -kept.file.at)
-
-
-def contents_of(entry: Entry) -> set[str]:
-    """The sha256 of an entry's files."""
-    return {sha256 for _, sha256 in entry.contents.values()}
 
 
 def shared(session: Session) -> list[Artifact]:
@@ -160,8 +154,7 @@ def fill(session: Session, store: Store) -> None:
         if (entry := entry_of(record, behind(artifact))) is None or store.has(record.digest):
             continue
         made = Path(artifact.path)
-        files = {made / name if name else made: sha for name, (_, sha) in entry.contents.items()}
-        if flushed_digests(list(files), {}) != files:
+        if not entry.is_at(made):
             print(f"{artifact.path} has other bytes than its record says: `snakemake verify`")
             continue
         if store.put(entry, made) is None:
@@ -295,7 +288,7 @@ def unneeded(
     if any(each.contents is None for each in left):
         return []
     needed = {sha256 for each in left for sha256 in each.contents}
-    needed |= {sha256 for record in cold_here for sha256 in contents_of(Entry(record))}
+    needed |= {sha256 for record in cold_here for sha256 in Entry(record).sha256s}
     let_go = {sha256 for each in going for sha256 in each.contents or ()}
     before = time.time() - GRACE_S
     found = ((sha, file) for sha, file in sizes.items() if sha not in needed)

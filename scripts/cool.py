@@ -5,11 +5,11 @@
 
 `note` puts the artifact MADE into the store that the plan has offered (beside WANTED, the note's
 wanted recipe), unless it is there, and reads it there, every byte; but not what it has just brought
-into a bucket. In a run of `publish` it uploads it, too, if its gates
-hold, and looks for its sha256 in the listing of the repository. Writes NOTE and NOTES as
-lib/record/cold.py has them; if no place has the bytes, NOTES says why. `delete` deletes MADE if its
-note says that a place has exactly these bytes. Shards among --after (or their notes) that are a
-hard link to it become a symbolic one, which leads somewhere again when it is back.
+into a bucket. In a run of `publish` it uploads it, too, if its gates hold, and looks for its sha256
+in the listing of the repository. Writes NOTE and NOTES as lib/record/cold.py has them; if no place
+has the bytes, NOTES says why. `delete` deletes MADE if its note says that a place has exactly these
+bytes. Shards among --after (or their notes) that are a hard link to it become a symbolic one, which
+leads somewhere again when it is back.
 """
 
 import argparse
@@ -207,8 +207,7 @@ def put(store: Store, entry: Entry, refused: Refused | None) -> bool:
     if refused and store.settings.key and not store.settings.sign:
         raise refused
     made = Path(entry.record.artifact)
-    files = {made / name if name else made: sha for name, (_, sha) in entry.contents.items()}
-    if flushed_digests(list(files), {}) != files:
+    if not entry.is_at(made):
         raise Kept("it has other bytes than its record says: `snakemake verify`")
     brought = store.put(entry, made, again=refused is not None)
     notes.forgive(entry.record.digest)

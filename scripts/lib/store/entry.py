@@ -15,11 +15,12 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lib.errors import UserError
 from lib.record import recipe as recipes
+from lib.record.digests import flushed_digests
 from lib.record.layout import SNAKEMAKE_MARK
 from lib.record.recipe import Record
 
@@ -79,6 +80,16 @@ class Entry:
         """{name: (bytes, sha256)} of the files; of an artifact that is a file, its name is ""."""
         files = self.record.files or {"": [self.record.bytes, self.record.sha256]}
         return {name: (size, sha256) for name, (size, sha256) in files.items()}
+
+    @property
+    def sha256s(self) -> set[str]:
+        """The sha256 of its files."""
+        return {sha256 for _, sha256 in self.contents.values()}
+
+    def is_at(self, made: Path) -> bool:
+        """Whether exactly these bytes lie at `made`; they are flushed and hashed."""
+        files = {made / name if name else made: sha for name, (_, sha) in self.contents.items()}
+        return flushed_digests(list(files), {}) == files
 
 
 def _plain(record: Record) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class Store:
             return None
         except Refused:
             return set()
-        return {sha256 for _, sha256 in entry.contents.values()} if entry else set()
+        return entry.sha256s if entry else set()
 
     def renew(self, digest: str) -> None:
         """Date an entry to now: who prunes by age, or looked before, leaves it."""
