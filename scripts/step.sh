@@ -68,6 +68,8 @@ commit() {
 }
 
 script() {
+    # llama.cpp's tools do not wait for what their loggers still have to write: a line may lack its end.
+    [ -z "$(tail -c 1 "${QM_LOG:-/dev/null}")" ] || echo >&2
     "$QM_PYTHON" "$QM_SCRIPTS/$1" "${@:2}"
 }
 

@@ -565,13 +565,16 @@ def test_what_is_checked_beside_a_step_decides_whether_it_is_done(tmp_path, gpus
         export CUDA_VISIBLE_DEVICES={gpus}
         beside check_corpus.py {text} --corpus it
         echo measured && echo {{}} >"$OUT"
+        echo -n "a line without its end"
+        script check_corpus.py {SCRIPTS}/step.sh --corpus steps
         commit
         """
     for content, done in (("", False), ("words " * 100, True)):
         text.write_text(content)
         ran = subprocess.run(["bash", "-c", step], cwd=tmp_path, capture_output=True, text=True)
         assert (ran.returncode == 0) == (tmp_path / artifact).is_file() == done, ran
-        assert ("measured" in (tmp_path / "log").read_text()) == bool(gpus or done)
+        log = (tmp_path / "log").read_text()
+        assert ("measured" in log) == ("line without its end\n" in log) == bool(gpus or done)
         assert ("what it names" in ran.stderr.splitlines()[-1]) != done
         assert list(tmp_path.glob("results/M/.*")) == []
 
