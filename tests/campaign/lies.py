@@ -96,7 +96,7 @@ def wrap(project: Project, lie: Path) -> None:
     $tool is the tool's name there, $OUT what the step is to make.
     """
     frame = project.repository / "scripts/step.sh"
-    old = 'script() {\n    "$QM_PYTHON" "$QM_SCRIPTS/$1" "${@:2}"\n'
+    old = '\n    "$QM_PYTHON" "$QM_SCRIPTS/$1" "${@:2}"\n'
     new = f'{old.rstrip()} || return $?\n    tool=$1 bash "{lie}"\n'
     assert old in (text := frame.read_text())
     frame.write_text(text.replace(old, new))
