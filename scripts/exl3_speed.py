@@ -26,7 +26,7 @@ class Engine:
         self.vocabulary, self.room = config.vocab_size, -(-length // PAGE) * PAGE
         self.model = Model.from_config(config)
         self.cache = Cache(self.model, max_num_tokens=self.room)
-        self.model.load()
+        self.model.load(max_chunk_size=self.room)
 
     def run(self, parts: int, length: int) -> None:
         """Send `parts` times `length` random tokens through the model, from an empty cache."""

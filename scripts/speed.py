@@ -200,7 +200,8 @@ def measure(form: Form, meter: Speedometer, conditions: Conditions) -> Measured 
     if meter.uses:
         command[0] = Path(meter.uses["environment"].path, "venv/bin/python")
         if extension := meter.uses.get("extension"):
-            environment = os.environ | {"PYTHONPATH": extension.path}
+            places = filter(None, (extension.path, os.environ.get("PYTHONPATH")))
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     before, begin = core_seconds(), time.monotonic()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
     all_cores = (time.monotonic() - begin) * (os.cpu_count() or 1)

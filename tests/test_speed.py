@@ -16,6 +16,7 @@ import pytest
 import speed
 from gguf_speed import extra_tool
 from lib.errors import UserError
+from lib.report.speed import Conditions
 from lib.stages.registry import FAMILIES
 from project import FORMS, Project
 from test_answers import ask
@@ -183,3 +184,23 @@ def test_a_users_own_llama_cpp_is_measured_by_its_own_tool(tmp_path: Path):
     os.utime(tool, (0, 0))  # when it was built decides too, since its version may stay the same
     meter = FAMILIES["gguf"].speedometer(SimpleNamespace(llama_version="b1", llama_cpp=built))
     assert meter.engine == "llama.cpp b1, own build of 1970-01-01T00:00:00+00:00"
+
+
+def test_an_engine_finds_its_extension_and_what_the_user_has_put_beside_his_python(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", "/site")
+    python = tmp_path / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    found = json.dumps({"backend": "PLACES", "prompt": [1, 2], "text": [1, 2]})
+    python.write_text(f"#!/bin/sh\necho '{found}' | sed \"s-PLACES-$PYTHONPATH-\"\n")
+    python.chmod(0o755)
+    places = {"environment": str(tmp_path), "extension": "extension"}
+    meter = SimpleNamespace(
+        command=["x.py"], uses={role: SimpleNamespace(path=path) for role, path in places.items()}
+    )
+    form = SimpleNamespace(
+        artifact=SimpleNamespace(path="m"), record=SimpleNamespace(bytes=1, sha256="0")
+    )
+    conditions = Conditions(engine="e", command=[], cpu="c", gpus=[], threads=1, **speed.LENGTHS)
+    assert speed.measure(form, meter, conditions).backend == "extension:/site"
