@@ -118,8 +118,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def train(here: Path) -> None:
         (here / "work").mkdir()
         models = [f"resources/demo/{name}" for name in ("base", "code", "prose")]
-        command = [*command_line(here / "work"), *models]
-        command = traced(command, here / "trace") if STRACE else command
+        workflow = traced(here / "workflow", here / "trace") if STRACE else ROOT
+        command = [*command_line(here / "work", workflow), *models]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == 0, done.stdout
 

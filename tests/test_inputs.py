@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import traces
 from lib.record.code import Code
 from project import EVERYTHING, Planned, Project
 from test_own_files import measurement
-from traces import STRACE, Access, steps, undeclared
+from traces import STRACE, Access, steps, traced, undeclared
 
 pytestmark = pytest.mark.skipif(
     STRACE is None, reason="strace is not installed (apt install strace)"
@@ -29,7 +28,8 @@ def config() -> dict:
     model = found["models"]["All"]
     for family in ("exl2", "exl3"):
         del model[family], model["publish"][family]
-    del found["corpora"]["demo"], found["models"]["Guessing"]
+    del found["corpora"]["demo"], found["models"]["Guessing"], found["models"]["Two"]
+    found["models"]["Mixed"]["moe"]["experts"][0]["source_model"] = "Mix"  # also built here
     model["merge"]["models"][1]["model"] = "./m/prose"
     model["gguf"]["imatrix"] = {"chunks": 4, "context": 128}
     small = {"corpus": "calibration", "rows": 4, "length": 64}
@@ -41,13 +41,14 @@ def config() -> dict:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, toolchain) -> tuple[Project, list[Path]]:
+def run(tmp_path_factory, toolchain) -> tuple[Project, Path]:
     """A traced build of everything, cards of repositories too, then of the user's own files."""
     place = tmp_path_factory.mktemp("traced")
     project = Project.create(place / "project")
     project.config = config()
     cards = [f"results/All/README.{kind}.md" for kind in ("gguf", "safetensors")]
-    traces.run(project.command("all", *cards), place / "first")
+    project.repository = traced(place / "workflow", place / "trace")
+    project.build("all", *cards)
     (project / "own").mkdir()
     shutil.copy(project / "results/Plain/gguf/Plain-BF16.gguf", project / "own/x.gguf")
     shutil.copy(project / "results/Mix/imatrix.dat", project / "own/mine.dat")
@@ -62,16 +63,16 @@ def run(tmp_path_factory, toolchain) -> tuple[Project, list[Path]]:
     }
     made = ["results/Own/README.md", "results/Own/shards/Q4_K_M"]
     made.append("results/Measured/exl2/measurement.json")
-    traces.run(project.command(*made), place / "second")
-    return project, [place / "first", place / "second"]
+    project.build(*made)
+    return project, place / "trace"
 
 
 def test_no_step_reads_or_lists_what_it_has_not_declared(run, monkeypatch):
-    project, traced = run
+    project, trace = run
     monkeypatch.chdir(project.path)
     session = Planned.open(project.config)
     wrong, rules = [], set()
-    for artifact, accesses in (step for trace in traced for step in steps(trace, project.path)):
+    for artifact, accesses in steps(trace, project.path):
         assert accesses, artifact
         rules.add(session.graph.find(artifact).rule)
         wrong += undeclared(session, artifact, accesses)

@@ -2,8 +2,8 @@
 
 import os
 import re
+import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +12,34 @@ from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
 from lib.run.answers import everything
 from lib.run.session import Session
+from project import copy_workflow
 
 STRACE = shutil.which("strace")
 BUILT = ("results", "resources")
 _STEP = re.compile(r"begin \.snakemake/quantmill/wanted/(\S+)/[0-9a-f]{16}/recipe\.json ")
 _CALL = re.compile(r"^(\w+)\((.*)\)\s+= (\S+)")
 _CHILD = ("clone", "clone3", "fork", "vfork")
+_KEPT = (*BUILT, "clone", "fork")
 _PATH = re.compile(r'(?:(AT_FDCWD|\d+)(?:<([^>]*)>)?, )?"((?:[^"\\]|\\.)*)"')
 
 
-def traced(command: list[str], directory: Path) -> list[str]:
-    """The command under strace, a file for each number of a process in `directory`."""
+def traced(workflow: Path, directory: Path) -> Path:
+    """A copy of the workflow, at `workflow`, each of whose steps runs under strace.
+
+    It writes a file for each number of a process into `directory`. Snakemake itself is not traced:
+    it asks for every file again and again, and would stop each time.
+    """
     directory.mkdir(parents=True)
     calls = "trace=%file,getdents64,clone,clone3,fork,vfork"
     options = ["-ff", "-A", "-ttt", "--seccomp-bpf", "-qq", "-y", "-s", "6000"]
-    options += ["-e", calls, "-e", "signal=none"]
-    return [STRACE, *options, "-o", str(directory / "pid"), *command]
+    options += ["-e", calls, "-e", "signal=none", "-o", str(directory / "pid")]
+    again = shlex.join([STRACE, *options, "bash", "-c"])
+    frame = copy_workflow(workflow) / "scripts/step.sh"
+    frame.write_text(
+        f'[ -n "${{QM_TRACED:-}}" ] || QM_TRACED=1 exec {again} "$BASH_EXECUTION_STRING"\n'
+        + frame.read_text()
+    )
+    return workflow
 
 
 @dataclass(frozen=True)
@@ -56,8 +68,10 @@ Lines = list[tuple[float, str]]  # (when a call was made, the call)
 
 
 def _lines(trace: Path) -> Lines:
-    parts = (line.partition(" ") for line in trace.read_text(errors="replace").split("\n") if line)
-    return [(float(at), call) for at, _, call in parts]
+    """The calls that start a process or name what is built: a few of a hundred."""
+    lines = trace.read_text(errors="replace").split("\n")
+    kept = (line.partition(" ") for line in lines if any(word in line for word in _KEPT))
+    return [(float(at), call) for at, _, call in kept]
 
 
 def _processes(traces: dict[int, Lines]) -> dict[Process, Lines]:
@@ -66,6 +80,8 @@ def _processes(traces: dict[int, Lines]) -> dict[Process, Lines]:
     for lines in traces.values():
         for pid, at in _children(lines):
             starts.setdefault(pid, []).append(at)
+    for pid, lines in traces.items():  # a step's shell is started by strace, which is not traced
+        starts[pid] += [at for at, line in lines if _STEP.search(line)]
     found: dict[Process, Lines] = {}
     for pid, lines in traces.items():
         times = sorted(starts[pid])
@@ -149,11 +165,3 @@ def _ancestors(made: Artifact) -> list[Artifact]:
             found[up.path] = up
             todo += up.inputs.values()
     return list(found.values())
-
-
-def run(command: list[str], directory: Path) -> None:
-    """Run a command under strace to its end."""
-    done = subprocess.run(
-        traced(command, directory), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert done.returncode == 0, done.stdout
