@@ -250,7 +250,7 @@ def is_still_in(location: str, record: Record) -> bool:
         entry = Store(Settings(location)).look(record.digest)
     except (Refused, Unreachable):
         return False
-    return entry is not None and entry.contents == Entry(record).contents
+    return entry is not None and entry.contents == record.contents
 
 
 def link(path: Path, made: str) -> None:

@@ -17,20 +17,13 @@ class NoLonger(UserError):
     """The hub does not have a file any more, or has other bytes."""
 
 
-def members(record: Record) -> dict[str, tuple[int, str]]:
-    """{name in the directory, "" for a file: (bytes, sha256)} of an artifact."""
-    return {n: (size, sha) for n, (size, sha) in record.files.items()} or {
-        "": (record.bytes, record.sha256)
-    }
-
-
 def bring(place: dict[str, Any], record: Record, made: Path) -> None:
     """Download an artifact to `made`, and check it.
 
     place: {repo, commit, files} of its note. Raises NoLonger; UserError if the hub does not answer.
     """
     found = {}
-    for member, (_, sha256) in members(record).items():
+    for member, (_, sha256) in record.contents.items():
         name, file = place["files"][member], made / member if member else made
         folder = made.with_name(".hub")
         try:
@@ -66,7 +59,7 @@ def lost(place: dict[str, Any], record: Record) -> str | None:
         there = hub.listing(api, place["repo"], place["commit"])
     except Exception as error:  # noqa: BLE001 - told in one line, whatever it is
         return hub.explain(error, place["repo"], "model", api)
-    for member, (_, sha256) in members(record).items():
+    for member, (_, sha256) in record.contents.items():
         file = there.get(place["files"].get(member))
         if file is None or file.lfs is None or file.lfs.sha256 != sha256:
             return f"{place['repo']} has it no longer"

@@ -95,6 +95,12 @@ class Record:
         return next(found, None)
 
     @property
+    def contents(self) -> dict[str, tuple[int, str]]:
+        """{name in the directory, "" for a file: (bytes, sha256)}."""
+        files = self.files or {"": [self.bytes, self.sha256]}
+        return {name: (size, sha256) for name, (size, sha256) in files.items()}
+
+    @property
     def is_link(self) -> bool:
         """Whether the artifact, or all that is in it, is a link to a file kept elsewhere."""
         return bool(self.notes.get("link"))

@@ -77,9 +77,8 @@ class Entry:
 
     @property
     def contents(self) -> dict[str, tuple[int, str]]:
-        """{name: (bytes, sha256)} of the files; of an artifact that is a file, its name is ""."""
-        files = self.record.files or {"": [self.record.bytes, self.record.sha256]}
-        return {name: (size, sha256) for name, (size, sha256) in files.items()}
+        """{name in the directory, "" for a file: (bytes, sha256)}."""
+        return self.record.contents
 
     @property
     def sha256s(self) -> set[str]:

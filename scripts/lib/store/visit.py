@@ -129,7 +129,7 @@ def sees(store: Store, record: Record, brought: bool = False) -> bool:
     Refused, Unreachable.
     """
     entry = store.look(record.digest)
-    if entry is None or entry.contents != Entry(record).contents:
+    if entry is None or entry.contents != record.contents:
         return False
     for name, (_, sha256) in entry.contents.items():
         if brought and store.is_far:
