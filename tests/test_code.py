@@ -140,6 +140,8 @@ def test_code_that_decides_bytes_makes_them_stale_and_nothing_else_ever_does(
     """Over every Python file and template: a statement added, to those that decide nothing at once;
     comments added, to all at once."""
     current: list[Code] = []
+    memory = Contents(copied.parent / "memory.json")  # as in a run: what has changed is read again
+    monkeypatch.setattr(memory, "save", lambda: None)
     monkeypatch.setattr(lib.record.code, "_own", lambda: current[-1])
     texts = {
         path: path.read_text()
@@ -151,7 +153,7 @@ def test_code_that_decides_bytes_makes_them_stale_and_nothing_else_ever_does(
     def stale_with(changed: dict[Path, str]) -> set[str]:
         for path, text in changed.items():
             path.write_text(text)
-        current.append(Code(copied))
+        current.append(Code(copied, memory))
         found = stale(planned)
         for path in changed:
             path.write_text(texts[path])

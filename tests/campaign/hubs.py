@@ -7,6 +7,7 @@ undisturbed build of the locked commit gives, whatever the hub has done in betwe
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -61,7 +62,7 @@ def cases(random: Random, work: Path) -> Iterator[Case]:
         {path.name: path.read_bytes() for path in (work / f"m/{name}").iterdir()}
         for name in ("prose", "code")
     ]
-    expected = [undisturbed(work / f"whole{moved}", *models, moved) for moved in (False, True)]
+    expected = cache(lambda moved: undisturbed(work / f"whole{moved}", *models, moved))
     kinds = {
         "a branch that moves between lock and download": moves_after_lock,
         "a branch that moves at a random moment": moves,
@@ -77,7 +78,7 @@ def cases(random: Random, work: Path) -> Iterator[Case]:
             if not fault:
                 fault = succeeded(place.run())
             if not fault:
-                made = expected[place.locked != place.first]
+                made = expected(place.locked != place.first)
                 fault = after(place.here, made, **place.how)
             yield Case(name, fault)
         shutil.rmtree(work / str(number))

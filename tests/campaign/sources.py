@@ -8,6 +8,7 @@ give what an undisturbed build of the files that now lie there gives.
 import os
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -24,22 +25,22 @@ def cases(random: Random, work: Path) -> Iterator[Case]:
     other = (work / "m/code/model.safetensors").read_bytes()
     first, text = (new / WEIGHTS).read_bytes(), (new / TEXT).read_text()
     more = text + "One more line, which nobody had expected.\n" * 20
-    with_other = built(new, work / "other", WEIGHTS, other)
-    with_more = built(new, work / "more", TEXT, more.encode())
+    whole = cache(lambda file, content: built(new, work / "whole" / file, file, content))
 
     def by_rename(here: Path) -> None:
         (here / "part").write_bytes(other)
         os.replace(here / "part", here / WEIGHTS)
 
-    kinds = {
+    with_other, with_more = (WEIGHTS, other), (TEXT, more.encode())
+    kinds = {  # what is done, and what lies there when the command is run again; None: as before
         "weights replaced": (by_rename, with_other),
         "weights overwritten in place": (lambda h: (h / WEIGHTS).write_bytes(other), with_other),
-        "weights cut off": (lambda h: os.truncate(h / WEIGHTS, len(first) // 2), as_it_was),
-        "weights changed and put back": (by_rename, as_it_was),
+        "weights cut off": (lambda h: os.truncate(h / WEIGHTS, len(first) // 2), None),
+        "weights changed and put back": (by_rename, None),
         "lines added to a text": (lambda h: (h / TEXT).write_text(more), with_more),
     }
     for number, kind in in_rounds(random, kinds):
-        here, (change, expected) = work / f"run{number}", kinds[kind]
+        here, (change, left) = work / f"run{number}", kinds[kind]
         shutil.copytree(new, here, symlinks=True)
         run = Run(here)
         wait(random, run, seconds)
@@ -47,9 +48,9 @@ def cases(random: Random, work: Path) -> Iterator[Case]:
         if kind == "weights changed and put back":
             wait(random, run, 2)
         fault = failed(run, here)
-        if expected is as_it_was:
+        if not left:
             (here / WEIGHTS).write_bytes(first)
-        yield Case(kind, fault or after(here, expected))
+        yield Case(kind, fault or after(here, whole(*left) if left else as_it_was))
         shutil.rmtree(here)
 
 
