@@ -6,6 +6,7 @@ undisturbed build gives. A crash of the machine is the file system's own shutdow
 its log: what was not flushed before is gone when it is mounted again.
 """
 
+import errno
 import os
 import shutil
 import subprocess
@@ -88,12 +89,28 @@ def nearly_full(random, new, here, expected, used, seconds) -> Iterator[Case]:
         shutil.copytree(new, here, symlinks=True, dirs_exist_ok=True)
         run = Run(here, output=here.with_suffix(".txt"))
         wait(random, run, seconds)
-        balloon, free = here / "balloon", os.statvfs(here).f_bavail * os.statvfs(here).f_frsize
-        with balloon.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(4096, free - 4096 * random.randint(0, 20)))
+        balloon = here / "balloon"
+        fill(balloon, leave=BLOCK * random.randint(0, 20))
         fault = failed(run, here)
         balloon.unlink()
         yield Case("a disk that others fill at a random moment", fault or after(here, expected))
+
+
+def fill(balloon: Path, leave: int) -> None:
+    """Make a file that takes all but `leave` bytes of its disk, while others write to it too."""
+
+    def free() -> int:
+        disk = os.statvfs(balloon.parent)
+        return disk.f_bavail * disk.f_frsize
+
+    with balloon.open("wb") as file:
+        while (size := free() - leave) > 0:
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+                break
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise  # else they wrote between the two calls
 
 
 def read_only(random, new, here, expected, used, seconds) -> Iterator[Case]:
