@@ -8,25 +8,17 @@ with the flags of the tools that make files. It is none of these tools, so it is
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
-from install_llama_cpp import (
-    COMPILER_FLAGS,
-    build_flags,
-    environment,
-    processor,
-    program_there,
-    wants_cuda,
-)
+from install_llama_cpp import cmake, held, objects, way_of
 from lib.errors import UserError, program
 from lib.flags.speed import speed_parser
 from lib.record.shared_cache import made_once
-from lib.record.tools import bundled_tree, bundled_version, own_tool
+from lib.record.tools import bundled_version, own_tool
 
 TOOL = "llama-bench"
 # What is compiled together, because most of it is the same.
@@ -44,12 +36,11 @@ def extra_tool(name: str, llama_cpp: dict, jobs: int) -> Path:
         if tool := own_tool(own, name):
             return tool
         raise UserError(f"llama_cpp.path: {own} has no {name}; build this target there too")
-    version, portable = llama_cpp["version"], llama_cpp["portable"]
-    flags = build_flags(wants_cuda(llama_cpp["cuda"]), portable, version)
+    version = llama_cpp["version"]
+    tools, flags = way_of(llama_cpp, version)
     flags = [flag.replace("LLAMA_BUILD_SERVER=OFF", "LLAMA_BUILD_SERVER=ON") for flag in flags]
-    machine = platform.machine() if portable else processor()
-    facts = json.dumps([version, flags, COMPILER_FLAGS, machine]).encode()
-    return made_once(f"llama-extra-{version}", facts, partial(compile_tools, flags, jobs)) / name
+    compile_them = partial(compile_tools, tools, flags, jobs)
+    return made_once(f"llama-extra-{version}", tools.name.encode(), compile_them) / name
 
 
 def tool_to_try(name: str, llama_cpp: dict, jobs: int) -> Path | None:
@@ -59,25 +50,19 @@ def tool_to_try(name: str, llama_cpp: dict, jobs: int) -> Path | None:
     return extra_tool(name, llama_cpp | {"version": bundled_version()}, jobs)
 
 
-def compile_tools(flags: list[str], jobs: int, home: Path) -> None:
-    """Compile TOOLS into the directory `home`. Raises UserError if that fails."""
+def compile_tools(beside: Path, flags: list[str], jobs: int, home: Path) -> None:
+    """Compile TOOLS into the directory `home`. Raises UserError if that fails.
+
+    beside: the directory of the tools that make files; it may have most of that compiled.
+    """
     home.mkdir()
-    work, log = home / "build", home / "log"
     names = f"{', '.join(TOOLS[:-1])} and {TOOLS[-1]}"
-    print(f"Compiling {names}, once a machine: some minutes. {log}", file=sys.stderr)
-    settings = environment() | ({"CMAKE_GENERATOR": "Ninja"} if program_there("ninja") else {})
-    steps = (
-        ["-S", bundled_tree(), "-B", work, *(f"-D{flag}" for flag in flags)],
-        ["--build", work, "--parallel", jobs, "--target", *TOOLS],
-    )
-    with open(log, "w") as said:
-        for words in steps:
-            command = ["cmake", *map(str, words)]
-            if subprocess.run(command, env=settings, stdout=said, stderr=said).returncode:
-                raise UserError(f"{names} could not be compiled: {log} says why")
-    for tool in TOOLS:
-        (work / "bin" / tool).rename(home / tool)
-    shutil.rmtree(work)
+    print(f"Compiling {names}, once a machine: some minutes. {home}/log", file=sys.stderr)
+    with held(beside), objects(beside) as work:
+        cmake(work, flags, TOOLS, jobs, log=home / "log")
+        for tool in TOOLS:
+            (work / "bin" / tool).rename(home / tool)
+        shutil.rmtree(work)  # nothing else is compiled of it
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from lib.errors import UserError, program
@@ -102,10 +103,10 @@ def processor() -> str:
     return platform.machine() + features
 
 
-def compiled(options: dict, version: str, jobs: int) -> Path:
-    """The directory of the compiled tools, which are compiled now if they are not there.
+def way_of(options: dict, version: str) -> tuple[Path, list[str]]:
+    """The directory of the tools compiled this way, there or not, and CMake's definitions.
 
-    options: {cuda, portable} as the config has them. jobs: files to compile at once.
+    options: {cuda, portable} as the config has them.
     """
     cuda = wants_cuda(options["cuda"])
     flags = build_flags(cuda, options["portable"], version)
@@ -113,19 +114,50 @@ def compiled(options: dict, version: str, jobs: int) -> Path:
     key = hashlib.sha256(
         json.dumps([version, flags, COMPILER_FLAGS, NOT_FUSED, machine]).encode()
     ).hexdigest()[:12]
-    home = cache_directory() / f"llama.cpp-{version}-{'cuda' if cuda else 'cpu'}-{key}"
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with open(home.with_name(f"{home.name}.hold"), "w") as hold:
-        fcntl.flock(hold, fcntl.LOCK_EX)  # two working directories may want it at once
+    return cache_directory() / f"llama.cpp-{version}-{'cuda' if cuda else 'cpu'}-{key}", flags
+
+
+def compiled(options: dict, version: str, jobs: int) -> Path:
+    """The directory of the compiled tools, which are compiled now if they are not there.
+
+    options: as in `way_of`. jobs: files to compile at once.
+    """
+    home, flags = way_of(options, version)
+    with held(home):
         if not (home / "complete").exists():
             compile_tools(home, flags, jobs)
     return home
 
 
+@contextmanager
+def held(home: Path) -> Iterator[None]:
+    """Hold a directory of tools: two working directories may want to compile at once."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with open(home.with_name(f"{home.name}.hold"), "w") as hold:
+        fcntl.flock(hold, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def objects(home: Path) -> Iterator[Path]:
+    """The directory in which llama.cpp is compiled, with all that is compiled there already.
+
+    It is emptied where a compiler was stopped, which may leave half a file, and where the sources
+    are those of another checkout's environment. home: of tools, held.
+    """
+    work, whole, sources = home / "build", home / "build.whole", str(bundled_tree())
+    if not whole.exists() or whole.read_text() != sources:
+        shutil.rmtree(work, ignore_errors=True)
+    whole.unlink(missing_ok=True)
+    yield work
+    whole.write_text(sources)
+
+
 def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
     """Compile the tools into the directory `home`; its file `complete` is written last.
 
-    Raises UserError if a program is missing or fails.
+    What they were linked from stays there too (40 MB) for `gguf_speed.compile_tools`. Raises
+    UserError if a program is missing or fails.
     """
     for tool, advice in PREREQUISITES.items():
         if not program_there(tool):
@@ -133,23 +165,27 @@ def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
                 f"llama.cpp cannot be compiled: there is no {tool} here; {advice}, or set "
                 "llama_cpp.path"
             )
-    shutil.rmtree(home, ignore_errors=True)
-    work = home / "build"
-    cmake(work, flags, LLAMA_TOOLS, jobs)
-    (home / "bin").mkdir()
-    for tool in LLAMA_TOOLS:
-        shutil.copy2(work / "bin" / tool, home / "bin" / tool)
-    shutil.rmtree(work)
+    shutil.rmtree(home / "bin", ignore_errors=True)
+    with objects(home) as work:
+        cmake(work, flags, LLAMA_TOOLS, jobs)
+        (home / "bin").mkdir()
+        for tool in LLAMA_TOOLS:
+            (work / "bin" / tool).rename(home / "bin" / tool)
     (home / "complete").touch()
 
 
 def cmake(
-    work: Path, flags: list[str], tools: Iterable[str], jobs: int, included: str = NOT_FUSED
+    work: Path,
+    flags: list[str],
+    tools: Iterable[str],
+    jobs: int,
+    included: str = NOT_FUSED,
+    log: Path | None = None,
 ) -> None:
     """Compile some of the tools into `work`/bin.
 
-    flags: CMake's definitions, NAME=VALUE. included: CMake code that project(ggml) includes. Raises
-    UserError if a program fails.
+    flags: CMake's definitions, NAME=VALUE. included: CMake code that project(ggml) includes. log:
+    the file for what is said, in place of stdout. Raises UserError if a program fails.
     """
     work.mkdir(parents=True, exist_ok=True)
     include = work / "ggml.cmake"
@@ -158,11 +194,13 @@ def cmake(
     definitions = [f"-D{flag}" for flag in (*flags, f"CMAKE_PROJECT_ggml_INCLUDE={include}")]
     configure = ["cmake", "-S", bundled_tree(), "-B", work, *generator, *definitions]
     build = ["cmake", "--build", work, "--parallel", jobs, "--target", *tools]
-    for command in (configure, build):
-        done = subprocess.run([str(word) for word in command], env=environment())
-        if status := done.returncode:
-            ended = f"{command[0]} ended with status {status}; see above"
-            raise UserError(f"llama.cpp could not be compiled: {ended}")
+    with open(log, "w") if log else nullcontext() as said:
+        for command in (configure, build):
+            words = [str(word) for word in command]
+            done = subprocess.run(words, env=environment(), stdout=said, stderr=said)
+            if status := done.returncode:
+                ended = f"cmake ended with status {status}; see {log or 'above'}"
+                raise UserError(f"llama.cpp could not be compiled: {ended}")
 
 
 def environment() -> dict[str, str]:

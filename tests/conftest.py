@@ -28,6 +28,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # not be tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Else each of the thousands of programs that the tests start compiles the workflow's modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # The files that take minutes, the longest first: else one worker has nothing to do at the end.
 # The first trains the demo; others that need it come when it is there.

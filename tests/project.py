@@ -4,7 +4,6 @@ Its models are random Llamas of 1.4 million parameters, so that no step takes mo
 start.
 """
 
-import contextlib
 import copy
 import hashlib
 import os
@@ -12,14 +11,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
-import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import yaml
 
+import fresh
 from lib.planning.staleness import State
 from lib.record import recipe as recipes
 from lib.record.artifact import Artifact
@@ -215,16 +213,18 @@ def snakemake(
     directory: Path, *arguments: str, repository: Path = ROOT, timeout: float = 900
 ) -> subprocess.CompletedProcess:
     """Run Snakemake on two cores; stdout has stderr too."""
-    command = [*command_line(directory, repository), *arguments]
-    return subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
-    )
+    return fresh.snakemake([*words(directory, repository), *arguments], timeout)
 
 
 def command_line(directory: Path, repository: Path = ROOT) -> list[str]:
     """How Snakemake is called, without a target."""
-    start = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile")]
-    return [*start, "--directory", str(directory), "--cores", "2"]
+    return [sys.executable, "-m", "snakemake", *words(directory, repository)]
+
+
+def words(directory: Path, repository: Path = ROOT) -> list[str]:
+    """Snakemake's arguments but for a target."""
+    where = ["--snakefile", str(repository / "Snakefile"), "--directory", str(directory)]
+    return [*where, "--cores", "2"]
 
 
 class Project:
@@ -267,19 +267,17 @@ class Project:
 
     def command(self, *arguments: str) -> list[str]:
         """The command line of a run, with the config written."""
+        return [sys.executable, "-m", "snakemake", *self.words(*arguments)]
+
+    def words(self, *arguments: str) -> list[str]:
+        """Snakemake's arguments for a run, with the config written."""
         self.write()
         configs = [str(self / name) for name in ("c.yaml", *self.more_configs)]
-        return [*command_line(self.path, self.repository), *arguments, "--configfile", *configs]
+        return [*words(self.path, self.repository), *arguments, "--configfile", *configs]
 
     def run(self, *arguments: str, check: bool = True) -> str:
         """Run Snakemake; what it wrote."""
-        done = subprocess.run(
-            self.command(*arguments),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=900,
-        )
+        done = fresh.snakemake(self.words(*arguments))
         assert not check or done.returncode == 0, done.stdout
         return done.stdout
 
@@ -288,11 +286,9 @@ class Project:
 
     def plan(self, *arguments: str) -> set[str]:
         """The artifacts that a run would build: the first output of every job of a dry run."""
-        command = self.command("--quiet", "host", "--dry-run", *arguments)
-        status, output = forked(command[3:]) if self.repository == ROOT else run(command)
-        assert status == 0, output
-        found = re.findall(r"^ +output: ([^,\n]+)", output, re.M)
-        assert len(found) == len(set(found)), output
+        said = self.run("--quiet", "host", "--dry-run", *arguments)
+        found = re.findall(r"^ +output: ([^,\n]+)", said, re.M)
+        assert len(found) == len(set(found)), said
         return set(found)
 
     def files(self) -> dict[str, tuple]:
@@ -367,59 +363,6 @@ class Planned:
                 needed = (*made.inputs.values(), *made.uses.values())
                 todo += [up for up in needed if session.plan.state(up) is not State.FRESH]
         return found
-
-
-def run(command: list[str]) -> tuple[int, str]:
-    """The status of a command and what it writes."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return done.returncode, done.stdout
-
-
-def forked(arguments: list[str]) -> tuple[int, str]:
-    """Run Snakemake in a fork of this process; its status and what it writes."""
-    with tempfile.TemporaryFile("w+") as file:
-        child = fork(arguments, file.fileno())
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        file.seek(0)
-        return status, file.read()
-
-
-def fork(arguments: list[str], output: int, directory: Path | None = None) -> int:
-    """Start Snakemake in a fork of this process, which has imported it; its process number.
-
-    The import is half of a dry run's time. output: the descriptor that it writes to. directory: in
-    which it runs, in a process group of its own.
-    """
-    import snakemake.cli
-
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        if directory:
-            os.setsid()
-            os.chdir(directory)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.stdout = sys.stderr = os.fdopen(1, "w", closefd=False)
-        snakemake.cli.main(arguments)
-    except SystemExit as end:
-        status = status_of(end)
-        if isinstance(end.code, str):
-            print(end.code)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        # Nothing of the parent's may be unwound here, also if the disk is full.
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-        os._exit(status)
-
-
-def status_of(end: SystemExit) -> int:
-    """The status with which Python ends a process for this."""
-    return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
 
 
 def owner(path: str, artifacts: set[str]) -> str | None:

@@ -44,6 +44,25 @@ def test_a_second_working_directory_does_not_compile_again(
     assert (toolchain / "bin/llama-quantize").resolve() == (home / "bin/llama-quantize").resolve()
 
 
+def test_objects_are_kept_for_other_tools_unless_a_compiler_was_stopped_or_has_other_sources(
+    tmp_path: Path, monkeypatch
+) -> None:
+    def compile_there() -> list[str]:
+        """What is there already."""
+        with install_llama_cpp.objects(tmp_path) as work:
+            work.mkdir(exist_ok=True)
+            before = [file.name for file in work.iterdir()]
+            (work / "ggml.o").touch()
+        return before
+
+    assert compile_there() == [] and compile_there() == ["ggml.o"]
+    with pytest.raises(KeyboardInterrupt), install_llama_cpp.objects(tmp_path):
+        raise KeyboardInterrupt
+    assert compile_there() == [] and compile_there() == ["ggml.o"]
+    monkeypatch.setattr(install_llama_cpp, "bundled_tree", lambda: tmp_path / "another")
+    assert compile_there() == [] and compile_there() == ["ggml.o"]
+
+
 def test_without_a_compiler_one_line_says_what_to_install(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(install_llama_cpp, "program_there", lambda name: name != "c++")
     with pytest.raises(UserError) as end:

@@ -11,9 +11,11 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import count
@@ -26,9 +28,11 @@ import inotify_simple
 import psutil
 import yaml
 
+import fresh
+from campaign.watched import status_of
 from lib.record import recipe as recipes
 from lib.record.layout import SNAKEMAKE_MARK
-from project import CONFIG, command_line, fork, forked, sha256
+from project import CONFIG, sha256, words
 from tiny_models import make_models, make_texts
 
 FORMS = {"imatrix": {"chunks": 2, "context": 128}, "quants": ["Q8_0", "Q4_K_M"]}
@@ -116,15 +120,15 @@ class Run:
         seconds after which it should have ended."""
         self.file, self.status = output or here / "output.txt", None
         self.patience = patience
-        command = [*command_line(here), *arguments, "--configfile", "c.yaml"]
+        given = [*words(here), *arguments, "--configfile", "c.yaml"]
         with self.file.open("w") as file, mock.patch.dict(os.environ, variables or {}):
             if anew or before:
                 streams = {"stdout": file, "stderr": subprocess.STDOUT}
-                command = [*before, *command]
+                command = [*before, sys.executable, "-m", "snakemake", *given]
                 child = subprocess.Popen(command, cwd=here, start_new_session=True, **streams)
                 self.process, self._child = psutil.Process(child.pid), child
             else:
-                self.process = psutil.Process(fork(command[3:], file.fileno(), here))
+                self.process = psutil.Process(fork(given, file.fileno(), here))
 
     @property
     def ended(self) -> bool:
@@ -168,6 +172,38 @@ class Run:
             return None
         self.kill()
         return f"no end within {self.patience} s: {last_line(self.output)}"
+
+
+def fork(arguments: list[str], output: int, directory: Path) -> int:
+    """Start Snakemake in a fork of this process, which has imported it; its process number.
+
+    output: the descriptor that it writes to. directory: in which it runs, in a process group of its
+    own.
+    """
+    import snakemake.cli
+
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        os.setsid()
+        os.chdir(directory)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", closefd=False)
+        snakemake.cli.main(arguments)
+    except SystemExit as end:
+        status = status_of(end)
+        if isinstance(end.code, str):
+            print(end.code)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # Nothing of the parent's may be unwound here, also if the disk is full.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(status)
 
 
 @cache
@@ -281,10 +317,9 @@ def finished(here: Path, watch: Watch, expected: dict[str, str], **how: Any) -> 
         return f"left behind: {left[0]}"
     if left := processes_in(here):
         return f"still running: {left[0].cmdline()}"
-    command = [*command_line(here), "--dry-run", "--configfile", str(here / "c.yaml")]
-    status, output = forked(command[3:])
-    if status or "Nothing to be done" not in output:
-        return f"not done after all: {last_line(output)}"
+    done = fresh.snakemake([*words(here), "--dry-run", "--configfile", str(here / "c.yaml")])
+    if done.returncode or "Nothing to be done" not in done.stdout:
+        return f"not done after all: {last_line(done.stdout)}"
     return None
 
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+import fresh
 from campaign import Case
 from campaign.builds import last_line
 from lib.record.layout import building_directory
-from project import EVERYTHING, Project, copy_workflow, forked, sha256
+from project import EVERYTHING, Project, copy_workflow, sha256
 
 # {artifact of the project: the tool that makes it}.
 MADE = {
@@ -100,7 +101,7 @@ def wrap(project: Project, lie: Path) -> None:
     new = f'{old.rstrip()} || return $?\n    tool=$1 bash "{lie}"\n'
     assert old in (text := frame.read_text())
     frame.write_text(text.replace(old, new))
-    assert forked(project.command("resources/llama.cpp")[3:])[0] == 0
+    project.build("resources/llama.cpp")
     for path in (project / "resources/llama.cpp/bin").iterdir():
         real = path.resolve()
         path.unlink()
@@ -134,10 +135,11 @@ def told(project: Project, lie: Path, made: str, tool: str, kind: str) -> str | 
     what = {**special, **OF_FILES, **OF_ALL}[kind]
     lie.write_text("\n".join([about, f"out=$({largest})", size, what, ""]))
     try:
-        status, output = forked(project.command(made)[3:])
+        done = fresh.snakemake(project.words(made))
     finally:
         lie.write_text("")
-    if not status:
+    output = done.stdout
+    if not done.returncode:
         return f"it was believed: {last_line(output)}"
     if f"FAILED  {made}" not in output:
         return f"the artifact is not named: {last_line(output)}"
@@ -145,9 +147,9 @@ def told(project: Project, lie: Path, made: str, tool: str, kind: str) -> str | 
         return f"a traceback: {last_line(output)}"
     if artifact.exists():
         return "the artifact is there"
-    status, output = forked(project.command(made)[3:])
-    if status:
-        return f"the next run does not go on: {last_line(output)}"
+    again = fresh.snakemake(project.words(made))
+    if again.returncode:
+        return f"the next run does not go on: {last_line(again.stdout)}"
     if bytes_of(artifact) != before:
         return "the next run makes other bytes"
     return None

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from project import status_of
-
 SECONDS = 5
 """Of processor time within which there is an answer."""
 MEMORY = 1 << 30
@@ -121,3 +119,8 @@ def _data() -> int:
 
 def _resident() -> int:
     return _status("VmRSS")
+
+
+def status_of(end: SystemExit) -> int:
+    """The status with which Python ends a process for this."""
+    return end.code if isinstance(end.code, int) else 0 if end.code is None else 1

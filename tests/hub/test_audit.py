@@ -15,10 +15,11 @@ from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
 from standin import Hub
 
+import fresh
 from lib.record.digests import sha256_of
 from lib.trust import audit, keys, statements
 from lib.trust.attest import RELEASE
-from project import Project, command_line
+from project import Project, words
 from test_keys import make_pair
 
 REPO = "acme/Mix-GGUF"
@@ -35,10 +36,8 @@ class Published:
 
     def run(self, *arguments: str, status: int = 0, here: Path | None = None) -> str:
         """Run Snakemake on the project's config, or in another directory without one."""
-        command = [*command_line(here), *arguments] if here else self.project.command(*arguments)
-        done = subprocess.run(
-            command, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        given = [*words(here), *arguments] if here else self.project.words(*arguments)
+        done = fresh.snakemake(given, environment=self.env)
         assert done.returncode == status, done.stdout
         return done.stdout
 

@@ -1,8 +1,7 @@
 """Sources from the hub in a whole build, through Snakemake."""
 
 import io
-import subprocess
-import sys
+from subprocess import CompletedProcess
 
 import pyarrow
 import pytest
@@ -11,6 +10,7 @@ from hubtest import MODEL, ROOT
 from pyarrow import parquet
 from safetensors.numpy import save
 
+import fresh
 from lib.run.watch import part_done
 from lib.stages.registry import STAGES
 from lib.stages.sources import slug
@@ -48,14 +48,10 @@ def test_a_download_tells_how_far_it_is_and_its_failure_does_not_move_the_cursor
     assert "\x1b[A" in log and "\x1b[A" not in done.stdout, done.stdout
 
 
-def start(workdir, *args: str, **env: str) -> subprocess.CompletedProcess:
+def start(workdir, *args: str, **env: str) -> CompletedProcess:
     """Run Snakemake with the directory's c.yaml."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile"]
-    command += ["--configfile", "c.yaml", "--cores", "2", *args]
-    return subprocess.run(
-        [*map(str, command)], cwd=workdir.path, env=workdir.env | env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, check=False,
-    )  # fmt: skip
+    given = ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "c.yaml", "--cores", "2"]
+    return fresh.snakemake([*given, *args], 120, workdir.path, workdir.env | env)
 
 
 @pytest.fixture

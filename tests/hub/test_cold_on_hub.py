@@ -1,13 +1,14 @@
 """Cold forms on the hub: each quant is uploaded when it is measured, and deleted here."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from hubtest import ROOT
-from standin import Fault
+from hubtest import ROOT, Workdir
+from standin import Fault, Hub
 from test_build import start
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -30,8 +31,6 @@ class Publisher:
 
     def __init__(self, workdir, hub):
         self.workdir, self.hub, self.path = workdir, hub, workdir.path
-        make_models(self.path / "m", "prose")
-        make_texts(self.path / "data", 100)
         self.config = {
             "corpora": {"evaluation": {"path": "data/evaluation.txt"}},
             "models": {
@@ -60,14 +59,34 @@ class Publisher:
         return [repo.commits[oid][1] for oid in reversed(repo.history(repo.branches["main"]))]
 
 
+def with_sources(workdir: Workdir, hub: Hub) -> Publisher:
+    """Nothing is built."""
+    publisher = Publisher(workdir, hub)
+    make_models(publisher.path / "m", "prose")
+    make_texts(publisher.path / "data", 100)
+    return publisher
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A directory in which a plain build has ended."""
+    with Hub() as hub:
+        publisher = with_sources(Workdir(tmp_path_factory.mktemp("built"), hub), hub)
+        publisher.run()
+        assert publisher.there() == set(NAMES)
+        assert not hub.requests("POST .*(commit|preupload|batch)")
+    return publisher.path
+
+
 @pytest.fixture
-def publisher(workdir, hub) -> Publisher:
+def publisher(built, workdir, hub) -> Publisher:
+    """All is built, and lies here."""
+    subprocess.run(["cp", "-a", f"{built}/.", workdir.path], check=True)
     return Publisher(workdir, hub)
 
 
-def test_publish_uploads_each_quant_and_deletes_it_and_then_all_that_is_said_of_them(
-    publisher, hub
-):
+def test_publish_uploads_each_quant_and_deletes_it_and_then_all_that_is_said_of_them(workdir, hub):
+    publisher = with_sources(workdir, hub)
     assert "no store has them" in publisher.run("plan")
     assert not hub.requests("POST .*commit")
     said = publisher.run("publish")
@@ -88,11 +107,7 @@ def test_publish_uploads_each_quant_and_deletes_it_and_then_all_that_is_said_of_
     assert "All fits together" in audited, audited
 
 
-def test_a_plain_build_uploads_nothing_and_what_is_on_the_hub_comes_back_from_its_commit(
-    publisher, hub
-):
-    publisher.run()
-    assert publisher.there() == set(NAMES) and not hub.requests("POST .*(commit|preupload|batch)")
+def test_what_is_on_the_hub_comes_back_from_its_commit(publisher):
     hashes = {name: sha256(publisher.path / quant(name)) for name in NAMES}
     publisher.run("publish")
     assert not publisher.there()

@@ -1,0 +1,65 @@
+"""Snakemake in a process that knows nothing of the tests, without the second that its import takes.
+
+A server of the standard library's has imported it, and forks itself for each run.
+"""
+
+import atexit
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+_SERVER = multiprocessing.get_context("forkserver")
+# What Snakemake imports before it reads a workflow. Nothing of Quantmill, and nothing that reads a
+# variable of the environment.
+_SERVER.set_forkserver_preload(["snakemake.cli", "snakemake.report.html_reporter", "smart_open"])
+
+
+def snakemake(
+    arguments: list[str],
+    timeout: float = 900,
+    directory: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess:
+    """Run `python -m snakemake ARGUMENTS`; stdout has stderr too.
+
+    timeout: seconds. directory, environment: by default those of this process. Raises
+    subprocess.TimeoutExpired after the timeout.
+    """
+    with tempfile.NamedTemporaryFile("r") as file:
+        told = (arguments, dict(environment or os.environ), directory or os.getcwd(), file.name)
+        process = _SERVER.Process(target=_main, args=told)
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(arguments, timeout, file.read())
+        return subprocess.CompletedProcess(arguments, process.exitcode, file.read())
+
+
+def _main(
+    arguments: list[str], environment: dict[str, str], directory: str | Path, output: str
+) -> None:
+    import snakemake.cli
+
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(directory)
+    sys.path = [os.getcwd(), *(place for place in sys.path if not _of_tests(place))]
+    sys.argv = [str(Path(snakemake.cli.__file__).with_name("__main__.py")), *arguments]
+    for number in (1, 2):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), number)
+    sys.stdout = sys.stderr = open(1, "w", closefd=False)
+    try:
+        snakemake.cli.main(arguments)
+    finally:
+        atexit._run_exitfuncs()  # the server's children end without
+
+
+def _of_tests(place: str) -> bool:
+    """Whether an entry of sys.path is one that the tests have added."""
+    return Path(place) == TESTS.parent / "scripts" or Path(place).is_relative_to(TESTS)
