@@ -156,7 +156,7 @@ def objects(home: Path) -> Iterator[Path]:
 def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
     """Compile the tools into the directory `home`; its file `complete` is written last.
 
-    What they were linked from stays there too (40 MB) for `gguf_speed.compile_tools`. Raises
+    What they were linked from stays there too (70 MB) for `gguf_speed.compile_tools`. Raises
     UserError if a program is missing or fails.
     """
     for tool, advice in PREREQUISITES.items():

@@ -32,9 +32,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # The files that take minutes, the longest first: else one worker has nothing to do at the end.
-# The first trains the demo; others that need it come when it is there.
+# test_moe trains the demo, at its end; the file beside it then needs none.
 LONGEST = (
-    *("test_companions", "test_moe", "test_slurm", "test_study_build", "test_cold"),
+    *("test_companions", "test_moe", "test_cold", "test_slurm", "test_study_build"),
     *("test_compressed_tensors", "test_inputs", "test_campaign", "test_cold_on_hub"),
     *("test_speed", "test_accept"),
     *("test_own_files", "test_interrupted", "test_code", "test_extract_lora", "test_harness"),
