@@ -14,10 +14,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from install_llama_cpp import cmake, held, objects, way_of
+from install_llama_cpp import cmake, objects, way_of
 from lib.errors import UserError, program
 from lib.flags.speed import speed_parser
-from lib.record.shared_cache import made_once
+from lib.record.shared_cache import held, made_once, place
 from lib.record.tools import bundled_version, own_tool
 
 TOOL = "llama-bench"
@@ -37,10 +37,10 @@ def extra_tool(name: str, llama_cpp: dict, jobs: int) -> Path:
             return tool
         raise UserError(f"llama_cpp.path: {own} has no {name}; build this target there too")
     version = llama_cpp["version"]
-    tools, flags = way_of(llama_cpp, version)
+    way, facts, flags = way_of(llama_cpp, version)
     flags = [flag.replace("LLAMA_BUILD_SERVER=OFF", "LLAMA_BUILD_SERVER=ON") for flag in flags]
-    compile_them = partial(compile_tools, tools, flags, jobs)
-    return made_once(f"llama-extra-{version}", tools.name.encode(), compile_them) / name
+    compile_them = partial(compile_tools, place(way, facts), flags, jobs)
+    return made_once(f"llama-extra-{version}", facts, compile_them) / name
 
 
 def tool_to_try(name: str, llama_cpp: dict, jobs: int) -> Path | None:

@@ -7,8 +7,6 @@ and kind of processor. All checkouts and working directories share them.
 """
 
 import argparse
-import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -20,12 +18,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from lib.errors import UserError, program
+from lib.record.shared_cache import made_once
 from lib.record.tools import (
     CONVERTER,
     LLAMA_TOOLS,
     LORA_CONVERTER,
     bundled_tree,
-    cache_directory,
     own_tool,
 )
 from lib.record.wanted import WantedRecipe
@@ -103,18 +101,16 @@ def processor() -> str:
     return platform.machine() + features
 
 
-def way_of(options: dict, version: str) -> tuple[Path, list[str]]:
-    """The directory of the tools compiled this way, there or not, and CMake's definitions.
+def way_of(options: dict, version: str) -> tuple[str, bytes, list[str]]:
+    """A way to compile: the first two arguments of `made_once`, and CMake's definitions.
 
     options: {cuda, portable} as the config has them.
     """
     cuda = wants_cuda(options["cuda"])
     flags = build_flags(cuda, options["portable"], version)
     machine = platform.machine() if options["portable"] else processor()
-    key = hashlib.sha256(
-        json.dumps([version, flags, COMPILER_FLAGS, NOT_FUSED, machine]).encode()
-    ).hexdigest()[:12]
-    return cache_directory() / f"llama.cpp-{version}-{'cuda' if cuda else 'cpu'}-{key}", flags
+    facts = json.dumps([version, flags, COMPILER_FLAGS, NOT_FUSED, machine]).encode()
+    return f"llama.cpp-{version}-{'cuda' if cuda else 'cpu'}", facts, flags
 
 
 def compiled(options: dict, version: str, jobs: int) -> Path:
@@ -122,20 +118,8 @@ def compiled(options: dict, version: str, jobs: int) -> Path:
 
     options: as in `way_of`. jobs: files to compile at once.
     """
-    home, flags = way_of(options, version)
-    with held(home):
-        if not (home / "complete").exists():
-            compile_tools(home, flags, jobs)
-    return home
-
-
-@contextmanager
-def held(home: Path) -> Iterator[None]:
-    """Hold a directory of tools: two working directories may want to compile at once."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with open(home.with_name(f"{home.name}.hold"), "w") as hold:
-        fcntl.flock(hold, fcntl.LOCK_EX)
-        yield
+    name, facts, flags = way_of(options, version)
+    return made_once(name, facts, lambda home: compile_tools(home, flags, jobs))
 
 
 @contextmanager
@@ -154,7 +138,7 @@ def objects(home: Path) -> Iterator[Path]:
 
 
 def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
-    """Compile the tools into the directory `home`; its file `complete` is written last.
+    """Compile the tools into the directory `home`.
 
     What they were linked from stays there too (70 MB) for `gguf_speed.compile_tools`. Raises
     UserError if a program is missing or fails.
@@ -165,13 +149,11 @@ def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
                 f"llama.cpp cannot be compiled: there is no {tool} here; {advice}, or set "
                 "llama_cpp.path"
             )
-    shutil.rmtree(home / "bin", ignore_errors=True)
     with objects(home) as work:
         cmake(work, flags, LLAMA_TOOLS, jobs)
         (home / "bin").mkdir()
         for tool in LLAMA_TOOLS:
             (work / "bin" / tool).rename(home / "bin" / tool)
-    (home / "complete").touch()
 
 
 def cmake(

@@ -51,8 +51,9 @@ def _main(
     os.chdir(directory)
     sys.path = [os.getcwd(), *(place for place in sys.path if not _of_tests(place))]
     sys.argv = [str(Path(snakemake.cli.__file__).with_name("__main__.py")), *arguments]
-    for number in (1, 2):
-        os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), number)
+    file = os.open(output, os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
     sys.stdout = sys.stderr = open(1, "w", closefd=False)
     try:
         snakemake.cli.main(arguments)

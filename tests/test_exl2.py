@@ -298,7 +298,7 @@ def test_no_model_is_measured_with_another_rope_theta_than_its_own(
 @pytest.fixture(scope="module")
 def tools() -> Path:
     """llama.cpp's tools of $QUANTMILL_TOOLS, or those that a build has compiled."""
-    from install_llama_cpp import cache_directory
+    from lib.record.tools import cache_directory
 
     places = [Path(os.environ.get("QUANTMILL_TOOLS", "nowhere"))]
     places += [mark.parent / "bin" for mark in cache_directory().glob("llama.cpp-*/complete")]

@@ -148,13 +148,14 @@ def test_it_is_published_as_full_weights_and_as_gguf(made, monkeypatch):
 
 @pytest.mark.slow
 def test_two_builds_in_two_directories_give_the_same_bytes(made):
-    said = made.run("verify_rebuild", "--config", "model=Three")
-    assert "differ" not in said.replace("nothing differs", ""), said
-    assert re.search(r"safetensors", said)
+    for name in ("Mixed", "Three"):
+        said = made.run("verify_rebuild", "--config", f"model={name}")
+        assert "differ" not in said.replace("nothing differs", ""), said
+        assert re.search(r"safetensors", said)
 
 
-@pytest.mark.parametrize("mode", ["hidden_last", "uniform_random"])  # hidden, random: beside this
-def test_a_gate_mode_gives_the_same_bytes_twice(made, tmp_path, mode):
+@pytest.mark.parametrize("mode", ["hidden_avg", "hidden_last", "cheap_embed", "uniform_random"])
+def test_every_gate_mode_gives_the_same_bytes_twice(made, tmp_path, mode):
     moe = within(MOE | {"gate_mode": mode}, made / "m")
     one, two = (build(moe, tmp_path / name, 7) for name in ("one", "two"))
     assert digests(one) == digests(two)

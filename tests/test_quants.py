@@ -21,7 +21,7 @@ MATRICES, WIDTH, NORMS = 16, 256, 5  # of the model below
 @pytest.fixture(scope="module")
 def quantize() -> Path:
     """llama-quantize of $QUANTMILL_TOOLS, or one that a build has compiled."""
-    from install_llama_cpp import cache_directory
+    from lib.record.tools import cache_directory
 
     places = [Path(os.environ.get("QUANTMILL_TOOLS", "nowhere"))]
     places += [mark.parent / "bin" for mark in cache_directory().glob("llama.cpp-*/complete")]

@@ -28,7 +28,7 @@ SCRIPTS = Path(check_gguf.__file__).parent
 @pytest.fixture(scope="module")
 def tools() -> Path:
     """The directory of llama.cpp's tools: $QUANTMILL_TOOLS, or those that a build has compiled."""
-    from install_llama_cpp import cache_directory
+    from lib.record.tools import cache_directory
 
     places = [Path(p) for p in (os.environ.get("QUANTMILL_TOOLS"),) if p]
     places += [
