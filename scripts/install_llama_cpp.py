@@ -53,6 +53,7 @@ NOT_FUSED = "cmake_language(DEFER CALL target_compile_options ggml-base PRIVATE 
 # What must be there to compile, and how to get it.
 PREREQUISITES = {
     "cmake": "pip install -r requirements.txt brings it",
+    "ninja": "pip install -r requirements.txt brings it",
     "c++": "install a C++ compiler (apt install g++, dnf install gcc-c++, xcode-select --install)",
 }
 # The converters, and what they import from their tree.
@@ -126,21 +127,27 @@ def compiled(options: dict, version: str, jobs: int) -> Path:
 def objects(home: Path) -> Iterator[Path]:
     """The directory in which llama.cpp is compiled, with all that is compiled there already.
 
-    It is emptied where a compiler was stopped, which may leave half a file, and where the sources
-    are those of another checkout's environment. home: of tools, held.
+    What was stopped goes on there: Ninja's log has no line for a file that a compiler was still
+    writing. It is emptied after a failure, and where the sources are those of another checkout's
+    environment. home: of tools, held.
     """
-    work, whole, sources = home / "build", home / "build.whole", str(bundled_tree())
-    if not whole.exists() or whole.read_text() != sources:
+    work = home.with_name(f"{home.name}.objects")
+    of, sources = work / "sources", str(bundled_tree())
+    if not of.exists() or of.read_text() != sources:
         shutil.rmtree(work, ignore_errors=True)
-    whole.unlink(missing_ok=True)
-    yield work
-    whole.write_text(sources)
+        work.mkdir(parents=True)
+        of.write_text(sources)
+    try:
+        yield work
+    except UserError:
+        shutil.rmtree(work)
+        raise
 
 
 def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
     """Compile the tools into the directory `home`.
 
-    What they were linked from stays there too (70 MB) for `gguf_speed.compile_tools`. Raises
+    What they were linked from stays beside it (70 MB) for `gguf_speed.compile_tools`. Raises
     UserError if a program is missing or fails.
     """
     for tool, advice in PREREQUISITES.items():
@@ -151,7 +158,7 @@ def compile_tools(home: Path, flags: list[str], jobs: int) -> None:
             )
     with objects(home) as work:
         cmake(work, flags, LLAMA_TOOLS, jobs)
-        (home / "bin").mkdir()
+        (home / "bin").mkdir(parents=True)
         for tool in LLAMA_TOOLS:
             (work / "bin" / tool).rename(home / "bin" / tool)
 
@@ -172,9 +179,8 @@ def cmake(
     work.mkdir(parents=True, exist_ok=True)
     include = work / "ggml.cmake"
     include.write_text(f"{included}\n")
-    generator = ["-G", "Ninja"] if program_there("ninja") else []
     definitions = [f"-D{flag}" for flag in (*flags, f"CMAKE_PROJECT_ggml_INCLUDE={include}")]
-    configure = ["cmake", "-S", bundled_tree(), "-B", work, *generator, *definitions]
+    configure = ["cmake", "-S", bundled_tree(), "-B", work, "-G", "Ninja", *definitions]
     build = ["cmake", "--build", work, "--parallel", jobs, "--target", *tools]
     with open(log, "w") if log else nullcontext() as said:
         for command in (configure, build):

@@ -21,7 +21,7 @@ _SERVER.set_forkserver_preload(["snakemake.cli", "snakemake.report.html_reporter
 
 def snakemake(
     arguments: list[str],
-    timeout: float = 900,
+    timeout: float = 1800,
     directory: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess:

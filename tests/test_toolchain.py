@@ -1,8 +1,12 @@
 """llama.cpp: compiled once a machine, or the user's own; else one clear line of error."""
 
+import multiprocessing
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,23 +48,78 @@ def test_a_second_working_directory_does_not_compile_again(
     assert (toolchain / "bin/llama-quantize").resolve() == (home / "bin/llama-quantize").resolve()
 
 
-def test_objects_are_kept_for_other_tools_unless_a_compiler_was_stopped_or_has_other_sources(
+def test_objects_are_kept_for_other_tools_unless_they_failed_or_are_of_other_sources(
     tmp_path: Path, monkeypatch
 ) -> None:
-    def compile_there() -> list[str]:
-        """What is there already."""
-        with install_llama_cpp.objects(tmp_path) as work:
-            work.mkdir(exist_ok=True)
-            before = [file.name for file in work.iterdir()]
+    def compile_there() -> bool:
+        """Whether what was compiled is there already."""
+        with install_llama_cpp.objects(tmp_path / "home") as work:
+            before = (work / "ggml.o").exists()
             (work / "ggml.o").touch()
         return before
 
-    assert compile_there() == [] and compile_there() == ["ggml.o"]
-    with pytest.raises(KeyboardInterrupt), install_llama_cpp.objects(tmp_path):
-        raise KeyboardInterrupt
-    assert compile_there() == [] and compile_there() == ["ggml.o"]
+    assert not compile_there() and compile_there()
+    with pytest.raises(UserError), install_llama_cpp.objects(tmp_path / "home"):
+        raise UserError("cmake ended")
+    assert not compile_there() and compile_there()
     monkeypatch.setattr(install_llama_cpp, "bundled_tree", lambda: tmp_path / "another")
-    assert compile_there() == [] and compile_there() == ["ggml.o"]
+    assert not compile_there() and compile_there()
+
+
+# A compiler that tells what it compiles, and stops for ever in the middle of slow.c.
+COMPILER = """#!/bin/sh
+echo "$@" >> {here}/said
+case "$*" in *slow.c.o*)
+    if [ -e {here}/stop ]; then
+        while [ "$1" != -o ]; do shift; done
+        echo half > "$2"
+        sleep 600
+    fi
+esac
+exec cc "$@"
+"""
+
+
+def test_a_compile_that_was_killed_goes_on_and_takes_no_half_file(
+    tmp_path: Path, monkeypatch
+) -> None:
+    tree, compiler = tmp_path / "tree", tmp_path / "compiler"
+    tree.mkdir()
+    lines = ("cmake_minimum_required(VERSION 3.14)", "project(ggml C)")
+    (tree / "CMakeLists.txt").write_text(
+        "\n".join((*lines, "add_executable(ggml-base quick.c slow.c)"))
+    )
+    (tree / "quick.c").write_text("int quick(void) { return 7; }")
+    (tree / "slow.c").write_text("int quick(void); int main(void) { return quick(); }")
+    compiler.write_text(COMPILER.format(here=tmp_path))
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setattr(install_llama_cpp, "bundled_tree", lambda: tree)
+
+    def build() -> Path:
+        with install_llama_cpp.objects(tmp_path / "home") as work:
+            install_llama_cpp.cmake(work, [], ["ggml-base"], 2)
+        return work
+
+    def text(file: Path) -> str:
+        return file.read_text() if file.exists() else ""
+
+    (tmp_path / "stop").touch()
+    child = multiprocessing.get_context("fork").Process(target=lambda: os.setsid() or build())
+    child.start()
+    objects = tmp_path / "home.objects/CMakeFiles/ggml-base.dir"
+    log = tmp_path / "home.objects/.ninja_log"
+    try:
+        end = time.monotonic() + 60
+        while text(objects / "slow.c.o") != "half\n" or "quick.c.o" not in text(log):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+    assert text(objects / "slow.c.o") == "half\n"
+    (tmp_path / "stop").unlink()
+    assert subprocess.run([build() / "ggml-base"]).returncode == 7
+    assert (tmp_path / "said").read_text().count("quick.c.o -c") == 1
 
 
 def test_without_a_compiler_one_line_says_what_to_install(tmp_path: Path, monkeypatch) -> None:
