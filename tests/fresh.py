@@ -10,13 +10,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest.mock import patch
 
 TESTS = Path(__file__).parent
-_SERVER = multiprocessing.get_context("forkserver")
-# What Snakemake imports before it reads a workflow. Nothing of Quantmill, and nothing that reads a
-# variable of the environment.
-_SERVER.set_forkserver_preload(["snakemake.cli", "snakemake.report.html_reporter", "smart_open"])
+
+
+@cache
+def _server() -> multiprocessing.context.ForkServerContext:
+    """The server, started. What it imports is what Snakemake imports before it reads a workflow."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["imported", "smart_open"])
+    with patch.dict(os.environ, PYTHONPATH=str(TESTS)):
+        forkserver.ensure_running()
+    return context
 
 
 def snakemake(
@@ -32,7 +41,7 @@ def snakemake(
     """
     with tempfile.NamedTemporaryFile("r") as file:
         told = (arguments, dict(environment or os.environ), directory or os.getcwd(), file.name)
-        process = _SERVER.Process(target=_main, args=told)
+        process = _server().Process(target=_main, args=told)
         process.start()
         process.join(timeout)
         if process.exitcode is None:
