@@ -9,7 +9,7 @@ from typing import Any
 
 from lib.config import studies
 from lib.config.absent import absent
-from lib.config.merges import check_merge
+from lib.config.merges import check_merge, check_parameters
 from lib.config.moes import check_moe, is_sound
 from lib.config.repositories import repositories
 from lib.config.schema import (
@@ -359,7 +359,8 @@ class Checks:
         return [(where[len(at) :], message) for where, message in mistakes]
 
     def _merge(self, at: KeyPath, model: Model) -> None:
-        for where, message in check_merge(model.merge):
+        parameters = check_parameters(model.merge, others=True)
+        for where, message in (*check_merge(model.merge), *parameters):
             self.add((*at, *where), message)
         self._references(at, model.made_from())
 

@@ -98,23 +98,30 @@ def check_merge(merge: Mapping[str, Any]) -> Iterator[Mistake]:
     yield from check_values(merge, ())
 
 
-def check_parameters(merge: Mapping[str, Any]) -> Iterator[Mistake]:
-    """Find parameters that the method does not have, which mergekit ignores, and lacking ones.
+def check_parameters(merge: Mapping[str, Any], others: bool = False) -> Iterator[Mistake]:
+    """Find parameters that the method does not have, which mergekit ignores.
 
-    A merge by `slices` or `modules` is looked at as far as parameters stand in it.
+    A merge by `slices` or `modules` is looked at as far as parameters stand in it. others: those of
+    another method are no mistake, because configurations that people publish have them.
     """
     method = merge.get("merge_method")
     if not isinstance(method, str) or method not in PARAMETERS:
         return
-    known, given = PARAMETERS[method], set()
+    known = PARAMETERS[method]
+    passed = set(known).union(*PARAMETERS.values()) if others else known
     for where, parameters in _parameters(merge, ()):
         for name in parameters:
-            given.add(name)
-            if name not in known:
+            if name not in passed:
                 has = ", ".join(known) or "none"
                 near = suggestion(name, known)
                 yield (*where, name), f"{method} has no parameter {name!r}{near} (it has: {has})"
-    if (needed := REQUIRED.get(method)) and needed not in given:
+
+
+def check_required(merge: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Find the parameter that the method needs and that stands nowhere in the merge."""
+    method = merge.get("merge_method")
+    needed = REQUIRED.get(method) if isinstance(method, str) else None
+    if needed and not any(needed in given for _, given in _parameters(merge, ())):
         yield ("parameters",), f"{method} needs the parameter {needed!r}"
 
 

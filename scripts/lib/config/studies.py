@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.config.merges import check_merge, check_parameters, check_values
+from lib.config.merges import check_merge, check_parameters, check_required, check_values
 from lib.formats.merge_references import as_mapping, as_sequence
 from lib.keys.values import show, suggestion
 from lib.stages import evaluation
@@ -124,6 +124,7 @@ def _check_candidates(checks: Any, at: tuple, candidates: list[grid.Candidate]) 
     found: dict[tuple, list[grid.Candidate]] = {}
     for each in candidates:
         mistakes = [*check_merge(each.merge), *check_parameters(each.merge)]
+        mistakes += check_required(each.merge)
         mistakes += checks.reference_mistakes((*at, "merge"), each.merge)
         for mistake in dict.fromkeys(mistakes):
             found.setdefault(mistake, []).append(each)
