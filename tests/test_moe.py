@@ -186,6 +186,9 @@ def test_it_is_the_model_that_mergekit_moe_writes_in_the_names_that_people_publi
     assert "model.layers.0.mlp.experts.gate_up_proj" in stacked, "then save_experts can go"
     names = load_file(ours / "model.safetensors")
     assert "model.layers.0.block_sparse_moe.experts.1.w2.weight" in names
+    for layer in ("model.layers.0", "model.layers.1"):
+        theirs_are = stacked[f"{layer}.mlp.gate.weight"]
+        assert torch.equal(names[f"{layer}.block_sparse_moe.gate.weight"], theirs_are), layer
     assert torch.equal(logits(ours), logits(theirs))
 
 
