@@ -132,11 +132,11 @@ def objects(home: Path) -> Iterator[Path]:
     environment. home: of tools, held.
     """
     work = home.with_name(f"{home.name}.objects")
-    of, sources = work / "sources", str(bundled_tree())
-    if not of.exists() or of.read_text() != sources:
+    noted, sources = work / "sources", str(bundled_tree())
+    if not noted.exists() or noted.read_text() != sources:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        of.write_text(sources)
+        noted.write_text(sources)
     try:
         yield work
     except UserError:

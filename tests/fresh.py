@@ -22,6 +22,7 @@ TESTS = Path(__file__).parent
 def _server() -> multiprocessing.context.ForkServerContext:
     """The server, started. What it imports is what Snakemake imports before it reads a workflow."""
     context = multiprocessing.get_context("forkserver")
+    # smart_open is Snakemake's, and no requirement of ours, so tests/imported.py cannot import it.
     context.set_forkserver_preload(["imported", "smart_open"])
     with patch.dict(os.environ, PYTHONPATH=str(TESTS)):
         forkserver.ensure_running()

@@ -116,6 +116,7 @@ def test_a_compile_that_was_killed_goes_on_and_takes_no_half_file(
             time.sleep(0.1)
     finally:
         os.killpg(child.pid, signal.SIGKILL)
+        child.join()
     assert text(objects / "slow.c.o") == "half\n"
     (tmp_path / "stop").unlink()
     assert subprocess.run([build() / "ggml-base"]).returncode == 7

@@ -108,7 +108,7 @@ def check_parameters(merge: Mapping[str, Any], others: bool = False) -> Iterator
     if not isinstance(method, str) or method not in PARAMETERS:
         return
     known = PARAMETERS[method]
-    passed = set(known).union(*PARAMETERS.values()) if others else known
+    passed = set().union(*PARAMETERS.values()) if others else known
     for where, parameters in _parameters(merge, ()):
         for name in parameters:
             if name not in passed:
